@@ -1,1 +1,24 @@
-//! Stand-in.
+//! The lanefs engine: atomic operations, sync lanes and fences over a backing
+//! directory.
+//!
+//! Bird's-eye view, top to bottom; each layer knows only those below it:
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`engine`] | [`engine::Engine`] (one per backing filesystem) and [`engine::Tree`] (one per mount): applies operations, knows objects, hands sync requests to the lanes |
+//! | [`lane`] | the solo lane and the group lane: who travels with whom, and when a group leaves |
+//! | [`fence`] | how a group becomes durable |
+//! | [`platform`] | the one door to the disk, and the only place with `unsafe` |
+//!
+//! Architecture invariants: nothing here names FUSE, WinFsp or a command line;
+//! nothing above `platform` makes a system call.
+
+#![deny(unsafe_code)]
+
+pub mod engine;
+pub mod error;
+pub mod fence;
+pub mod lane;
+#[allow(unsafe_code)]
+pub mod platform;
+pub mod types;

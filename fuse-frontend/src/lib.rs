@@ -1,1 +1,19 @@
-//! Stand-in.
+//! The Linux mount of lanefs and the parts of the `lanefs` command.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`skin`] | the FUSE side: decode a request, one call into `fs_core`, encode the reply |
+//! | [`mount`] | a mount's life: checks, the kernel's mount, daemon, shutdown |
+//! | [`control`] | the socket through which a running mount is asked and told |
+//! | [`cli`] | the command line's definition and the commands |
+//!
+//! Architecture invariant: no policy here. What an operation does and when a
+//! sync is answered is decided in `fs_core`.
+
+#![deny(unsafe_code)]
+
+pub mod cli;
+pub mod control;
+pub mod failure;
+pub mod mount;
+pub mod skin;

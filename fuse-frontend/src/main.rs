@@ -1,2 +1,20 @@
-//! The lanefs command.
-fn main() {}
+//! The `lanefs` command.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use fuse_frontend::cli::{Cli, run};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("lanefs: {failure}");
+            ExitCode::from(failure.exit_code)
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The objects that a front-end's kernel knows, each under one number.
+//!
+//! All names of an object share one node, and a number is never used twice
+//! while the tree lives: a late message about a removed object can therefore
+//! never meet another object that was given the same inode number.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as MapEntry;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use super::Lsn;
+use crate::error::{Errno, Result};
+use crate::platform::{Backing, Found, ObjectKey};
+
+/// Number of a node; 1 is the root of the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u64);
+
+impl NodeId {
+    /// The root of the tree.
+    pub const ROOT: Self = Self(1);
+}
+
+/// Locks that many threads can take side by side.
+const SHARDS: usize = 32;
+
+/// One object and what the engine remembers of it.
+pub(super) struct Node<B: Backing> {
+    pub(super) id: NodeId,
+    pub(super) object: B::Object,
+    key: ObjectKey,
+    /// References that the kernel holds. Changed only under the key's shard
+    /// lock, so that a node found there cannot be forgotten meanwhile.
+    references: AtomicU64,
+    /// Last operation that changed this directory.
+    changed: AtomicU64,
+    /// Last operation that a sync of this directory has made durable.
+    durable: AtomicU64,
+}
+
+impl<B: Backing> Node<B> {
+    /// Notes that operation `lsn` changed this object.
+    pub(super) fn change(&self, lsn: Lsn) {
+        self.changed.fetch_max(lsn, Ordering::AcqRel);
+    }
+
+    /// The last operation that a sync starting now has to cover.
+    pub(super) fn last_change(&self) -> Lsn {
+        self.changed.load(Ordering::Acquire)
+    }
+
+    /// Whether everything up to `lsn` is durable.
+    pub(super) fn is_durable(&self, lsn: Lsn) -> bool {
+        self.durable.load(Ordering::Acquire) >= lsn
+    }
+
+    /// Notes that a sync that began after `lsn` was applied has succeeded.
+    pub(super) fn made_durable(&self, lsn: Lsn) {
+        self.durable.fetch_max(lsn, Ordering::AcqRel);
+    }
+}
+
+/// All nodes of a tree.
+pub(super) struct NodeTable<B: Backing> {
+    by_key: [Mutex<HashMap<ObjectKey, Arc<Node<B>>>>; SHARDS],
+    by_id: [RwLock<HashMap<NodeId, Arc<Node<B>>>>; SHARDS],
+    hasher: RandomState,
+    next_id: AtomicU64,
+}
+
+impl<B: Backing> NodeTable<B> {
+    /// A table with the root, which is never forgotten.
+    pub(super) fn new(root: Found<B>) -> Self {
+        let table = Self {
+            by_key: std::array::from_fn(|_| Mutex::default()),
+            by_id: std::array::from_fn(|_| RwLock::default()),
+            hasher: RandomState::new(),
+            next_id: AtomicU64::new(NodeId::ROOT.0),
+        };
+        table.reference(root.key, root.object);
+        table
+    }
+
+    /// The node of an object, with one reference more.
+    pub(super) fn reference(&self, key: ObjectKey, object: B::Object) -> Arc<Node<B>> {
+        let mut keys = self.key_shard(&key);
+        match keys.entry(key) {
+            MapEntry::Occupied(known) => {
+                known.get().references.fetch_add(1, Ordering::Relaxed);
+                Arc::clone(known.get())
+            }
+            MapEntry::Vacant(place) => {
+                let id = NodeId(self.next_id.fetch_add(1, Ordering::Relaxed));
+                let node = Arc::new(Node {
+                    id,
+                    object,
+                    key,
+                    references: AtomicU64::new(1),
+                    changed: AtomicU64::new(1),
+                    durable: AtomicU64::new(0),
+                });
+                place.insert(Arc::clone(&node));
+                let mut ids = self.id_shard(id).write().unwrap_or_else(PoisonError::into_inner);
+                ids.insert(id, Arc::clone(&node));
+                node
+            }
+        }
+    }
+
+    /// The node with this number.
+    pub(super) fn get(&self, id: NodeId) -> Result<Arc<Node<B>>> {
+        let ids = self.id_shard(id).read().unwrap_or_else(PoisonError::into_inner);
+        ids.get(&id).cloned().ok_or(Errno::STALE)
+    }
+
+    /// Takes references back; a node without any is forgotten.
+    pub(super) fn forget(&self, id: NodeId, count: u64) {
+        let Ok(node) = self.get(id) else { return };
+        let mut keys = self.key_shard(&node.key);
+        let left = node.references.load(Ordering::Relaxed).saturating_sub(count);
+        node.references.store(left, Ordering::Relaxed);
+        if left == 0 && id != NodeId::ROOT {
+            keys.remove(&node.key);
+            let mut ids = self.id_shard(id).write().unwrap_or_else(PoisonError::into_inner);
+            ids.remove(&id);
+        }
+    }
+
+    /// Number of known nodes.
+    pub(super) fn len(&self) -> usize {
+        self.by_id.iter().map(|s| s.read().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+
+    fn key_shard(&self, key: &ObjectKey) -> MutexGuard<'_, HashMap<ObjectKey, Arc<Node<B>>>> {
+        let shard = self.hash(key) % SHARDS;
+        self.by_key[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn id_shard(&self, id: NodeId) -> &RwLock<HashMap<NodeId, Arc<Node<B>>>> {
+        &self.by_id[(id.0 % SHARDS as u64) as usize]
+    }
+
+    fn hash(&self, key: &impl Hash) -> usize {
+        self.hasher.hash_one(key) as usize
+    }
+}

@@ -1,0 +1,159 @@
+//! Which method makes a group of a given size durable most cheaply.
+//!
+//! One sync of the whole filesystem costs a constant number of flushes but
+//! drags everybody's dirty data along; parallel syncs cost more work for each
+//! file. Which wins depends on the filesystem, the device and its other users,
+//! and changes. So both are measured: mostly the cheaper one runs, the other is
+//! tried again now and then, the more rarely the worse it was.
+//!
+//! Pure: durations are given, no clock is read.
+
+use std::time::Duration;
+
+use crate::platform::FenceMethod;
+
+/// Smaller groups always use parallel syncs: the whole-filesystem sync alone
+/// costs about four flushes on ext4, parallel syncs two to three.
+pub const WHOLE_FS_OPS_MIN: usize = 8;
+
+/// Groups between two trials of the worse method at first ...
+const TRIAL_INTERVAL_MIN: u32 = 32;
+/// ... and at most, when it was more than twice as slow each time.
+const TRIAL_INTERVAL_MAX: u32 = 8192;
+
+/// Groups are compared with groups of about the same size: 8 to 15, 16 to 31, ...
+const SIZE_CLASSES: usize = 8;
+
+/// The running comparison.
+#[derive(Debug)]
+pub struct MethodChoice {
+    whole_fs: bool,
+    classes: [SizeClass; SIZE_CLASSES],
+}
+
+#[derive(Debug, Clone, Copy)]
+struct SizeClass {
+    parallel_ns: Option<f64>,
+    whole_fs_ns: Option<f64>,
+    groups_since_trial: u32,
+    trial_interval: u32,
+}
+
+impl MethodChoice {
+    /// `whole_fs` says whether that method is to be had at all.
+    #[must_use]
+    pub fn new(whole_fs: bool) -> Self {
+        let class = SizeClass {
+            parallel_ns: None,
+            whole_fs_ns: None,
+            groups_since_trial: 0,
+            trial_interval: TRIAL_INTERVAL_MIN,
+        };
+        Self { whole_fs, classes: [class; SIZE_CLASSES] }
+    }
+
+    /// The method for a group of `ops`.
+    pub fn choose(&mut self, ops: usize) -> FenceMethod {
+        if !self.whole_fs || ops < WHOLE_FS_OPS_MIN {
+            return FenceMethod::Parallel;
+        }
+        let class = &mut self.classes[size_class(ops)];
+        let better = class.better();
+        class.groups_since_trial += 1;
+        if class.groups_since_trial < class.trial_interval {
+            return better;
+        }
+        class.groups_since_trial = 0;
+        match better {
+            FenceMethod::Parallel => FenceMethod::WholeFs,
+            FenceMethod::WholeFs => FenceMethod::Parallel,
+        }
+    }
+
+    /// Takes in how long a group of `ops` took.
+    pub fn observe(&mut self, method: FenceMethod, ops: usize, service: Duration) {
+        if !self.whole_fs || ops < WHOLE_FS_OPS_MIN {
+            return;
+        }
+        let class = &mut self.classes[size_class(ops)];
+        let was_trial = method != class.better();
+        let sample = service.as_nanos() as f64;
+        let mean = match method {
+            FenceMethod::Parallel => &mut class.parallel_ns,
+            FenceMethod::WholeFs => &mut class.whole_fs_ns,
+        };
+        // A trial is rare, so its latest result counts for half; the method in
+        // use is averaged over the last eight groups or so.
+        let weight = if was_trial { 0.5 } else { 0.125 };
+        *mean = Some(mean.map_or(sample, |mean| mean + weight * (sample - mean)));
+        if was_trial {
+            class.space_out_trials();
+        }
+    }
+}
+
+impl SizeClass {
+    fn better(&self) -> FenceMethod {
+        match (self.parallel_ns, self.whole_fs_ns) {
+            (Some(parallel), Some(whole_fs)) if whole_fs < parallel => FenceMethod::WholeFs,
+            _ => FenceMethod::Parallel,
+        }
+    }
+
+    fn space_out_trials(&mut self) {
+        let (Some(parallel), Some(whole_fs)) = (self.parallel_ns, self.whole_fs_ns) else { return };
+        let clear = parallel.max(whole_fs) > 2.0 * parallel.min(whole_fs);
+        self.trial_interval = if clear {
+            (self.trial_interval * 2).min(TRIAL_INTERVAL_MAX)
+        } else {
+            TRIAL_INTERVAL_MIN
+        };
+    }
+}
+
+fn size_class(ops: usize) -> usize {
+    let class = (ops / WHOLE_FS_OPS_MIN).max(1).ilog2() as usize;
+    class.min(SIZE_CLASSES - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs `groups` groups of `ops` and counts how often each method was used.
+    fn drive(choice: &mut MethodChoice, groups: usize, ops: usize, cost_us: [u64; 2]) -> [usize; 2] {
+        let mut used = [0; 2];
+        for _ in 0..groups {
+            let method = choice.choose(ops);
+            let index = usize::from(method == FenceMethod::WholeFs);
+            used[index] += 1;
+            choice.observe(method, ops, Duration::from_micros(cost_us[index]));
+        }
+        used
+    }
+
+    #[test]
+    fn the_cheaper_method_is_used_nearly_always() {
+        let used = drive(&mut MethodChoice::new(true), 10_000, 16, [5000, 1000]);
+        assert!(used[1] > 9_900, "{used:?}");
+        let used = drive(&mut MethodChoice::new(true), 10_000, 16, [1000, 5000]);
+        assert!(used[0] > 9_900, "{used:?}");
+        assert!(used[1] > 0, "the other method must be tried at all: {used:?}");
+    }
+
+    #[test]
+    fn a_change_is_noticed() {
+        let mut choice = MethodChoice::new(true);
+        drive(&mut choice, 1000, 32, [1000, 1500]);
+        let used = drive(&mut choice, 1000, 32, [2000, 1000]);
+        assert!(used[1] > 800, "{used:?}");
+    }
+
+    #[test]
+    fn small_groups_and_unable_filesystems_use_parallel_syncs() {
+        let used = drive(&mut MethodChoice::new(true), 1000, WHOLE_FS_OPS_MIN - 1, [9000, 1]);
+        assert_eq!(used, [1000, 0]);
+        let used = drive(&mut MethodChoice::new(false), 1000, 64, [9000, 1]);
+        assert_eq!(used, [1000, 0]);
+    }
+}

@@ -1,0 +1,243 @@
+//! The lanes: how sync requests travel to the fence.
+//!
+//! A request that finds the device idle and nobody to wait for is carried by
+//! its own thread, alone: the *solo lane*. Requests that come while a fence
+//! runs, or while one is held for writers that are about to return, leave
+//! together: the *group lane*. Both are one piece of code, because a solo
+//! request is a group of one that never waited.
+//!
+//! Architecture invariants:
+//! - A waiting request is a parked completion, never a parked thread. The
+//!   thread that brings a request to an idle lane becomes the leader and
+//!   carries groups until none is pending; no thread is kept for it.
+//! - At most one fence runs at a time, so completions of an earlier group are
+//!   called before a later group leaves.
+//! - Every completion is called exactly once, also when a fence panics.
+//! - When to wait is decided by [`policy`], which is pure.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use self::policy::{CohortPolicy, Decision, Nanos, PolicyConfig, WriterId};
+pub use self::stats::LaneStatus;
+use self::stats::LaneStats;
+use crate::error::{Errno, Result};
+use crate::fence::{BackingFence, FenceOutcome};
+use crate::platform::{Backing, FenceMethod, SyncTarget};
+
+pub mod policy;
+mod stats;
+
+/// Called with the result of a sync request, from the leader's thread.
+pub type Completion = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// Limits and waiting rules of the lanes.
+#[derive(Debug, Clone)]
+pub struct LaneConfig {
+    /// When a group waits, and for whom.
+    pub policy: PolicyConfig,
+    /// Requests that may be parked at once; one more is carried out alone by
+    /// the thread that brings it, which slows its bringer down: back-pressure.
+    pub queue_ops_max: usize,
+}
+
+impl Default for LaneConfig {
+    fn default() -> Self {
+        Self { policy: PolicyConfig::default(), queue_ops_max: 65_536 }
+    }
+}
+
+/// The lanes of one engine.
+pub struct Lanes<B: Backing> {
+    fence: BackingFence<B>,
+    config: LaneConfig,
+    started: Instant,
+    state: Mutex<State<B>>,
+    /// Wakes the leader while it holds a group.
+    leave: Condvar,
+    /// Wakes who waits for the lanes to be empty.
+    empty: Condvar,
+}
+
+struct State<B: Backing> {
+    policy: CohortPolicy,
+    pending: VecDeque<Parked<B>>,
+    /// A thread carries groups at the moment.
+    leading: bool,
+    /// That thread holds a group back.
+    holding: bool,
+    stats: LaneStats,
+}
+
+struct Parked<B: Backing> {
+    target: SyncTarget<B>,
+    done: Completion,
+}
+
+impl<B: Backing> Lanes<B> {
+    /// Lanes that lead to `fence`.
+    pub fn new(fence: BackingFence<B>, config: LaneConfig) -> Self {
+        let state = State {
+            policy: CohortPolicy::new(config.policy.clone()),
+            pending: VecDeque::new(),
+            leading: false,
+            holding: false,
+            stats: LaneStats::new(),
+        };
+        Self {
+            fence,
+            config,
+            started: Instant::now(),
+            state: Mutex::new(state),
+            leave: Condvar::new(),
+            empty: Condvar::new(),
+        }
+    }
+
+    /// Makes `target` durable and then calls `done`. Returns at once if another
+    /// thread leads; else the calling thread leads until nothing is pending.
+    pub fn submit(&self, writer: WriterId, target: SyncTarget<B>, done: Completion) {
+        let mut state = self.lock();
+        state.stats.requests += 1;
+        if state.pending.len() >= self.config.queue_ops_max {
+            state.stats.overflows += 1;
+            drop(state);
+            return self.carry_alone(&target, done);
+        }
+        let now = self.now();
+        state.pending.push_back(Parked { target, done });
+        state.policy.arrived(writer, now);
+        if !state.leading {
+            state.leading = true;
+            drop(state);
+            return self.lead();
+        }
+        // The newcomer looks for the leader whether the group is complete, so
+        // that the leader is woken once for a group and not once a request.
+        if state.holding && state.policy.decide(now) == Decision::Go {
+            state.holding = false;
+            self.leave.notify_one();
+        }
+    }
+
+    /// Waits until no request is parked or under way; false after `deadline`.
+    pub fn drain(&self, deadline: Duration) -> bool {
+        let state = self.lock();
+        let busy = |state: &mut State<B>| state.leading || !state.pending.is_empty();
+        let (_state, timeout) = self
+            .empty
+            .wait_timeout_while(state, deadline, busy)
+            .unwrap_or_else(PoisonError::into_inner);
+        !timeout.timed_out()
+    }
+
+    /// Counts a request that was durable already and needed no fence.
+    pub fn count_skipped(&self) {
+        let mut state = self.lock();
+        state.stats.requests += 1;
+        state.stats.skipped += 1;
+    }
+
+    /// Figures since the start, for `lanefs status`.
+    pub fn status(&self) -> LaneStatus {
+        let state = self.lock();
+        state.stats.status(state.pending.len(), state.policy.fence_estimate_ns())
+    }
+
+    /// Name of the fence's mechanism.
+    pub fn mechanism(&self) -> &'static str {
+        self.fence.mechanism()
+    }
+
+    fn lead(&self) {
+        while let Some(group) = self.next_group() {
+            self.carry(group);
+        }
+    }
+
+    /// The next group, held as the policy says; `None`, and no leader any more,
+    /// when nothing is pending.
+    fn next_group(&self) -> Option<Vec<Parked<B>>> {
+        let mut state = self.lock();
+        let mut hold_start = None;
+        loop {
+            if state.pending.is_empty() {
+                state.leading = false;
+                self.empty.notify_all();
+                return None;
+            }
+            let now = self.now();
+            hold_start.get_or_insert(now);
+            let Decision::HoldUntil(until) = state.policy.decide(now) else { break };
+            state.holding = true;
+            let wait = Duration::from_nanos(until.saturating_sub(now));
+            (state, _) =
+                self.leave.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
+            if !std::mem::take(&mut state.holding) {
+                break;
+            }
+        }
+        let ops = state.pending.len().min(self.config.policy.group_ops_max);
+        let now = self.now();
+        state.policy.departed(ops, now);
+        let hold = hold_start.map_or(0, |start| now.saturating_sub(start));
+        state.stats.departed(ops, hold);
+        Some(state.pending.drain(..ops).collect())
+    }
+
+    fn carry(&self, group: Vec<Parked<B>>) {
+        let (targets, completions): (Vec<_>, Vec<_>) =
+            group.into_iter().map(|parked| (parked.target, parked.done)).unzip();
+        let outcome = self.run_fence(&targets);
+        {
+            let mut state = self.lock();
+            let service = u64::try_from(outcome.service.as_nanos()).unwrap_or(u64::MAX);
+            let now = self.now();
+            state.policy.released(service, now);
+            state.stats.finished(&outcome);
+        }
+        for (done, result) in completions.into_iter().zip(outcome.results) {
+            complete(done, result);
+        }
+    }
+
+    /// One request past the queue, by the thread that brought it.
+    fn carry_alone(&self, target: &SyncTarget<B>, done: Completion) {
+        let outcome = self.run_fence(std::slice::from_ref(target));
+        self.lock().stats.finished(&outcome);
+        complete(done, outcome.results.into_iter().next().unwrap_or(Err(Errno::IO)));
+    }
+
+    /// The fence's outcome; a panic in it fails this group and nobody else.
+    fn run_fence(&self, targets: &[SyncTarget<B>]) -> FenceOutcome {
+        let start = Instant::now();
+        match catch_unwind(AssertUnwindSafe(|| self.fence.run(targets))) {
+            Ok(outcome) if outcome.results.len() == targets.len() => outcome,
+            _ => {
+                tracing::error!(ops = targets.len(), "a fence panicked; its group gets EIO");
+                FenceOutcome {
+                    results: vec![Err(Errno::IO); targets.len()],
+                    method: FenceMethod::Parallel,
+                    service: start.elapsed(),
+                }
+            }
+        }
+    }
+
+    fn now(&self) -> Nanos {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<B>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Calls a completion; its panic must not keep the others from being called.
+fn complete(done: Completion, result: Result<()>) {
+    if catch_unwind(AssertUnwindSafe(|| done(result))).is_err() {
+        tracing::error!("a completion panicked");
+    }
+}

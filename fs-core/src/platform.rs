@@ -1,0 +1,257 @@
+//! The one door to the disk.
+//!
+//! Everything that the engine does to files goes through [`Backing`]; nothing
+//! else in this crate makes a system call. A second implementation (a recorder,
+//! a deterministic simulator) therefore runs the same engine.
+//!
+//! Architecture invariants: all `unsafe` of the crate lives below this module;
+//! no method takes a path, because names change under a running engine while
+//! objects do not.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::types::{Attr, Caller, DirEntry, FileKind, FsStats, NewMode, SetAttr, SyncKind};
+
+#[cfg(target_os = "linux")]
+pub mod linux;
+
+/// What identifies an object of the backing filesystem for as long as anybody
+/// remembers it: the file handle where there is one, else device and inode
+/// number (then the object is pinned open, so that the number cannot be reused).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ObjectKey {
+    /// Device number, 0 when the handle says it all.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Kind and bytes of the file handle, zero-padded; kind 0 means none.
+    pub handle: ([u8; HANDLE_BYTES_MAX], u8, i32),
+}
+
+/// Longest file handle that is kept inline; ext4 has 8 bytes, XFS 12 to 24,
+/// btrfs 20 to 40, tmpfs 12. An object with a longer one is pinned open instead.
+pub const HANDLE_BYTES_MAX: usize = 40;
+
+/// An object just found or made, with its attributes at that moment.
+pub struct Found<B: Backing> {
+    /// Who it is.
+    pub key: ObjectKey,
+    /// The door's own reference to it.
+    pub object: B::Object,
+    /// Its attributes.
+    pub attr: Attr,
+}
+
+/// How to open a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenMode {
+    /// For reading.
+    pub read: bool,
+    /// For writing.
+    pub write: bool,
+    /// Cut to length zero.
+    pub truncate: bool,
+    /// Leave the access time alone.
+    pub no_atime: bool,
+}
+
+/// What a rename does with an existing target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RenameMode {
+    /// Refuse to replace it.
+    pub no_replace: bool,
+    /// Swap the two names.
+    pub exchange: bool,
+    /// Leave a whiteout (character device 0/0) at the source, for overlays.
+    pub whiteout: bool,
+}
+
+/// Where to look for data or a hole from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seek {
+    /// The next byte that is data.
+    Data,
+    /// The next byte that is not.
+    Hole,
+}
+
+/// A directory of a backing filesystem and everything below it.
+///
+/// Errors are the backing filesystem's own errno. Methods may be called from
+/// any thread at any time.
+pub trait Backing: Send + Sync + Sized + 'static {
+    /// A reference to an object; holding one costs no file descriptor where the
+    /// platform has file handles.
+    type Object: Send + Sync + 'static;
+    /// An open regular file. Each open of a program is one of these: the kernel
+    /// reports a failed write-back once to every open file, and to no other.
+    type File: Send + Sync + 'static;
+    /// An open directory with a read position.
+    type Dir: Send + Sync + 'static;
+    /// Carries out fences; one for all backings of an engine.
+    type Fencer: Fencer<Self>;
+
+    /// The directory itself.
+    fn root(&self) -> Result<Found<Self>>;
+    /// Finds a name in a directory.
+    fn lookup(&self, dir: &Self::Object, name: &OsStr) -> Result<Found<Self>>;
+    /// What kind of object a name stands for.
+    fn kind_at(&self, dir: &Self::Object, name: &OsStr) -> Result<FileKind>;
+    /// Attributes of an object.
+    fn attr(&self, object: &Self::Object) -> Result<Attr>;
+    /// Changes attributes; with `file`, a truncation goes through that open file.
+    fn set_attr(
+        &self,
+        caller: Caller,
+        object: &Self::Object,
+        file: Option<&Self::File>,
+        change: &SetAttr,
+    ) -> Result<Attr>;
+    /// Target of a symbolic link.
+    fn read_link(&self, object: &Self::Object) -> Result<Vec<u8>>;
+
+    /// Makes a file, pipe, socket or device node.
+    fn make_node(
+        &self,
+        caller: Caller,
+        dir: &Self::Object,
+        name: &OsStr,
+        mode: NewMode,
+        device: (u32, u32),
+    ) -> Result<Found<Self>>;
+    /// Makes a directory.
+    fn make_dir(
+        &self,
+        caller: Caller,
+        dir: &Self::Object,
+        name: &OsStr,
+        mode: NewMode,
+    ) -> Result<Found<Self>>;
+    /// Makes a symbolic link.
+    fn make_symlink(
+        &self,
+        caller: Caller,
+        dir: &Self::Object,
+        name: &OsStr,
+        target: &OsStr,
+    ) -> Result<Found<Self>>;
+    /// Gives an object one more name.
+    fn link(&self, object: &Self::Object, dir: &Self::Object, name: &OsStr) -> Result<Found<Self>>;
+    /// Removes a name that is not a directory's.
+    fn unlink(&self, dir: &Self::Object, name: &OsStr) -> Result<()>;
+    /// Removes an empty directory.
+    fn remove_dir(&self, dir: &Self::Object, name: &OsStr) -> Result<()>;
+    /// Moves a name.
+    fn rename(
+        &self,
+        source: (&Self::Object, &OsStr),
+        target: (&Self::Object, &OsStr),
+        mode: RenameMode,
+    ) -> Result<()>;
+
+    /// Opens a file.
+    fn open(&self, object: &Self::Object, mode: OpenMode) -> Result<Self::File>;
+    /// Makes a file and opens it; with `exclusive` an existing name is an error,
+    /// otherwise it is opened. The last value says whether it was made.
+    fn create(
+        &self,
+        caller: Caller,
+        dir: &Self::Object,
+        name: &OsStr,
+        new: NewMode,
+        mode: OpenMode,
+        exclusive: bool,
+    ) -> Result<(Found<Self>, Self::File, bool)>;
+    /// Reads at an offset; short only at the end of the file.
+    fn read(&self, file: &Self::File, buffer: &mut [u8], offset: u64) -> Result<usize>;
+    /// Writes all of `data` at an offset. `keep_suid` leaves set-user-id bits.
+    fn write(&self, file: &Self::File, data: &[u8], offset: u64, keep_suid: bool) -> Result<usize>;
+    /// Allocates, punches, collapses: the modes of `fallocate(2)`.
+    fn allocate(&self, file: &Self::File, mode: u32, offset: u64, bytes: u64) -> Result<()>;
+    /// Finds data or a hole.
+    fn seek(&self, file: &Self::File, offset: u64, what: Seek) -> Result<u64>;
+    /// Copies inside the backing filesystem; may copy less than asked for.
+    fn copy_range(
+        &self,
+        source: (&Self::File, u64),
+        target: (&Self::File, u64),
+        bytes: u64,
+    ) -> Result<u64>;
+
+    /// Opens a directory for reading.
+    fn open_dir(&self, object: &Self::Object) -> Result<Self::Dir>;
+    /// Visits entries from `offset` (0, or an entry's `next_offset`) until
+    /// `visit` returns false or the directory ends. The entry for which `visit`
+    /// returned false is visited again by the next call.
+    fn read_dir(
+        &self,
+        dir: &Self::Dir,
+        offset: u64,
+        visit: &mut dyn FnMut(DirEntry) -> bool,
+    ) -> Result<()>;
+
+    /// Value of an extended attribute.
+    fn xattr(&self, object: &Self::Object, name: &OsStr) -> Result<Vec<u8>>;
+    /// Names of all extended attributes, each ended by a zero byte.
+    fn xattr_names(&self, object: &Self::Object) -> Result<Vec<u8>>;
+    /// Sets an extended attribute; `flags` as in `setxattr(2)`.
+    fn set_xattr(
+        &self,
+        caller: Caller,
+        object: &Self::Object,
+        name: &OsStr,
+        value: &[u8],
+        flags: u32,
+    ) -> Result<()>;
+    /// Removes an extended attribute.
+    fn remove_xattr(&self, object: &Self::Object, name: &OsStr) -> Result<()>;
+
+    /// A fencer for the filesystem that this backing is on.
+    fn fencer(&self) -> Self::Fencer;
+    /// Which filesystem this backing is on; equal for all backings of an engine.
+    fn filesystem_id(&self) -> u64;
+    /// Sizes of the filesystem.
+    fn stats(&self) -> Result<FsStats>;
+    /// Makes everything on the filesystem durable, ours or not.
+    fn sync_all(&self) -> Result<()>;
+}
+
+/// What one sync request wants made durable. Owns what it names, so that a
+/// parked request needs nobody else to keep the file open.
+pub enum SyncTarget<B: Backing> {
+    /// An open file's content.
+    File(Arc<B::File>, SyncKind),
+    /// A directory's names.
+    Dir(Arc<B::Dir>),
+}
+
+impl<B: Backing> Clone for SyncTarget<B> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::File(file, kind) => Self::File(Arc::clone(file), *kind),
+            Self::Dir(dir) => Self::Dir(Arc::clone(dir)),
+        }
+    }
+}
+
+/// How a [`Fencer`] may make a group durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FenceMethod {
+    /// Write-back of all files started first, then one sync for each, in parallel.
+    Parallel,
+    /// One sync of the whole filesystem, then each file's error is looked up.
+    WholeFs,
+}
+
+/// Makes groups durable on the platform.
+pub trait Fencer<B: Backing>: Send + Sync + 'static {
+    /// Whether `method` is known to work on the filesystem of these targets.
+    fn supports(&self, method: FenceMethod) -> bool;
+    /// Makes every target durable and says for each whether it is. One failed
+    /// target does not hide the others' results.
+    fn run(&self, method: FenceMethod, targets: &[SyncTarget<B>]) -> Vec<Result<()>>;
+    /// Name of the mechanism in use, for status output.
+    fn mechanism(&self) -> &'static str;
+}

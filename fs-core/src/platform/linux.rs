@@ -1,0 +1,494 @@
+//! Linux: a backing directory through system calls.
+//!
+//! Objects are known by file handle (`name_to_handle_at(2)`), so that knowing a
+//! million files costs no file descriptors; without the privilege, or where the
+//! filesystem has no handles, each known object is pinned by an `O_PATH`
+//! descriptor. With privilege the directory is reached through a private clone
+//! of its mount (`open_tree(2)`), which the mount point may then hide, which no
+//! later mount below it can change, and whose `ro` and `noatime` are our own.
+//!
+//! Needs /proc mounted: `chmod`, extended attributes and reopening go through
+//! `/proc/self/fd/N`, the only door that takes an `O_PATH` descriptor on every
+//! kernel since 6.9.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+
+use self::caller::Privileges;
+use self::object::{FdCache, ObjectInner};
+use super::{Backing, Found, OpenMode, RenameMode, Seek};
+use crate::error::{Errno, Result};
+use crate::types::{Attr, Caller, DirEntry, FileKind, FsStats, NewMode, SetAttr};
+
+mod attr;
+mod caller;
+mod directory;
+mod fence;
+mod file;
+mod mount_clone;
+mod object;
+mod xattr;
+
+pub use self::caller::{raise_open_files_limit, running_as_root};
+pub use self::directory::Dir;
+pub use self::fence::{FenceMechanism, LinuxFencer};
+
+/// How to open a backing directory.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BackingOptions {
+    /// Refuse every change.
+    pub read_only: bool,
+    /// Leave access times alone.
+    pub no_atime: bool,
+    /// Pin every known object by a descriptor even where file handles work;
+    /// what an unprivileged daemon must do, here to be tested as root too.
+    pub pin_objects: bool,
+    /// How groups are made durable.
+    pub mechanism: FenceMechanism,
+}
+
+/// Why a directory cannot be a backing directory.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// There is nothing at the path.
+    #[error("backing directory {0} does not exist: create it, or check the path")]
+    Missing(PathBuf),
+    /// There is something else than a directory.
+    #[error("backing {0} is not a directory: name the directory that holds the files")]
+    NotADirectory(PathBuf),
+    /// Another daemon holds the advisory lock.
+    #[error(
+        "backing directory {0} is already served by another lanefs: \
+         see `lanefs status`, or unmount that one first"
+    )]
+    Locked(PathBuf),
+    /// /proc is needed and not there.
+    #[error("/proc is not mounted: lanefs reaches files through /proc/self/fd; mount it first")]
+    NoProc,
+    /// Anything else.
+    #[error("cannot open backing directory {path}: {source}")]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: Errno,
+    },
+}
+
+/// A directory of a mounted Linux filesystem.
+pub struct LinuxBacking {
+    /// Root of the tree; a real (not `O_PATH`) descriptor, as
+    /// `open_by_handle_at(2)` wants for its mount.
+    root: Arc<OwnedFd>,
+    /// Keeps the filesystem busy under the path it was given by: a mount clone
+    /// alone would let `umount` of the backing filesystem appear to succeed.
+    _original: OwnedFd,
+    cache: FdCache,
+    privileges: Privileges,
+    handles: bool,
+    options: BackingOptions,
+    magic: u64,
+    device: u64,
+}
+
+impl LinuxBacking {
+    /// Opens `path` and takes the advisory lock (`flock(2)` on the directory),
+    /// which is released when the value is dropped.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; each names its cause and the remedy.
+    pub fn open(path: &Path, options: BackingOptions) -> std::result::Result<Self, OpenError> {
+        let io = |source: Errno| OpenError::Io { path: path.to_owned(), source };
+        if !Path::new("/proc/self/fd").is_dir() {
+            return Err(OpenError::NoProc);
+        }
+        let original = rustix::fs::open(
+            path,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(|e| match e {
+            rustix::io::Errno::NOENT => OpenError::Missing(path.to_owned()),
+            rustix::io::Errno::NOTDIR => OpenError::NotADirectory(path.to_owned()),
+            other => io(other.into()),
+        })?;
+        let privileges = Privileges::detect();
+        let root = mount_clone::private_root(&original, privileges, options).map_err(io)?;
+        rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive).map_err(
+            |e| match e {
+                rustix::io::Errno::WOULDBLOCK => OpenError::Locked(path.to_owned()),
+                other => io(other.into()),
+            },
+        )?;
+        let stat = rustix::fs::fstatfs(&root).map_err(|e| io(e.into()))?;
+        let device = rustix::fs::fstat(&root).map_err(|e| io(e.into()))?.st_dev;
+        let handles = !options.pin_objects && object::handles_work(&root);
+        Ok(Self {
+            root: Arc::new(root),
+            _original: original,
+            cache: FdCache::new(),
+            privileges,
+            handles,
+            options,
+            // The type of f_type differs between targets; the bits do not.
+            magic: stat.f_type as u64,
+            device,
+        })
+    }
+
+    /// Name of the backing filesystem's type, for people.
+    #[must_use]
+    pub fn filesystem_name(&self) -> &'static str {
+        match self.magic {
+            fence::EXT4_MAGIC => "ext4",
+            fence::XFS_MAGIC => "xfs",
+            fence::BTRFS_MAGIC => "btrfs",
+            0x0102_1994 => "tmpfs",
+            fence::FUSE_MAGIC => "fuse",
+            OVERLAY_MAGIC => "overlay",
+            0x6969 => "nfs",
+            0xf2f5_2010 => "f2fs",
+            _ => "other",
+        }
+    }
+
+    /// Whether the backing filesystem is itself stacked on another one
+    /// (overlayfs): the kernel counts that for FUSE passthrough.
+    #[must_use]
+    pub fn is_stacked(&self) -> bool {
+        self.magic == OVERLAY_MAGIC
+    }
+
+    /// Whether objects are known by file handle (else each costs a descriptor).
+    #[must_use]
+    pub fn uses_handles(&self) -> bool {
+        self.handles
+    }
+
+    /// Whether created files can be given to the caller (needs root's
+    /// capabilities); else they belong to the daemon's user.
+    #[must_use]
+    pub fn can_impersonate(&self) -> bool {
+        self.privileges.full
+    }
+
+    fn prepare_thread(&self) {
+        self.privileges.prepare_thread();
+    }
+
+    fn found(&self, fd: OwnedFd) -> Result<Found<Self>> {
+        let (attr, device) = attr::stat_fd(fd.as_fd())?;
+        let (key, inner) = ObjectInner::of(fd, device, attr.ino, self.handles)?;
+        let object = Arc::new(inner);
+        self.cache.note(&object);
+        Ok(Found { key, object, attr })
+    }
+
+    fn fd(&self, object: &Arc<ObjectInner>) -> Result<Arc<OwnedFd>> {
+        object.fd(self.root.as_fd(), &self.cache)
+    }
+
+    /// Finds what an operation has just put at `name`.
+    fn lookup_fd(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Found<Self>> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = self.cache.retry(|| rustix::fs::openat(dir, name, flags, Mode::empty()))?;
+        self.found(fd)
+    }
+}
+
+const OVERLAY_MAGIC: u64 = 0x794c_7630;
+
+impl Backing for LinuxBacking {
+    type Object = Arc<ObjectInner>;
+    type File = OwnedFd;
+    type Dir = Dir;
+    type Fencer = LinuxFencer;
+
+    fn root(&self) -> Result<Found<Self>> {
+        self.lookup_fd(self.root.as_fd(), OsStr::new("."))
+    }
+
+    fn lookup(&self, dir: &Self::Object, name: &OsStr) -> Result<Found<Self>> {
+        self.lookup_fd(self.fd(dir)?.as_fd(), name)
+    }
+
+    fn kind_at(&self, dir: &Self::Object, name: &OsStr) -> Result<FileKind> {
+        let dir = self.fd(dir)?;
+        let stat = rustix::fs::statat(&*dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        attr::kind(rustix::fs::FileType::from_raw_mode(stat.st_mode)).ok_or(Errno::IO)
+    }
+
+    fn attr(&self, object: &Self::Object) -> Result<Attr> {
+        Ok(attr::stat_fd(self.fd(object)?.as_fd())?.0)
+    }
+
+    fn set_attr(
+        &self,
+        caller: Caller,
+        object: &Self::Object,
+        file: Option<&Self::File>,
+        change: &SetAttr,
+    ) -> Result<Attr> {
+        self.prepare_thread();
+        let fd = self.fd(object)?;
+        attr::set_attr(self.privileges, caller, fd.as_fd(), file, change)?;
+        Ok(attr::stat_fd(fd.as_fd())?.0)
+    }
+
+    fn read_link(&self, object: &Self::Object) -> Result<Vec<u8>> {
+        let target = rustix::fs::readlinkat(self.fd(object)?, c"", Vec::new())?;
+        Ok(target.into_bytes())
+    }
+
+    fn make_node(
+        &self,
+        caller: Caller,
+        dir: &Self::Object,
+        name: &OsStr,
+        mode: NewMode,
+        device: (u32, u32),
+    ) -> Result<Found<Self>> {
+        let dir = self.fd(dir)?;
+        let kind = rustix::fs::FileType::from_raw_mode(mode.mode);
+        let device = rustix::fs::makedev(device.0, device.1);
+        self.as_caller(caller, mode, || {
+            rustix::fs::mknodat(&dir, name, kind, Mode::from_raw_mode(mode.mode), device)
+        })?;
+        self.lookup_fd(dir.as_fd(), name)
+    }
+
+    fn make_dir(
+        &self,
+        caller: Caller,
+        dir: &Self::Object,
+        name: &OsStr,
+        mode: NewMode,
+    ) -> Result<Found<Self>> {
+        let dir = self.fd(dir)?;
+        self.as_caller(caller, mode, || {
+            rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(mode.mode))
+        })?;
+        self.lookup_fd(dir.as_fd(), name)
+    }
+
+    fn make_symlink(
+        &self,
+        caller: Caller,
+        dir: &Self::Object,
+        name: &OsStr,
+        target: &OsStr,
+    ) -> Result<Found<Self>> {
+        let dir = self.fd(dir)?;
+        self.as_caller(caller, NewMode { mode: 0, umask: 0 }, || {
+            rustix::fs::symlinkat(target, &dir, name)
+        })?;
+        self.lookup_fd(dir.as_fd(), name)
+    }
+
+    fn link(&self, object: &Self::Object, dir: &Self::Object, name: &OsStr) -> Result<Found<Self>> {
+        let (source, dir) = (self.fd(object)?, self.fd(dir)?);
+        match rustix::fs::linkat(&source, c"", &dir, name, AtFlags::EMPTY_PATH) {
+            // Without CAP_DAC_READ_SEARCH the kernel hides the empty path;
+            // the magic link in /proc names the same object.
+            Err(rustix::io::Errno::NOENT) => {
+                let magic = object::proc_path(source.as_fd());
+                rustix::fs::linkat(
+                    rustix::fs::CWD,
+                    magic,
+                    &dir,
+                    name,
+                    AtFlags::SYMLINK_FOLLOW,
+                )?;
+            }
+            other => other?,
+        }
+        self.lookup_fd(dir.as_fd(), name)
+    }
+
+    fn unlink(&self, dir: &Self::Object, name: &OsStr) -> Result<()> {
+        Ok(rustix::fs::unlinkat(self.fd(dir)?, name, AtFlags::empty())?)
+    }
+
+    fn remove_dir(&self, dir: &Self::Object, name: &OsStr) -> Result<()> {
+        Ok(rustix::fs::unlinkat(self.fd(dir)?, name, AtFlags::REMOVEDIR)?)
+    }
+
+    fn rename(
+        &self,
+        source: (&Self::Object, &OsStr),
+        target: (&Self::Object, &OsStr),
+        mode: RenameMode,
+    ) -> Result<()> {
+        use rustix::fs::RenameFlags;
+        let mut flags = RenameFlags::empty();
+        flags.set(RenameFlags::NOREPLACE, mode.no_replace);
+        flags.set(RenameFlags::EXCHANGE, mode.exchange);
+        flags.set(RenameFlags::WHITEOUT, mode.whiteout);
+        let (from, to) = (self.fd(source.0)?, self.fd(target.0)?);
+        Ok(rustix::fs::renameat_with(from, source.1, to, target.1, flags)?)
+    }
+
+    fn open(&self, object: &Self::Object, mode: OpenMode) -> Result<Self::File> {
+        self.prepare_thread();
+        let flags = file::open_flags(mode, self.options);
+        self.cache.retry_errno(|| object.reopen(self.root.as_fd(), flags))
+    }
+
+    fn create(
+        &self,
+        caller: Caller,
+        dir: &Self::Object,
+        name: &OsStr,
+        new: NewMode,
+        mode: OpenMode,
+        exclusive: bool,
+    ) -> Result<(Found<Self>, Self::File, bool)> {
+        let dir = self.fd(dir)?;
+        let flags = file::open_flags(mode, self.options);
+        let made = self.as_caller(caller, new, || {
+            let flags = (flags - OFlags::TRUNC) | OFlags::CREATE | OFlags::EXCL;
+            self.cache.retry(|| {
+                rustix::fs::openat(&dir, name, flags, Mode::from_raw_mode(new.mode & 0o7777))
+            })
+        });
+        match made {
+            Ok(file) => Ok((self.found(object::pin(file.as_fd())?)?, file, true)),
+            // Somebody else was faster, and the caller does not mind. The cut to
+            // length zero happens here, outside the caller's guard, so that
+            // set-user-id bits are cleared.
+            Err(Errno::EXIST) if !exclusive => {
+                let found = self.lookup_fd(dir.as_fd(), name)?;
+                let file = self.open(&found.object, mode)?;
+                Ok((found, file, false))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read(&self, file: &Self::File, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        file::read_full(file, buffer, offset)
+    }
+
+    fn write(&self, file: &Self::File, data: &[u8], offset: u64, keep_suid: bool) -> Result<usize> {
+        self.prepare_thread();
+        let _keep = keep_suid.then(|| self.privileges.keep_setid());
+        file::write_full(file, data, offset)
+    }
+
+    fn allocate(&self, file: &Self::File, mode: u32, offset: u64, bytes: u64) -> Result<()> {
+        self.prepare_thread();
+        let mode = rustix::fs::FallocateFlags::from_bits_retain(mode);
+        Ok(rustix::fs::fallocate(file, mode, offset, bytes)?)
+    }
+
+    fn seek(&self, file: &Self::File, offset: u64, what: Seek) -> Result<u64> {
+        let from = match what {
+            Seek::Data => rustix::fs::SeekFrom::Data(offset),
+            Seek::Hole => rustix::fs::SeekFrom::Hole(offset),
+        };
+        Ok(rustix::fs::seek(file, from)?)
+    }
+
+    fn copy_range(
+        &self,
+        source: (&Self::File, u64),
+        target: (&Self::File, u64),
+        bytes: u64,
+    ) -> Result<u64> {
+        self.prepare_thread();
+        file::copy_range(source, target, bytes)
+    }
+
+    fn open_dir(&self, object: &Self::Object) -> Result<Dir> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = self.cache.retry_errno(|| object.reopen(self.root.as_fd(), flags))?;
+        Ok(Dir::new(fd))
+    }
+
+    fn read_dir(
+        &self,
+        dir: &Dir,
+        offset: u64,
+        visit: &mut dyn FnMut(DirEntry) -> bool,
+    ) -> Result<()> {
+        dir.read(offset, visit)
+    }
+
+    fn xattr(&self, object: &Self::Object, name: &OsStr) -> Result<Vec<u8>> {
+        xattr::get(self.fd(object)?.as_fd(), name)
+    }
+
+    fn xattr_names(&self, object: &Self::Object) -> Result<Vec<u8>> {
+        xattr::names(self.fd(object)?.as_fd())
+    }
+
+    fn set_xattr(
+        &self,
+        caller: Caller,
+        object: &Self::Object,
+        name: &OsStr,
+        value: &[u8],
+        flags: u32,
+    ) -> Result<()> {
+        let fd = self.fd(object)?;
+        // Setting an access ACL clears set-group-id unless its owner is in the
+        // file's group or may keep it: the backing filesystem judges the caller.
+        let keep_setgid = NewMode { mode: if caller.uid == 0 { SETGID } else { 0 }, umask: 0 };
+        self.as_caller(caller, keep_setgid, || xattr::set(fd.as_fd(), name, value, flags))
+    }
+
+    fn remove_xattr(&self, object: &Self::Object, name: &OsStr) -> Result<()> {
+        xattr::remove(self.fd(object)?.as_fd(), name)
+    }
+
+    fn fencer(&self) -> LinuxFencer {
+        LinuxFencer::new(self.options.mechanism, self.magic)
+    }
+
+    fn filesystem_id(&self) -> u64 {
+        self.device
+    }
+
+    fn stats(&self) -> Result<FsStats> {
+        attr::filesystem_stats(self.root.as_fd())
+    }
+
+    fn sync_all(&self) -> Result<()> {
+        Ok(rustix::fs::syncfs(&*self.root)?)
+    }
+}
+
+impl LinuxBacking {
+    /// An `O_PATH` descriptor of an object, for the front-end's passthrough.
+    ///
+    /// # Errors
+    /// The object is gone (`ESTALE`), or descriptors ran out.
+    pub fn path_fd(&self, object: &Arc<ObjectInner>) -> Result<Arc<OwnedFd>> {
+        // The kernel keeps this thread's credentials for all passthrough I/O.
+        self.prepare_thread();
+        self.fd(object)
+    }
+}
+
+const SETGID: u32 = 0o2000;
+
+impl LinuxBacking {
+    /// Runs a creating call with the caller's ids and umask. Set-group-id is
+    /// kept where it was asked for: the kernel has checked on the mount's side
+    /// that the caller may (`mode_strip_sgid`, Linux 6.0 and later).
+    fn as_caller<T>(
+        &self,
+        caller: Caller,
+        mode: NewMode,
+        call: impl FnOnce() -> std::result::Result<T, rustix::io::Errno>,
+    ) -> Result<T> {
+        self.prepare_thread();
+        let _guard = self.privileges.enter(caller, mode.umask, mode.mode & SETGID != 0);
+        Ok(call()?)
+    }
+}

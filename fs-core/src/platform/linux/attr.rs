@@ -1,0 +1,119 @@
+//! Attributes: reading them and changing them.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, StatxTimestamp, Timespec, Timestamps};
+
+use super::caller::Privileges;
+use super::object::proc_path;
+use crate::error::{Errno, Result};
+use crate::types::{Attr, Caller, FileKind, FsStats, SetAttr, SetTime, Time};
+
+/// Attributes of the object behind a descriptor, and its device number.
+pub(super) fn stat_fd(fd: BorrowedFd<'_>) -> Result<(Attr, u64)> {
+    let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
+    let mode = u32::from(stat.stx_mode);
+    let attr = Attr {
+        ino: stat.stx_ino,
+        size: stat.stx_size,
+        blocks: stat.stx_blocks,
+        atime: time(stat.stx_atime),
+        mtime: time(stat.stx_mtime),
+        ctime: time(stat.stx_ctime),
+        kind: kind(rustix::fs::FileType::from_raw_mode(mode)).ok_or(Errno::IO)?,
+        perm: (mode & 0o7777) as u16,
+        nlink: stat.stx_nlink,
+        uid: stat.stx_uid,
+        gid: stat.stx_gid,
+        rdev_major: stat.stx_rdev_major,
+        rdev_minor: stat.stx_rdev_minor,
+        block_bytes: stat.stx_blksize,
+    };
+    Ok((attr, rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor)))
+}
+
+fn time(stamp: StatxTimestamp) -> Time {
+    Time { secs: stamp.tv_sec, nanos: stamp.tv_nsec }
+}
+
+/// Our name for a file type; `None` where the filesystem does not know it.
+pub(super) fn kind(kind: rustix::fs::FileType) -> Option<FileKind> {
+    use rustix::fs::FileType;
+    Some(match kind {
+        FileType::RegularFile => FileKind::Regular,
+        FileType::Directory => FileKind::Directory,
+        FileType::Symlink => FileKind::Symlink,
+        FileType::Fifo => FileKind::Fifo,
+        FileType::Socket => FileKind::Socket,
+        FileType::CharacterDevice => FileKind::CharDevice,
+        FileType::BlockDevice => FileKind::BlockDevice,
+        FileType::Unknown => return None,
+    })
+}
+
+/// Applies a change: permission, owner, length, times, in the order in which
+/// each leaves the others' result alone (a new owner clears set-user-id, a new
+/// length sets the modification time).
+pub(super) fn set_attr(
+    privileges: Privileges,
+    caller: Caller,
+    fd: BorrowedFd<'_>,
+    file: Option<&OwnedFd>,
+    change: &SetAttr,
+) -> Result<()> {
+    if let Some(perm) = change.perm {
+        // The kernel has removed set-group-id already where the caller may not
+        // keep it (`setattr_prepare`); it must not be removed for our lack of it.
+        let _keep = privileges.keep_setid();
+        rustix::fs::chmod(proc_path(fd), Mode::from_raw_mode(perm & 0o7777))?;
+    }
+    if change.uid.is_some() || change.gid.is_some() {
+        let _guard = privileges.enter(caller, 0, caller.uid == 0);
+        let uid = change.uid.map(rustix::fs::Uid::from_raw);
+        let gid = change.gid.map(rustix::fs::Gid::from_raw);
+        rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)?;
+    }
+    if let Some(size) = change.size {
+        match file {
+            Some(file) => rustix::fs::ftruncate(file, size)?,
+            None => {
+                let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                let file = rustix::fs::open(proc_path(fd), flags, Mode::empty())?;
+                rustix::fs::ftruncate(file.as_fd(), size)?;
+            }
+        }
+    }
+    if change.atime.is_some() || change.mtime.is_some() {
+        let times = Timestamps {
+            last_access: timespec(change.atime),
+            last_modification: timespec(change.mtime),
+        };
+        rustix::fs::utimensat(fd, c"", &times, AtFlags::EMPTY_PATH)?;
+    }
+    Ok(())
+}
+
+fn timespec(time: Option<SetTime>) -> Timespec {
+    match time {
+        None => Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        Some(SetTime::Now) => Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW },
+        Some(SetTime::At(time)) => {
+            Timespec { tv_sec: time.secs, tv_nsec: i64::from(time.nanos) }
+        }
+    }
+}
+
+/// Sizes of the filesystem that a descriptor is on.
+pub(super) fn filesystem_stats(fd: BorrowedFd<'_>) -> Result<FsStats> {
+    let stats = rustix::fs::fstatvfs(fd)?;
+    Ok(FsStats {
+        blocks: stats.f_blocks,
+        blocks_free: stats.f_bfree,
+        blocks_available: stats.f_bavail,
+        files: stats.f_files,
+        files_free: stats.f_ffree,
+        block_bytes: stats.f_bsize as u32,
+        fragment_bytes: stats.f_frsize as u32,
+        name_bytes_max: stats.f_namemax as u32,
+    })
+}

@@ -1,0 +1,30 @@
+//! `lanefs mount`.
+
+use super::MountArgs;
+use crate::failure::Failure;
+use crate::mount::{Mount, MountOptions, MountPlan, daemon, preflight};
+
+pub(super) fn run(args: &MountArgs) -> Result<(), Failure> {
+    if !args.daemon {
+        return Mount::start(plan(args)?)?.serve();
+    }
+    if !daemon::is_child() {
+        return daemon::start_in_background();
+    }
+    let started = plan(args).and_then(|plan| {
+        daemon::detach()?;
+        Mount::start(plan)
+    });
+    daemon::report(started.as_ref().map(|_| ()));
+    started?.serve()
+}
+
+fn plan(args: &MountArgs) -> Result<MountPlan, Failure> {
+    let mut options = MountOptions::default();
+    for words in &args.options {
+        options.apply(words)?;
+    }
+    options.check()?;
+    let (backing, mount_point) = preflight::resolve(&args.backing, &args.mount_point)?;
+    Ok(MountPlan { backing, mount_point, options })
+}

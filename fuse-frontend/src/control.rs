@@ -1,0 +1,320 @@
+//! The socket through which a running mount is asked and told.
+//!
+//! One Unix socket for each mount, named after the mount's device number, in a
+//! directory that only the mounting user may enter. A client sends one line of
+//! JSON and gets one line back. Nothing of this appears in the mounted tree,
+//! which stays an exact mirror of the backing directory.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use fs_core::engine::EngineStatus;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::mount::{Event, MountPlan, MountedTree};
+use crate::skin::Counters;
+
+/// Version of what `status --json` prints; raised when a field changes its meaning.
+pub const STATUS_SCHEMA: u32 = 1;
+/// Longest request line in bytes.
+const REQUEST_BYTES_MAX: u64 = 4096;
+/// How long a client may take to send its line.
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long an `umount` may take: flushing much data to a slow disk takes long.
+const UNMOUNT_TIME_MAX: Duration = Duration::from_secs(600);
+
+/// What a client asks.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Request {
+    /// Figures and settings.
+    Status,
+    /// Flush everything, unmount, end.
+    Unmount {
+        /// Detach even while files are open.
+        lazy: bool,
+    },
+}
+
+/// What comes back.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "snake_case")]
+pub enum Response {
+    /// To `Status`: the report as JSON.
+    Status {
+        /// See [`StatusReport`].
+        status: serde_json::Value,
+    },
+    /// To `Unmount`: everything is durable and unmounted.
+    Unmounted,
+    /// It did not work.
+    Failed {
+        /// Cause and remedy.
+        message: String,
+    },
+}
+
+/// What `lanefs status --json` prints for a mount.
+#[derive(Debug, Serialize)]
+pub struct StatusReport {
+    /// [`STATUS_SCHEMA`].
+    pub schema: u32,
+    /// Version of lanefs.
+    pub version: &'static str,
+    /// Process that serves the mount.
+    pub pid: u32,
+    /// Where it is mounted.
+    pub mount_point: PathBuf,
+    /// What is mounted.
+    pub backing: PathBuf,
+    /// Type of the backing filesystem.
+    pub filesystem: &'static str,
+    /// Seconds since the mount was made.
+    pub uptime_s: u64,
+    /// Whether changes are refused.
+    pub read_only: bool,
+    /// Whether the kernel reads and writes backing files by itself.
+    pub passthrough: bool,
+    /// Whether objects are known by file handle.
+    pub handles: bool,
+    /// Whether created files are given to their callers.
+    pub impersonation: bool,
+    /// Most files that may be open for writing at once.
+    pub open_files_max: u64,
+    /// Objects that the kernel knows.
+    pub nodes: usize,
+    /// Open files.
+    pub files: usize,
+    /// Open directories.
+    pub directories: usize,
+    /// The engine and its lanes.
+    pub engine: EngineStatus,
+    /// State of the log; there is none yet: the fence is the backing directory.
+    pub log: &'static str,
+    /// Requests of the kernel by kind.
+    pub requests: BTreeMap<&'static str, u64>,
+}
+
+/// Where a report gets its figures.
+pub struct Status {
+    /// The mount.
+    pub plan: MountPlan,
+    /// Type of the backing filesystem.
+    pub filesystem: &'static str,
+    /// The process's limit of open files.
+    pub open_files_max: u64,
+    /// When the mount was made.
+    pub started: Instant,
+    /// The tree that it exports.
+    pub tree: Arc<MountedTree>,
+    /// Its request counters.
+    pub counters: Arc<Counters>,
+    /// Whether passthrough is in use.
+    pub passthrough: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl Status {
+    fn report(&self) -> StatusReport {
+        let (nodes, files, directories) = self.tree.counts();
+        StatusReport {
+            schema: STATUS_SCHEMA,
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            mount_point: self.plan.mount_point.clone(),
+            backing: self.plan.backing.clone(),
+            filesystem: self.filesystem,
+            uptime_s: self.started.elapsed().as_secs(),
+            read_only: self.plan.options.read_only,
+            passthrough: (self.passthrough)(),
+            handles: self.tree.backing().uses_handles(),
+            impersonation: self.tree.backing().can_impersonate(),
+            open_files_max: self.open_files_max,
+            nodes,
+            files,
+            directories,
+            engine: self.tree.engine().status(),
+            log: "none",
+            requests: self.counters.snapshot(),
+        }
+    }
+}
+
+/// Answers clients until it is stopped.
+pub struct ControlServer {
+    path: PathBuf,
+    stopped: Arc<AtomicBool>,
+    /// Connections whose answer is not written yet.
+    open: Arc<AtomicUsize>,
+}
+
+impl ControlServer {
+    /// Listens for a mount.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn start(device: &str, status: Status, events: Sender<Event>) -> Result<Self, Failure> {
+        let path = socket_path(device);
+        let failed = |error: std::io::Error| {
+            Failure::new(format!("cannot make the control socket {}: {error}", path.display()))
+        };
+        make_socket_directory().map_err(failed)?;
+        // Device numbers are reused after an unmount: an old socket is a leftover.
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).map_err(failed)?;
+        let mode = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(&path, mode).map_err(failed)?;
+        let stopped = Arc::new(AtomicBool::new(false));
+        let open = Arc::new(AtomicUsize::new(0));
+        let server = Self { path: path.clone(), stopped, open };
+        let (stop, open) = (Arc::clone(&server.stopped), Arc::clone(&server.open));
+        // The status goes with the mount: a client that lingers must not keep
+        // the engine, and so the lock on the backing directory, alive.
+        let status = Arc::new(status);
+        let listen = move || {
+            for connection in listener.incoming() {
+                if stop.load(Ordering::Acquire) {
+                    return;
+                }
+                let Ok(connection) = connection else { continue };
+                let (status, events) = (Arc::downgrade(&status), events.clone());
+                let counted = CountedConnection::new(&open);
+                std::thread::spawn(move || {
+                    let _counted = counted;
+                    answer(&connection, &status, &events);
+                });
+            }
+        };
+        std::thread::Builder::new().name("lanefs-control".into()).spawn(listen).map_err(failed)?;
+        Ok(server)
+    }
+
+    /// Takes no more clients and removes the socket.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        // Wakes the listener, which then sees that it shall stop.
+        let _ = UnixStream::connect(&self.path);
+        let _ = std::fs::remove_file(&self.path);
+    }
+
+    /// Waits, briefly, until open connections have their answer.
+    pub fn finish(&self) {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while self.open.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+struct CountedConnection(Arc<AtomicUsize>);
+
+impl CountedConnection {
+    fn new(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(open))
+    }
+}
+
+impl Drop for CountedConnection {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn answer(mut connection: &UnixStream, status: &Weak<Status>, events: &Sender<Event>) {
+    let _ = connection.set_read_timeout(Some(REQUEST_TIME_MAX));
+    let mut line = String::new();
+    let mut limited = BufReader::new(std::io::Read::take(connection, REQUEST_BYTES_MAX));
+    if limited.read_line(&mut line).is_err() {
+        return;
+    }
+    let response = match serde_json::from_str(&line) {
+        Ok(Request::Status) => match status.upgrade() {
+            Some(status) => report(&status),
+            None => Response::Failed { message: "the mount is ending".to_owned() },
+        },
+        Ok(Request::Unmount { lazy }) => ask_to_unmount(lazy, events),
+        Err(error) => Response::Failed { message: format!("not a request: {error}") },
+    };
+    let mut text = serde_json::to_string(&response).expect("a response is plain data");
+    text.push('\n');
+    let _ = connection.write_all(text.as_bytes());
+}
+
+fn report(status: &Status) -> Response {
+    let status = serde_json::to_value(status.report()).expect("a report is plain data");
+    Response::Status { status }
+}
+
+fn ask_to_unmount(lazy: bool, events: &Sender<Event>) -> Response {
+    let (sender, outcome) = channel();
+    if events.send(Event::Unmount { lazy, answer: sender }).is_err() {
+        return Response::Failed { message: "the mount is ending already".to_owned() };
+    }
+    match outcome.recv_timeout(UNMOUNT_TIME_MAX) {
+        Ok(Ok(())) => Response::Unmounted,
+        Ok(Err(failure)) => Response::Failed { message: failure.message },
+        Err(_) => Response::Failed { message: "the mount did not end in 600 s".to_owned() },
+    }
+}
+
+/// Asks the daemon of a mount.
+///
+/// # Errors
+/// `None` if nobody listens (the daemon is gone); a failure if the answer is
+/// none, or the daemon's own.
+pub fn ask(device: &str, request: &Request) -> Result<Option<Response>, Failure> {
+    let failed = |error: std::io::Error| Failure::new(format!("the daemon did not answer: {error}"));
+    let Ok(mut connection) = UnixStream::connect(socket_path(device)) else { return Ok(None) };
+    let limit = match request {
+        Request::Status => Duration::from_secs(10),
+        Request::Unmount { .. } => UNMOUNT_TIME_MAX + Duration::from_secs(10),
+    };
+    connection.set_read_timeout(Some(limit)).map_err(failed)?;
+    let mut text = serde_json::to_string(request).expect("a request is plain data");
+    text.push('\n');
+    connection.write_all(text.as_bytes()).map_err(failed)?;
+    let mut line = String::new();
+    BufReader::new(&connection).read_line(&mut line).map_err(failed)?;
+    serde_json::from_str(&line)
+        .map(Some)
+        .map_err(|error| Failure::new(format!("the daemon's answer makes no sense: {error}")))
+}
+
+/// Removes what a dead daemon left.
+pub fn remove_leftover(device: &str) {
+    let _ = std::fs::remove_file(socket_path(device));
+}
+
+fn socket_path(device: &str) -> PathBuf {
+    socket_directory().join(format!("{device}.sock"))
+}
+
+fn socket_directory() -> PathBuf {
+    if nix::unistd::geteuid().is_root() {
+        return PathBuf::from("/run/lanefs");
+    }
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(directory) => PathBuf::from(directory).join("lanefs"),
+        None => std::env::temp_dir().join(format!("lanefs-{}", nix::unistd::geteuid())),
+    }
+}
+
+fn make_socket_directory() -> std::io::Result<()> {
+    let directory = socket_directory();
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+    // Somebody else's directory in a shared place must not be trusted.
+    let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::symlink_metadata(&directory)?);
+    if owner == nix::unistd::geteuid().as_raw() {
+        Ok(())
+    } else {
+        Err(std::io::Error::other("the directory belongs to another user"))
+    }
+}

@@ -1,0 +1,74 @@
+//! `--daemon`: the command returns when the mount answers, with its outcome.
+//!
+//! The serving process is started anew instead of forked, so that no thread,
+//! lock or buffer is inherited half-way. It reports over its standard output,
+//! a pipe, with one line: `ready`, or an exit code and a message.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use crate::failure::Failure;
+
+/// Set in the environment of the serving process.
+pub const CHILD_VARIABLE: &str = "LANEFS_DAEMON_CHILD";
+
+/// Starts this program again with the same arguments to serve in the
+/// background, and returns when it is ready.
+///
+/// # Errors
+/// What the serving process reported, with its exit code.
+pub fn start_in_background() -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::new(format!("cannot start the daemon: {error}"));
+    let mut child = Command::new(std::env::current_exe().map_err(failed)?)
+        .args(std::env::args_os().skip(1))
+        .env(CHILD_VARIABLE, "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let output = child.stdout.take().expect("the output is a pipe");
+    let mut line = String::new();
+    BufReader::new(output).read_line(&mut line).map_err(failed)?;
+    match line.trim_end().split_once(' ') {
+        None if line.trim_end() == "ready" => Ok(()),
+        Some((code, message)) => {
+            let exit_code = code.parse().unwrap_or(crate::failure::EXIT_FAILURE);
+            Err(Failure { exit_code, message: message.to_owned() })
+        }
+        None => {
+            let status = child.wait().map_err(failed)?;
+            Err(Failure::new(format!("the daemon ended before the mount answered ({status})")))
+        }
+    }
+}
+
+/// Whether this process is the one that serves in the background.
+#[must_use]
+pub fn is_child() -> bool {
+    std::env::var_os(CHILD_VARIABLE).is_some()
+}
+
+/// Leaves the terminal and the current directory, in the serving process.
+///
+/// # Errors
+/// The system refused.
+pub fn detach() -> Result<(), Failure> {
+    // A process that leads a session already (started so by a supervisor) may stay.
+    let _ = rustix::process::setsid();
+    std::env::set_current_dir("/").map_err(|error| Failure::new(format!("cannot go to /: {error}")))
+}
+
+/// Reports the outcome to the waiting command and lets go of its terminal.
+pub fn report(outcome: Result<(), &Failure>) {
+    let line = match outcome {
+        Ok(()) => "ready\n".to_owned(),
+        Err(failure) => format!("{} {}\n", failure.exit_code, failure.message.replace('\n', " ")),
+    };
+    let mut output = std::io::stdout();
+    let _ = output.write_all(line.as_bytes()).and_then(|()| output.flush());
+    if let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
+    }
+}

@@ -1,0 +1,273 @@
+//! The kernel's side of a mount: the device, `mount(2)`, and its end.
+//!
+//! As root the mount is made here, because fuser 0.18 would unmount whatever is
+//! at the path, ours or not; without root fuser calls `fusermount3`, which has
+//! the right to mount for users.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use fs_core::platform::linux::running_as_root;
+use fuser::{Config, MountOption, Session, SessionACL};
+use nix::mount::{MntFlags, MsFlags};
+
+use super::{Event, MountOptions, MountPlan, mounts};
+use crate::failure::Failure;
+use crate::skin::Skin;
+use crate::skin::reply::Channel;
+
+/// How long a new mount may take to answer its first request.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// A mount and the session that serves it.
+pub struct KernelMount {
+    mount_point: PathBuf,
+    device_number: String,
+}
+
+impl KernelMount {
+    /// Mounts and starts the workers.
+    ///
+    /// # Errors
+    /// The kernel refused; the message says why and what helps.
+    pub fn new(
+        plan: &MountPlan,
+        skin: Skin,
+        channel: &Channel,
+        events: Sender<Event>,
+    ) -> Result<Self, Failure> {
+        let mount_point = plan.mount_point.clone();
+        let root = running_as_root();
+        let session = if root { mount_as_root(plan, skin) } else { mount_as_user(plan, skin) }?;
+        let started = Self::serve(session, channel, events)
+            .and_then(|()| device_number_of(&mount_point));
+        match started {
+            Ok(device_number) => Ok(Self { mount_point, device_number }),
+            Err(failure) => {
+                detach(&mount_point);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Hands the session to its workers, and a thread that tells when they end.
+    fn serve(
+        session: Session<Skin>,
+        channel: &Channel,
+        events: Sender<Event>,
+    ) -> Result<(), Failure> {
+        let failed = |error: std::io::Error| Failure::new(format!("cannot serve: {error}"));
+        channel.connect(session.as_fd().try_clone_to_owned().map_err(failed)?);
+        let session = session.spawn().map_err(failed)?;
+        let wait = move || {
+            let result = session.join();
+            let _ = events.send(Event::SessionEnded(result));
+        };
+        std::thread::Builder::new().name("lanefs-session".into()).spawn(wait).map_err(failed)?;
+        Ok(())
+    }
+
+    /// Device number of the mount, as `major:minor`.
+    #[must_use]
+    pub fn device_number(&self) -> &str {
+        &self.device_number
+    }
+
+    /// Returns when the mount has answered a request.
+    ///
+    /// # Errors
+    /// It did not answer in time, or with an error.
+    pub fn wait_until_it_answers(&self) -> Result<(), Failure> {
+        let (sender, answer) = std::sync::mpsc::channel();
+        let mount_point = self.mount_point.clone();
+        std::thread::spawn(move || sender.send(std::fs::metadata(mount_point)));
+        let shown = self.mount_point.display();
+        match answer.recv_timeout(ANSWER_MAX) {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => {
+                detach(&self.mount_point);
+                Err(Failure::new(format!("the new mount at {shown} answers with: {error}")))
+            }
+            Err(_) => {
+                detach(&self.mount_point);
+                Err(Failure::new(format!("the new mount at {shown} did not answer in 30 s")))
+            }
+        }
+    }
+
+    /// Ends the mount; `lazy` detaches it even while it is used. A mount that
+    /// somebody else has ended, or covered by another one, is left alone.
+    ///
+    /// # Errors
+    /// `EBUSY` while programs use it.
+    pub fn unmount(&self, lazy: bool) -> nix::Result<()> {
+        let top = mounts::at(&self.mount_point).ok().flatten();
+        if top.is_some_and(|top| top.device == self.device_number) {
+            unmount(&self.mount_point, lazy)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Detaches the mount whatever uses it.
+    pub fn unmount_now(&self) {
+        detach(&self.mount_point);
+        // A detached mount lives on until its last file is closed; the session
+        // must end now, so its connection is cut.
+        let _ = abort_connection(&self.device_number);
+    }
+}
+
+/// Unmounts what is at a path.
+///
+/// # Errors
+/// What `umount2(2)` says; without root, `fusermount3` decides and a failure is `EPERM`.
+pub fn unmount(mount_point: &Path, lazy: bool) -> nix::Result<()> {
+    if running_as_root() {
+        let flags = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
+        return nix::mount::umount2(mount_point, flags | MntFlags::UMOUNT_NOFOLLOW);
+    }
+    let mut command = std::process::Command::new("fusermount3");
+    command.arg("-u").args(lazy.then_some("-z")).arg("--").arg(mount_point);
+    match command.output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) if output.stderr.windows(4).any(|word| word == b"busy") => {
+            Err(nix::Error::EBUSY)
+        }
+        _ => Err(nix::Error::EPERM),
+    }
+}
+
+fn detach(mount_point: &Path) {
+    if let Err(error) = unmount(mount_point, true) {
+        tracing::warn!(mount_point = %mount_point.display(), %error, "cannot detach");
+    }
+}
+
+/// Tells the kernel to fail every request of a mount (`/sys/fs/fuse/connections`).
+fn abort_connection(device_number: &str) -> std::io::Result<()> {
+    let minor = device_number.split_once(':').map_or("", |(_, minor)| minor);
+    let directory = Path::new("/sys/fs/fuse/connections");
+    if !directory.join(minor).exists() {
+        let none = None::<&str>;
+        nix::mount::mount(none, directory, Some("fusectl"), MsFlags::empty(), none)?;
+    }
+    std::fs::write(directory.join(minor).join("abort"), "1")
+}
+
+fn device_number_of(mount_point: &Path) -> Result<String, Failure> {
+    let deadline = Instant::now() + ANSWER_MAX;
+    loop {
+        let mount = mounts::at(mount_point)
+            .map_err(|error| Failure::new(format!("cannot read the mount table: {error}")))?;
+        match mount {
+            Some(mount) if mount.filesystem == mounts::FILESYSTEM_TYPE => return Ok(mount.device),
+            _ if Instant::now() > deadline => {
+                let shown = mount_point.display();
+                return Err(Failure::new(format!("the mount at {shown} is not in the mount table")));
+            }
+            _ => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+fn session_config(options: &MountOptions) -> Config {
+    let mut config = Config::default();
+    // Who may enter is the kernel's decision, by the mount's own options.
+    config.acl = SessionACL::All;
+    config.n_threads = Some(options.workers);
+    config
+}
+
+fn mount_as_root(plan: &MountPlan, skin: Skin) -> Result<Session<Skin>, Failure> {
+    let options = &plan.options;
+    let device = nix::fcntl::open(
+        "/dev/fuse",
+        nix::fcntl::OFlag::O_RDWR | nix::fcntl::OFlag::O_CLOEXEC,
+        nix::sys::stat::Mode::empty(),
+    )
+    .map_err(|error| Failure::new(format!("cannot open /dev/fuse: {error}")))?;
+    let source = options.fsname.as_ref().map_or(plan.backing.as_path(), Path::new);
+    nix::mount::mount(
+        Some(source),
+        &plan.mount_point,
+        Some(mounts::FILESYSTEM_TYPE),
+        mount_flags(options),
+        Some(mount_data(&device, options).as_str()),
+    )
+    .map_err(|error| mount_failure(&plan.mount_point, error))?;
+    Session::from_fd(skin, device, SessionACL::All, session_config(options)).map_err(|error| {
+        detach(&plan.mount_point);
+        Failure::new(format!("the kernel and lanefs could not agree on the mount: {error}"))
+    })
+}
+
+fn mount_failure(mount_point: &Path, error: nix::Error) -> Failure {
+    let shown = mount_point.display();
+    Failure::new(match error {
+        nix::Error::EPERM => format!(
+            "no privilege to mount at {shown}: run as root with CAP_SYS_ADMIN \
+             (in a container: `--cap-add SYS_ADMIN`)"
+        ),
+        nix::Error::ENODEV => {
+            "this kernel has no FUSE: load the fuse module (`modprobe fuse`)".to_owned()
+        }
+        other => format!("cannot mount at {shown}: {other}"),
+    })
+}
+
+fn mount_flags(options: &MountOptions) -> MsFlags {
+    let mut flags = MsFlags::empty();
+    flags.set(MsFlags::MS_NODEV, !options.dev);
+    flags.set(MsFlags::MS_NOSUID, !options.suid);
+    flags.set(MsFlags::MS_NOEXEC, !options.exec);
+    flags.set(MsFlags::MS_RDONLY, options.read_only);
+    flags.set(MsFlags::MS_NOATIME, options.no_atime);
+    flags
+}
+
+fn mount_data(device: &OwnedFd, options: &MountOptions) -> String {
+    let (user, group) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    let device = device.as_raw_fd();
+    let mut data = format!("fd={device},rootmode=40000,user_id={user},group_id={group}");
+    if options.allow_other {
+        data.push_str(",allow_other");
+    }
+    if options.default_permissions {
+        data.push_str(",default_permissions");
+    }
+    data
+}
+
+fn mount_as_user(plan: &MountPlan, skin: Skin) -> Result<Session<Skin>, Failure> {
+    let options = &plan.options;
+    let source = options.fsname.clone().unwrap_or_else(|| plan.backing.display().to_string());
+    if source.as_bytes().contains(&b',') || plan.backing.as_os_str().as_bytes().contains(&b',') {
+        return Err(Failure::usage(
+            "fusermount3 cannot pass a name with a comma: say `-o fsname=NAME` without one",
+        ));
+    }
+    let mut config = session_config(options);
+    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    config.mount_options = vec![
+        MountOption::FSName(source),
+        MountOption::Subtype("lanefs".to_owned()),
+        if options.read_only { MountOption::RO } else { MountOption::RW },
+        if options.exec { MountOption::Exec } else { MountOption::NoExec },
+        if options.no_atime { MountOption::NoAtime } else { MountOption::Atime },
+    ];
+    if options.default_permissions {
+        config.mount_options.push(MountOption::DefaultPermissions);
+    }
+    Session::new(skin, &plan.mount_point, &config).map_err(|error| {
+        let shown = plan.mount_point.display();
+        Failure::new(format!(
+            "cannot mount at {shown} without root: {error}; install fusermount3 (Debian: \
+             `apt-get install fuse3`), own the mount point, and for allow_other set \
+             user_allow_other in /etc/fuse.conf; or run as root"
+        ))
+    })
+}

@@ -1,0 +1,275 @@
+//! Mount options: the words after `-o`.
+
+use std::time::Duration;
+
+use fs_core::lane::LaneConfig;
+use fs_core::lane::policy::PolicyConfig;
+use fs_core::platform::linux::{FenceMechanism, running_as_root};
+
+use crate::failure::Failure;
+
+/// Workers that read requests. At most one of them leads a group; the others
+/// keep the mount answering.
+pub const WORKERS_DEFAULT: usize = 4;
+/// Fewest workers: the leader and two others.
+const WORKERS_MIN: usize = 3;
+/// Most workers: each has a request buffer of 16 MiB of address space.
+const WORKERS_MAX: usize = 64;
+
+/// All settings of a mount.
+#[derive(Debug, Clone)]
+pub struct MountOptions {
+    /// Refuse changes.
+    pub read_only: bool,
+    /// Let users other than the mounting one in.
+    pub allow_other: bool,
+    /// The kernel checks permissions by mode, owner and ACL.
+    pub default_permissions: bool,
+    /// Device nodes work.
+    pub dev: bool,
+    /// Set-user-id bits work.
+    pub suid: bool,
+    /// Programs can be run.
+    pub exec: bool,
+    /// Access times are left alone.
+    pub no_atime: bool,
+    /// The mount point may hold files; they are hidden while mounted.
+    pub nonempty: bool,
+    /// Name shown as the source in /proc/mounts; the backing directory if none.
+    pub fsname: Option<String>,
+    /// How long the kernel may use attributes without asking.
+    pub attr_timeout: Duration,
+    /// How long the kernel may use names without asking.
+    pub entry_timeout: Duration,
+    /// Reads and writes go straight to the backing files where the kernel can.
+    pub passthrough: bool,
+    /// Threads that answer requests.
+    pub workers: usize,
+    /// Pin known objects by descriptors instead of using file handles.
+    pub pin_objects: bool,
+    /// Who syncs the files of a group in parallel.
+    pub mechanism: FenceMechanism,
+    /// A fixed waiting time for groups instead of the adaptive rule.
+    pub window: Option<Duration>,
+    /// Most sync requests in a group.
+    pub group_ops_max: usize,
+    /// Most sync requests parked.
+    pub queue_ops_max: usize,
+}
+
+impl Default for MountOptions {
+    fn default() -> Self {
+        let (policy, lanes) = (PolicyConfig::default(), LaneConfig::default());
+        Self {
+            read_only: false,
+            allow_other: false,
+            default_permissions: running_as_root(),
+            dev: false,
+            suid: false,
+            exec: true,
+            no_atime: false,
+            nonempty: false,
+            fsname: None,
+            attr_timeout: Duration::from_secs(1),
+            entry_timeout: Duration::from_secs(1),
+            passthrough: true,
+            workers: WORKERS_DEFAULT,
+            pin_objects: false,
+            mechanism: FenceMechanism::Auto,
+            window: None,
+            group_ops_max: policy.group_ops_max,
+            queue_ops_max: lanes.queue_ops_max,
+        }
+    }
+}
+
+/// Every option with its help line, for `lanefs mount --help`.
+pub const OPTIONS_HELP: &str = "\
+Options for -o (several: comma-separated, or -o again):
+  ro, rw                 refuse changes / allow them (default rw)
+  allow_other            let other users in (default: only who mounted)
+  default_permissions    the kernel checks permissions (default when root)
+  no_default_permissions the mount does not check; only without allow_other
+  dev, nodev             device nodes work / do not (default nodev)
+  suid, nosuid           set-user-id bits work / do not (default nosuid)
+  exec, noexec           programs can be run / cannot (default exec)
+  noatime, atime         leave access times alone (default: as the backing mount)
+  nonempty               mount over a directory that holds files
+  fsname=NAME            source shown in /proc/mounts (default: BACKING)
+  attr_timeout=SECONDS   how long the kernel may trust attributes (default 1)
+  entry_timeout=SECONDS  how long the kernel may trust names (default 1)
+  passthrough, no_passthrough
+                         reads and writes straight to the backing files
+                         (default: where kernel and privilege allow it)
+  workers=N              threads that answer requests, 3 to 64 (default 4)
+  handles, no_handles    know files by handle / pin each by a descriptor
+                         (default: handles where privilege allows it)
+  fence=auto|uring|threads
+                         who syncs the files of a group in parallel
+  window_us=N            wait a fixed time for a group, 0 to 1000000, instead of
+                         only for writers that are about to return
+  group_ops_max=N        most sync requests in one group (default 4096)
+  queue_ops_max=N        most sync requests parked; more are carried out one by
+                         one (default 65536)
+Ignored, for fstab: defaults, auto, noauto, nofail, _netdev, user, nouser, x-*";
+
+impl MountOptions {
+    /// Takes in the words of one `-o`.
+    ///
+    /// # Errors
+    /// An unknown word, or a value out of its range, with what would be right.
+    pub fn apply(&mut self, words: &str) -> Result<(), Failure> {
+        for word in words.split(',').filter(|word| !word.is_empty()) {
+            self.apply_word(word)?;
+        }
+        Ok(())
+    }
+
+    /// Checks what single words cannot tell.
+    ///
+    /// # Errors
+    /// Options that contradict each other.
+    pub fn check(&self) -> Result<(), Failure> {
+        if self.allow_other && !self.default_permissions {
+            return Err(Failure::usage(
+                "allow_other without default_permissions would let every user do everything: \
+                 add `-o default_permissions`, or drop allow_other",
+            ));
+        }
+        Ok(())
+    }
+
+    /// What the lanes need of it.
+    #[must_use]
+    pub fn lanes(&self) -> LaneConfig {
+        let policy = PolicyConfig {
+            group_ops_max: self.group_ops_max,
+            window_ns: self.window.map(|w| u64::try_from(w.as_nanos()).unwrap_or(u64::MAX)),
+            ..PolicyConfig::default()
+        };
+        LaneConfig { policy, queue_ops_max: self.queue_ops_max }
+    }
+
+    fn apply_word(&mut self, word: &str) -> Result<(), Failure> {
+        let (name, value) = match word.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (word, None),
+        };
+        match (name, value) {
+            ("ro", None) => self.read_only = true,
+            ("rw", None) => self.read_only = false,
+            ("allow_other", None) => self.allow_other = true,
+            ("default_permissions", None) => self.default_permissions = true,
+            ("no_default_permissions", None) => self.default_permissions = false,
+            ("dev", None) => self.dev = true,
+            ("nodev", None) => self.dev = false,
+            ("suid", None) => self.suid = true,
+            ("nosuid", None) => self.suid = false,
+            ("exec", None) => self.exec = true,
+            ("noexec", None) => self.exec = false,
+            ("noatime", None) => self.no_atime = true,
+            ("atime", None) => self.no_atime = false,
+            ("nonempty", None) => self.nonempty = true,
+            ("passthrough", None) => self.passthrough = true,
+            ("no_passthrough", None) => self.passthrough = false,
+            ("handles", None) => self.pin_objects = false,
+            ("no_handles", None) => self.pin_objects = true,
+            ("fsname", Some(value)) => self.fsname = Some(value.to_owned()),
+            ("attr_timeout", Some(value)) => self.attr_timeout = seconds(name, value)?,
+            ("entry_timeout", Some(value)) => self.entry_timeout = seconds(name, value)?,
+            ("workers", Some(value)) => {
+                self.workers = number(name, value, WORKERS_MIN, WORKERS_MAX)?;
+            }
+            ("fence", Some("auto")) => self.mechanism = FenceMechanism::Auto,
+            ("fence", Some("uring")) => self.mechanism = FenceMechanism::Uring,
+            ("fence", Some("threads")) => self.mechanism = FenceMechanism::Threads,
+            ("window_us", Some(value)) => {
+                let window_us = number(name, value, 0, 1_000_000)?;
+                self.window = Some(Duration::from_micros(window_us as u64));
+            }
+            ("group_ops_max", Some(value)) => {
+                self.group_ops_max = number(name, value, 1, 65_536)?;
+            }
+            ("queue_ops_max", Some(value)) => {
+                self.queue_ops_max = number(name, value, 1, 1_048_576)?;
+            }
+            (name, value) => return unknown(name, value),
+        }
+        Ok(())
+    }
+}
+
+fn unknown(name: &str, value: Option<&str>) -> Result<(), Failure> {
+    const IGNORED: &[&str] = &["defaults", "auto", "noauto", "nofail", "_netdev", "user", "nouser"];
+    if IGNORED.contains(&name) || name.starts_with("x-") {
+        return Ok(());
+    }
+    let word = value.map_or_else(|| name.to_owned(), |value| format!("{name}={value}"));
+    Err(Failure::usage(format!(
+        "unknown mount option `{word}`: `lanefs mount --help` lists the options and their values"
+    )))
+}
+
+fn number(name: &str, value: &str, min: usize, max: usize) -> Result<usize, Failure> {
+    match value.parse() {
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        _ => Err(Failure::usage(format!(
+            "mount option {name}={value}: give a whole number from {min} to {max}"
+        ))),
+    }
+}
+
+fn seconds(name: &str, value: &str) -> Result<Duration, Failure> {
+    const SECONDS_MAX: f64 = 86_400.0;
+    match value.parse::<f64>() {
+        Ok(seconds) if (0.0..=SECONDS_MAX).contains(&seconds) => {
+            Ok(Duration::from_secs_f64(seconds))
+        }
+        _ => Err(Failure::usage(format!(
+            "mount option {name}={value}: give seconds from 0 to {SECONDS_MAX}"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &str) -> Result<MountOptions, Failure> {
+        let mut options = MountOptions::default();
+        options.apply(words)?;
+        options.check()?;
+        Ok(options)
+    }
+
+    #[test]
+    fn words_are_taken_in_order() {
+        let options = parse("ro,dev,suid,rw,attr_timeout=0.5,fsname=a=b,workers=8").unwrap();
+        assert!(!options.read_only && options.dev && options.suid);
+        assert_eq!(options.attr_timeout, Duration::from_millis(500));
+        assert_eq!(options.fsname.as_deref(), Some("a=b"));
+        assert_eq!(options.workers, 8);
+    }
+
+    #[test]
+    fn fstab_words_are_ignored() {
+        assert!(parse("defaults,noauto,_netdev,x-systemd.automount,x-a=b,,").is_ok());
+    }
+
+    #[test]
+    fn mistakes_name_the_option_and_the_remedy() {
+        for (words, must_name) in [
+            ("allowother", "allowother"),
+            ("workers=1", "from 3 to 64"),
+            ("workers=many", "workers=many"),
+            ("attr_timeout=-1", "from 0 to"),
+            ("fence=magic", "fence=magic"),
+            ("ro=1", "ro=1"),
+            ("default_permissions,allow_other,no_default_permissions", "default_permissions"),
+        ] {
+            let failure = parse(words).expect_err(words);
+            assert_eq!(failure.exit_code, crate::failure::EXIT_USAGE, "{words}");
+            assert!(failure.message.contains(must_name), "{words}: {failure}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Checks before anything is touched: does the command make sense here?
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::{MountPlan, mounts};
+use crate::failure::Failure;
+
+/// Resolves the paths as typed into a plan's absolute ones.
+///
+/// # Errors
+/// A path that does not exist, is no directory, or shows a dead mount.
+pub fn resolve(backing: &Path, mount_point: &Path) -> Result<(PathBuf, PathBuf), Failure> {
+    let backing = directory(backing, "backing directory")?;
+    let mount_point = directory(mount_point, "mount point")?;
+    Ok((backing, mount_point))
+}
+
+fn directory(path: &Path, what: &str) -> Result<PathBuf, Failure> {
+    let shown = path.display();
+    let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => Failure::usage(format!(
+            "{what} {shown} does not exist: create it with `mkdir -p {shown}`, or check the path"
+        )),
+        ErrorKind::NotConnected => dead_mount(path),
+        _ => Failure::new(format!("cannot use {what} {shown}: {error}")),
+    })?;
+    if !metadata.is_dir() {
+        return Err(Failure::usage(format!("{what} {shown} is not a directory: name a directory")));
+    }
+    let absolute = path.canonicalize();
+    absolute.map_err(|error| Failure::new(format!("cannot use {what} {shown}: {error}")))
+}
+
+/// What to say of a mount point whose daemon is gone.
+#[must_use]
+pub fn dead_mount(path: &Path) -> Failure {
+    let shown = path.display();
+    Failure::new(format!(
+        "{shown} is a dead mount (its daemon is gone): run `lanefs umount {shown}`, then mount again"
+    ))
+}
+
+/// Checks a resolved plan.
+///
+/// # Errors
+/// Paths inside each other, a mount point in use, or no FUSE on this machine.
+pub fn check(plan: &MountPlan) -> Result<(), Failure> {
+    let (backing, mount_point) = (&plan.backing, &plan.mount_point);
+    let same = backing == mount_point;
+    if !same && mount_point.starts_with(backing) {
+        return Err(Failure::usage(format!(
+            "mount point {} is inside the backing directory {}: the mount would contain itself; \
+             choose a place outside, or mount over the backing directory itself",
+            mount_point.display(),
+            backing.display()
+        )));
+    }
+    if !same && backing.starts_with(mount_point) {
+        return Err(Failure::usage(format!(
+            "backing directory {} is inside the mount point {}: the mount would hide it; \
+             choose another mount point",
+            backing.display(),
+            mount_point.display()
+        )));
+    }
+    check_mount_point(mount_point, same || plan.options.nonempty)?;
+    check_device()
+}
+
+fn check_mount_point(mount_point: &Path, may_hold_files: bool) -> Result<(), Failure> {
+    let shown = mount_point.display();
+    let failed = |error| Failure::new(format!("cannot look at mount point {shown}: {error}"));
+    let mounted = mounts::at(mount_point).map_err(failed)?;
+    if mounted.is_some_and(|mount| mount.filesystem == mounts::FILESYSTEM_TYPE) {
+        return Err(Failure::new(format!(
+            "{shown} is a lanefs mount already: run `lanefs umount {shown}` first"
+        )));
+    }
+    if may_hold_files {
+        return Ok(());
+    }
+    let mut entries = std::fs::read_dir(mount_point).map_err(failed)?;
+    if entries.next().is_some() {
+        return Err(Failure::usage(format!(
+            "mount point {shown} is not empty and its files would be hidden: \
+             choose an empty directory, or say `-o nonempty`"
+        )));
+    }
+    Ok(())
+}
+
+fn check_device() -> Result<(), Failure> {
+    let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
+    device.map(drop).map_err(|error| {
+        Failure::new(match error.kind() {
+            ErrorKind::NotFound => "there is no /dev/fuse: load the fuse module \
+                 (`modprobe fuse`), or give the container the device (`--device /dev/fuse`)"
+                .to_owned(),
+            ErrorKind::PermissionDenied => "no permission for /dev/fuse: run as root, or as a \
+                 user who may read and write it"
+                .to_owned(),
+            _ => format!("cannot open /dev/fuse: {error}; is FUSE part of this kernel?"),
+        })
+    })
+}

@@ -1,0 +1,147 @@
+//! Which inodes the kernel reads and writes by itself.
+//!
+//! With FUSE passthrough (Linux 6.9) an open file of the mount is backed by a
+//! file of the backing directory, and its reads, writes and mappings run at
+//! native speed without reaching us. Kernel rules kept here: all opens of an
+//! inode share one backing id, and while an inode is open one way it cannot be
+//! opened the other (the kernel answers EIO).
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fs_core::engine::{NodeId, Tree};
+use fs_core::platform::linux::LinuxBacking;
+use fuser::{BackingId, FopenFlags, ReplyCreate, ReplyOpen};
+
+const SHARDS: usize = 16;
+
+/// The open inodes and the way of each.
+pub struct Passthrough {
+    enabled: AtomicBool,
+    shards: [Mutex<HashMap<NodeId, OpenInode>>; SHARDS],
+}
+
+struct OpenInode {
+    opens: usize,
+    /// `None`: requests come to us.
+    backing: Option<Arc<Backing>>,
+}
+
+/// A backing id: the kernel's number for a file that it may use by itself.
+pub struct Backing {
+    /// Owns the registration and ends it when dropped.
+    pub(super) id: BackingId,
+    /// The number, which fuser does not show.
+    pub(super) raw: u32,
+}
+
+impl Backing {
+    /// Registers `fd` for the reply to an open.
+    pub(super) fn for_open(reply: &ReplyOpen, fd: BorrowedFd<'_>) -> std::io::Result<Self> {
+        let raw = reply.open_backing(fd)?.into_raw();
+        #[expect(unsafe_code, reason = "fuser's only way to a backing id's number and back")]
+        // SAFETY: `raw` was just registered on the same device and is owned by
+        // nobody else, `into_raw` having given it up.
+        let id = unsafe { reply.wrap_backing(raw) };
+        Ok(Self { id, raw })
+    }
+
+    /// Registers `fd` for the reply to a create.
+    pub(super) fn for_create(reply: &ReplyCreate, fd: BorrowedFd<'_>) -> std::io::Result<Self> {
+        let raw = reply.open_backing(fd)?.into_raw();
+        #[expect(unsafe_code, reason = "fuser's only way to a backing id's number and back")]
+        // SAFETY: as in `for_open`.
+        let id = unsafe { reply.wrap_backing(raw) };
+        Ok(Self { id, raw })
+    }
+}
+
+impl Passthrough {
+    pub(super) fn new(enabled: bool) -> Self {
+        Self {
+            enabled: AtomicBool::new(enabled),
+            shards: std::array::from_fn(|_| Mutex::default()),
+        }
+    }
+
+    pub(super) fn is_enabled(&self) -> bool {
+        self.enabled.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn disable(&self, reason: &str) {
+        if self.enabled.swap(false, Ordering::Relaxed) {
+            tracing::info!(reason, "no passthrough; reads and writes come through lanefs");
+        }
+    }
+
+    /// Notes one more open of an inode and says which way it goes; `register`
+    /// makes a backing id of a descriptor.
+    pub(super) fn open(
+        &self,
+        tree: &Tree<LinuxBacking>,
+        id: NodeId,
+        register: impl FnOnce(BorrowedFd<'_>) -> std::io::Result<Backing>,
+    ) -> Option<Arc<Backing>> {
+        let mut inodes = self.shard(id);
+        if let Some(open) = inodes.get_mut(&id) {
+            open.opens += 1;
+            return open.backing.clone();
+        }
+        let backing = if self.is_enabled() { self.register(tree, id, register) } else { None };
+        inodes.insert(id, OpenInode { opens: 1, backing: backing.clone() });
+        backing
+    }
+
+    fn register(
+        &self,
+        tree: &Tree<LinuxBacking>,
+        id: NodeId,
+        register: impl FnOnce(BorrowedFd<'_>) -> std::io::Result<Backing>,
+    ) -> Option<Arc<Backing>> {
+        let fd = tree.with_object(id, LinuxBacking::path_fd).ok()?.ok()?;
+        match register(fd.as_fd()) {
+            Ok(backing) => Some(Arc::new(backing)),
+            Err(error) => {
+                // No privilege (EPERM), or the backing is stacked too deep
+                // (ELOOP): it will not be otherwise for the next file.
+                if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ELOOP)) {
+                    self.disable(&error.to_string());
+                }
+                None
+            }
+        }
+    }
+
+    /// Notes that an open of an inode has ended.
+    pub(super) fn release(&self, id: NodeId) {
+        let mut inodes = self.shard(id);
+        if let Some(open) = inodes.get_mut(&id) {
+            open.opens -= 1;
+            if open.opens == 0 {
+                inodes.remove(&id);
+            }
+        }
+    }
+
+    fn shard(&self, id: NodeId) -> MutexGuard<'_, HashMap<NodeId, OpenInode>> {
+        let shard = (id.0 % SHARDS as u64) as usize;
+        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Flags for a passthrough open with these flags of `open(2)`.
+///
+/// Files opened for synchronous writes get direct I/O on top: their writes then
+/// come to us, coherent with other passthrough opens of the inode, and each is
+/// followed by an FSYNC that travels in the lanes. `close` needs no FLUSH:
+/// there is nothing between the kernel and the backing file.
+pub(super) fn open_flags(flags: i32) -> FopenFlags {
+    let mut reply = FopenFlags::FOPEN_NOFLUSH;
+    // O_SYNC contains O_DSYNC.
+    if flags & libc::O_DSYNC != 0 {
+        reply |= FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+    }
+    reply
+}

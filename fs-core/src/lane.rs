@@ -21,8 +21,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use self::policy::{CohortPolicy, Decision, Nanos, PolicyConfig, WriterId};
-pub use self::stats::LaneStatus;
 use self::stats::LaneStats;
+pub use self::stats::LaneStatus;
 use crate::error::{Errno, Result};
 use crate::fence::{BackingFence, FenceOutcome};
 use crate::platform::{Backing, FenceMethod, SyncTarget};

@@ -271,7 +271,8 @@ fn ask_to_unmount(lazy: bool, events: &Sender<Event>) -> Response {
 /// `None` if nobody listens (the daemon is gone); a failure if the answer is
 /// none, or the daemon's own.
 pub fn ask(device: &str, request: &Request) -> Result<Option<Response>, Failure> {
-    let failed = |error: std::io::Error| Failure::new(format!("the daemon did not answer: {error}"));
+    let failed =
+        |error: std::io::Error| Failure::new(format!("the daemon did not answer: {error}"));
     let Ok(mut connection) = UnixStream::connect(socket_path(device)) else { return Ok(None) };
     let limit = match request {
         Request::Status => Duration::from_secs(10),

@@ -138,12 +138,14 @@ impl Mount {
                     self.flush()?;
                     self.unmount_patiently()?;
                 }
-                Event::Unmount { lazy, answer } => match self.flush().and_then(|()| self.unmount(lazy)) {
-                    Ok(()) => answers.push(answer),
-                    Err(failure) => {
-                        let _ = answer.send(Err(failure));
+                Event::Unmount { lazy, answer } => {
+                    match self.flush().and_then(|()| self.unmount(lazy)) {
+                        Ok(()) => answers.push(answer),
+                        Err(failure) => {
+                            let _ = answer.send(Err(failure));
+                        }
                     }
-                },
+                }
                 Event::SessionEnded(result) => break result,
             }
         };
@@ -179,10 +181,9 @@ impl Mount {
                  or detach it with `lanefs umount --lazy`",
                 self.plan.mount_point.display()
             )),
-            other => Failure::new(format!(
-                "cannot unmount {}: {other}",
-                self.plan.mount_point.display()
-            )),
+            other => {
+                Failure::new(format!("cannot unmount {}: {other}", self.plan.mount_point.display()))
+            }
         })
     }
 

@@ -26,8 +26,8 @@ use fs_core::types::{NewMode, SetAttr, SyncKind};
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use self::convert::{caller, errno, file_attr, file_type, node, rename_mode, time};
@@ -285,8 +285,7 @@ impl Filesystem for Skin {
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.handle(Op::Open, || {
             let (id, mode) = (node(ino), open_mode(flags.0));
-            let way =
-                self.passthrough.open(&self.tree, id, |fd| Backing::for_open(&reply, fd));
+            let way = self.passthrough.open(&self.tree, id, |fd| Backing::for_open(&reply, fd));
             match self.tree.open(id, mode, way.is_some()) {
                 Ok(file) => match way {
                     Some(backing) => {

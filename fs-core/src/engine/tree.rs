@@ -170,8 +170,7 @@ impl<B: Backing> Tree<B> {
         let moves_dir = |dir: &Node<B>, name| {
             self.backing.kind_at(&dir.object, name) == Ok(FileKind::Directory)
         };
-        let dir_moved =
-            moves_dir(&from, source.1) || (mode.exchange && moves_dir(&to, target.1));
+        let dir_moved = moves_dir(&from, source.1) || (mode.exchange && moves_dir(&to, target.1));
         self.backing.rename((&from.object, source.1), (&to.object, target.1), mode)?;
         let lsn = self.applied(&[&from, &to]);
         if dir_moved {

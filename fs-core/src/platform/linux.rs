@@ -297,13 +297,7 @@ impl Backing for LinuxBacking {
             // the magic link in /proc names the same object.
             Err(rustix::io::Errno::NOENT) => {
                 let magic = object::proc_path(source.as_fd());
-                rustix::fs::linkat(
-                    rustix::fs::CWD,
-                    magic,
-                    &dir,
-                    name,
-                    AtFlags::SYMLINK_FOLLOW,
-                )?;
+                rustix::fs::linkat(rustix::fs::CWD, magic, &dir, name, AtFlags::SYMLINK_FOLLOW)?;
             }
             other => other?,
         }

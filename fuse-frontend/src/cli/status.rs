@@ -65,7 +65,14 @@ fn show(status: &Value) {
         row([&"backing filesystem", &text(&status["filesystem"])]),
         row([&"passthrough I/O", &yes(&status["passthrough"])]),
         row([&"file handles", &yes(&status["handles"])]),
-        row([&"fence", &format!("{} ({})", text(&status["engine"]["fence"]), text(&status["engine"]["mechanism"]))]),
+        row([
+            &"fence",
+            &format!(
+                "{} ({})",
+                text(&status["engine"]["fence"]),
+                text(&status["engine"]["mechanism"])
+            ),
+        ]),
         row([&"log", &text(&status["log"])]),
         row([&"nodes known", &status["nodes"]]),
         row([&"files open", &status["files"]]),
@@ -83,8 +90,10 @@ fn show(status: &Value) {
         println!("  last error: {error}");
     }
     let requests = status["requests"].as_object().into_iter().flatten();
-    let mut requests: Vec<_> = requests.filter_map(|(name, count)| Some((name, count.as_u64()?))).collect();
+    let mut requests: Vec<_> =
+        requests.filter_map(|(name, count)| Some((name, count.as_u64()?))).collect();
     requests.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    let shown: Vec<String> = requests.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    let shown: Vec<String> =
+        requests.iter().map(|(name, count)| format!("{name} {count}")).collect();
     println!("  requests: {}", shown.join(", "));
 }

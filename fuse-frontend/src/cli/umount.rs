@@ -58,7 +58,8 @@ fn clean_up(mount: &mounts::MountEntry, lazy: bool) -> Result<(), Failure> {
         Err(nix::Error::EBUSY) => kernel::unmount(&mount.mount_point, true),
         other => other,
     };
-    ended.map_err(|error| Failure::new(format!("cannot unmount the dead mount {shown}: {error}")))?;
+    ended
+        .map_err(|error| Failure::new(format!("cannot unmount the dead mount {shown}: {error}")))?;
     control::remove_leftover(&mount.device);
     eprintln!("lanefs: {shown} had no daemon any more; unmounted");
     Ok(())

@@ -42,8 +42,8 @@ impl KernelMount {
         let mount_point = plan.mount_point.clone();
         let root = running_as_root();
         let session = if root { mount_as_root(plan, skin) } else { mount_as_user(plan, skin) }?;
-        let started = Self::serve(session, channel, events)
-            .and_then(|()| device_number_of(&mount_point));
+        let started =
+            Self::serve(session, channel, events).and_then(|()| device_number_of(&mount_point));
         match started {
             Ok(device_number) => Ok(Self { mount_point, device_number }),
             Err(failure) => {
@@ -167,7 +167,9 @@ fn device_number_of(mount_point: &Path) -> Result<String, Failure> {
             Some(mount) if mount.filesystem == mounts::FILESYSTEM_TYPE => return Ok(mount.device),
             _ if Instant::now() > deadline => {
                 let shown = mount_point.display();
-                return Err(Failure::new(format!("the mount at {shown} is not in the mount table")));
+                return Err(Failure::new(format!(
+                    "the mount at {shown} is not in the mount table"
+                )));
             }
             _ => std::thread::sleep(Duration::from_millis(1)),
         }

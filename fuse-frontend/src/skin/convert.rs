@@ -64,11 +64,8 @@ pub(super) fn time(time: TimeOrNow) -> SetTime {
 fn system_time(time: Time) -> SystemTime {
     let nanos = Duration::from_nanos(u64::from(time.nanos));
     let secs = Duration::from_secs(time.secs.unsigned_abs());
-    let whole = if time.secs >= 0 {
-        UNIX_EPOCH.checked_add(secs)
-    } else {
-        UNIX_EPOCH.checked_sub(secs)
-    };
+    let whole =
+        if time.secs >= 0 { UNIX_EPOCH.checked_add(secs) } else { UNIX_EPOCH.checked_sub(secs) };
     whole.and_then(|whole| whole.checked_add(nanos)).unwrap_or(UNIX_EPOCH)
 }
 
@@ -136,7 +133,8 @@ mod tests {
 
     #[test]
     fn device_numbers_survive_the_encoding() {
-        for (major, minor) in [(0, 0), (1, 3), (8, 255), (8, 256), (259, 1_048_575), (4095, 70_000)] {
+        for (major, minor) in [(0, 0), (1, 3), (8, 255), (8, 256), (259, 1_048_575), (4095, 70_000)]
+        {
             assert_eq!(device(encode_device(major, minor)), (major, minor));
         }
     }
@@ -145,9 +143,8 @@ mod tests {
     /// backwards"; what is set must be what the program asked for.
     #[test]
     fn times_before_1970_are_what_was_asked_for() {
-        let as_fuser_decodes = |secs: i64, nanos: u32| {
-            UNIX_EPOCH - Duration::new(secs.unsigned_abs(), nanos)
-        };
+        let as_fuser_decodes =
+            |secs: i64, nanos: u32| UNIX_EPOCH - Duration::new(secs.unsigned_abs(), nanos);
         for (secs, nanos) in [(-2, 500_000_000), (-1, 1), (-1, 0), (-86_400, 999_999_999)] {
             let given = TimeOrNow::SpecificTime(as_fuser_decodes(secs, nanos));
             assert_eq!(time(given), SetTime::At(Time { secs, nanos }));

@@ -55,7 +55,8 @@ impl Counters {
     /// All counts that are not zero, by name.
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<&'static str, u64> {
-        let all = Op::ALL.iter().map(|op| (op.name(), self.counts[*op as usize].load(Ordering::Relaxed)));
+        let all =
+            Op::ALL.iter().map(|op| (op.name(), self.counts[*op as usize].load(Ordering::Relaxed)));
         all.filter(|(_, count)| *count > 0).collect()
     }
 }

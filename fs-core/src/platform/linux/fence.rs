@@ -72,19 +72,16 @@ impl LinuxFencer {
         if let [only] = targets {
             return vec![sync_one(only)];
         }
-        // Allocation and data transfer of all files start before the first
-        // journal commit, so that one commit carries them all.
-        for target in targets {
-            if let SyncTarget::File(file, _) = target {
-                start_write_back(file.as_fd());
-            }
-        }
-        match &self.parallel {
+        let transferred = write_back(targets);
+        let synced = match &self.parallel {
             Parallel::Ring(ring) => {
                 ring.lock().unwrap_or_else(PoisonError::into_inner).sync_all(targets)
             }
             Parallel::Threads(threads) => threads.sync_all(targets),
-        }
+        };
+        // An error met while waiting for the transfer has been told to this
+        // open file then, and its sync does not tell it again.
+        transferred.into_iter().zip(synced).map(|(first, second)| first.and(second)).collect()
     }
 }
 
@@ -145,15 +142,24 @@ fn sync_filesystem(targets: &[SyncTarget<LinuxBacking>]) -> Result<()> {
     Ok(rustix::fs::syncfs(target_fd(first))?)
 }
 
-/// Queues the file's dirty pages for writing. An error is not lost by ignoring
-/// it here: the sync that follows reports it.
-fn start_write_back(fd: BorrowedFd<'_>) {
-    let _ = sync_file_range(fd, libc::SYNC_FILE_RANGE_WRITE);
+/// Writes the data of all files of a group and waits for it, before anything is
+/// committed: what the end of a write changes (ext4 converts unwritten extents)
+/// then belongs to the one journal transaction that all the syncs wait for.
+/// Syncs that wait each for its own data join two transactions or more:
+/// 3.5 flushes a group against 2 (16 writers, ext4, measured).
+fn write_back(targets: &[SyncTarget<LinuxBacking>]) -> Vec<Result<()>> {
+    for target in targets {
+        if let SyncTarget::File(file, _) = target {
+            // An error is not lost: waiting reports it.
+            let _ = sync_file_range(file.as_fd(), libc::SYNC_FILE_RANGE_WRITE);
+        }
+    }
+    targets.iter().map(pending_error).collect()
 }
 
-/// The write-back error that this open file has not been told yet, if any.
-/// `SYNC_FILE_RANGE_WAIT_BEFORE` looks it up (`file_check_and_advance_wb_err`)
-/// and, with nothing under write-back, does no I/O.
+/// Waits for the pages of a file that are being written, and tells the error
+/// that this open file has not been told yet (`file_check_and_advance_wb_err`).
+/// With nothing under write-back there is no I/O.
 fn pending_error(target: &SyncTarget<LinuxBacking>) -> Result<()> {
     match target {
         SyncTarget::File(file, _) => {
@@ -224,7 +230,11 @@ mod tests {
     /// A filesystem on which `syncfs` is a lie must never be synced by it.
     #[test]
     fn no_syncfs_on_fuse() {
-        assert!(!LinuxFencer::new(FenceMechanism::Threads, FUSE_MAGIC).supports(FenceMethod::WholeFs));
-        assert!(LinuxFencer::new(FenceMechanism::Threads, XFS_MAGIC).supports(FenceMethod::WholeFs));
+        assert!(
+            !LinuxFencer::new(FenceMechanism::Threads, FUSE_MAGIC).supports(FenceMethod::WholeFs)
+        );
+        assert!(
+            LinuxFencer::new(FenceMechanism::Threads, XFS_MAGIC).supports(FenceMethod::WholeFs)
+        );
     }
 }

@@ -26,7 +26,9 @@ pub(super) fn private_root(
         match clone(original, options) {
             Ok(tree) => return Ok(rustix::fs::openat(tree, c".", readable, Mode::empty())?),
             // A mount in another namespace, or locked by one, cannot be cloned.
-            Err(error) => tracing::debug!(%error, "no private mount clone; using the mount as it is"),
+            Err(error) => {
+                tracing::debug!(%error, "no private mount clone; using the mount as it is")
+            }
         }
     }
     Ok(rustix::fs::openat(original, c".", readable, Mode::empty())?)

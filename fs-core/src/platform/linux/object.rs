@@ -56,7 +56,8 @@ impl ObjectInner {
         let handle = if handles { handle_of(fd.as_fd())? } else { None };
         let used = AtomicBool::new(true);
         if let Some(handle) = handle {
-            let key = ObjectKey { dev: device, ino, handle: (handle.data, handle.bytes, handle.kind) };
+            let key =
+                ObjectKey { dev: device, ino, handle: (handle.data, handle.bytes, handle.kind) };
             let cached = Mutex::new(Some(Arc::new(fd)));
             return Ok((key, Self { identity: Identity::Handle(handle), cached, used }));
         }
@@ -66,7 +67,11 @@ impl ObjectInner {
     }
 
     /// An `O_PATH` descriptor of the object.
-    pub(super) fn fd(self: &Arc<Self>, mount: BorrowedFd<'_>, cache: &FdCache) -> Result<Arc<OwnedFd>> {
+    pub(super) fn fd(
+        self: &Arc<Self>,
+        mount: BorrowedFd<'_>,
+        cache: &FdCache,
+    ) -> Result<Arc<OwnedFd>> {
         let handle = match &self.identity {
             Identity::Pinned(fd) => return Ok(Arc::clone(fd)),
             Identity::Handle(handle) => handle,
@@ -75,7 +80,8 @@ impl ObjectInner {
         if let Some(fd) = &*self.lock_cached() {
             return Ok(Arc::clone(fd));
         }
-        let fd = cache.retry_errno(|| open_handle(mount, handle, OFlags::PATH | OFlags::CLOEXEC))?;
+        let fd =
+            cache.retry_errno(|| open_handle(mount, handle, OFlags::PATH | OFlags::CLOEXEC))?;
         let fd = Arc::new(fd);
         *self.lock_cached() = Some(Arc::clone(&fd));
         cache.note(self);
@@ -86,7 +92,9 @@ impl ObjectInner {
     pub(super) fn reopen(&self, mount: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
         match &self.identity {
             Identity::Handle(handle) => open_handle(mount, handle, flags),
-            Identity::Pinned(fd) => Ok(rustix::fs::open(proc_path(fd.as_fd()), flags, Mode::empty())?),
+            Identity::Pinned(fd) => {
+                Ok(rustix::fs::open(proc_path(fd.as_fd()), flags, Mode::empty())?)
+            }
         }
     }
 
@@ -108,7 +116,8 @@ const CACHED_FDS_MAX: usize = 4096;
 impl FdCache {
     pub(super) fn new() -> Self {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let quarter = limit.map_or(CACHED_FDS_MAX, |n| usize::try_from(n / 4).unwrap_or(usize::MAX));
+        let quarter =
+            limit.map_or(CACHED_FDS_MAX, |n| usize::try_from(n / 4).unwrap_or(usize::MAX));
         Self { queue: Mutex::new(VecDeque::new()), fds_max: quarter.clamp(16, CACHED_FDS_MAX) }
     }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tests::run::{self, Outcome};
 use tests::scratch::Scratch;
 use tests::subject::Subject;
@@ -111,6 +112,27 @@ fn sqlite(journal: &str) {
     println!("sqlite {journal}: 600 transactions in {:.1} s", outcome.elapsed.as_secs_f64());
 }
 
+// Ends a server that a failed test left running: it has a session of its own, and would keep the
+// mount busy. Asks the backing directory, since the mount may be what failed.
+struct Postmaster<'a> {
+    backing: &'a Path,
+}
+
+impl Drop for Postmaster<'_> {
+    fn drop(&mut self) {
+        let file = std::fs::read_to_string(self.backing.join("data/postmaster.pid"));
+        let Some(pid) = file.ok().and_then(|text| text.lines().next()?.parse().ok()) else {
+            return;
+        };
+        let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        if program.ends_with("postgres")
+            && let Some(process) = Pid::from_raw(pid)
+        {
+            let _ = kill_process(process, Signal::KILL);
+        }
+    }
+}
+
 #[test]
 fn postgresql_under_pgbench() {
     if !require::mount_support() {
@@ -121,6 +143,7 @@ fn postgresql_under_pgbench() {
     let subject = Subject::ext4(2048);
     // The path of a Unix socket is limited to 107 bytes: not below the mount.
     let sockets = Scratch::new(0);
+    let _postmaster = Postmaster { backing: subject.backing() };
     // initdb and pg_ctl look for the others beside themselves, wherever a link led to them.
     let postgres = postgres.canonicalize().expect("a program that was found");
     let programs = postgres.parent().expect("a folder");

@@ -83,10 +83,10 @@ impl KernelMount {
     pub fn wait_until_it_answers(&self) -> Result<(), Failure> {
         let (sender, answer) = std::sync::mpsc::channel();
         let mount_point = self.mount_point.clone();
-        std::thread::spawn(move || sender.send(std::fs::metadata(mount_point)));
+        std::thread::spawn(move || sender.send(std::fs::metadata(mount_point).map(drop)).ok());
         let shown = self.mount_point.display();
         match answer.recv_timeout(ANSWER_MAX) {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {
                 detach(&self.mount_point);
                 Err(Failure::new(format!("the new mount at {shown} answers with: {error}")))

@@ -42,7 +42,7 @@ pub struct LinuxFencer {
 }
 
 enum Parallel {
-    Ring(Mutex<SyncRing>),
+    Ring(Box<Mutex<SyncRing>>),
     Threads(SyncThreads),
 }
 
@@ -59,7 +59,7 @@ impl LinuxFencer {
             },
         };
         let parallel = match ring {
-            Some(ring) => Parallel::Ring(Mutex::new(ring)),
+            Some(ring) => Parallel::Ring(Box::new(Mutex::new(ring))),
             None => Parallel::Threads(SyncThreads::new()),
         };
         // `syncfs(2)` returns 0 and does nothing on a FUSE filesystem, and is

@@ -27,7 +27,7 @@ pub(super) fn private_root(
             Ok(tree) => return Ok(rustix::fs::openat(tree, c".", readable, Mode::empty())?),
             // A mount in another namespace, or locked by one, cannot be cloned.
             Err(error) => {
-                tracing::debug!(%error, "no private mount clone; using the mount as it is")
+                tracing::debug!(%error, "no private mount clone; using the mount as it is");
             }
         }
     }

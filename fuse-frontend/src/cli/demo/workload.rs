@@ -1,0 +1,281 @@
+//! The writers of the demo, and the check of what they were promised.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Result, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Bytes of a replaced file and of an appended record.
+const RECORD_BYTES: usize = 4096;
+
+/// Writers that replace their file crash-safely, and one that appends.
+pub(super) struct Workload {
+    replacers: Vec<Replacer>,
+    appender: Appender,
+    elapsed: Duration,
+}
+
+/// Numbers of one kind for replaces and for appends.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Acknowledged<T> {
+    pub(super) replaces: T,
+    pub(super) appends: T,
+}
+
+/// What was done in which time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tally {
+    pub(super) replaces: u64,
+    appends: u64,
+    elapsed: Duration,
+}
+
+impl Tally {
+    pub(super) fn replaces_per_s(&self) -> f64 {
+        self.replaces as f64 / self.elapsed.as_secs_f64()
+    }
+
+    pub(super) fn appends_per_s(&self) -> f64 {
+        self.appends as f64 / self.elapsed.as_secs_f64()
+    }
+}
+
+impl Workload {
+    /// Makes a directory for each writer.
+    pub(super) fn new(place: &Path, writers: usize) -> Result<Self> {
+        let replacers =
+            (0..writers).map(|index| Replacer::new(place, index)).collect::<Result<_>>()?;
+        let appender = Appender::new(place)?;
+        Ok(Self { replacers, appender, elapsed: Duration::ZERO })
+    }
+
+    /// Lets all writers work for a while.
+    pub(super) fn run(&mut self, time: Duration, stop: &AtomicBool) -> Result<()> {
+        let start = Instant::now();
+        let deadline = start + time;
+        let outcome = std::thread::scope(|scope| {
+            let more = || Instant::now() < deadline && !stop.load(Ordering::Relaxed);
+            let mut threads = Vec::new();
+            for replacer in &mut self.replacers {
+                threads.push(scope.spawn(move || -> Result<()> {
+                    while more() {
+                        replacer.replace()?;
+                    }
+                    Ok(())
+                }));
+            }
+            let appender = &mut self.appender;
+            threads.push(scope.spawn(move || -> Result<()> {
+                appender.open()?;
+                while more() {
+                    appender.append()?;
+                }
+                appender.close();
+                Ok(())
+            }));
+            // All are joined before the first error is returned.
+            let results: Vec<_> = threads
+                .into_iter()
+                .map(|thread| thread.join().expect("no writer panics"))
+                .collect();
+            results.into_iter().collect::<Result<()>>()
+        });
+        self.elapsed += start.elapsed();
+        outcome
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        Tally {
+            replaces: self.replacers.iter().map(|replacer| replacer.acknowledged).sum(),
+            appends: self.appender.acknowledged,
+            elapsed: self.elapsed,
+        }
+    }
+
+    /// What every writer was told to be durable.
+    pub(super) fn acknowledged(&self) -> Acknowledged<Vec<u64>> {
+        Acknowledged {
+            replaces: self.replacers.iter().map(|replacer| replacer.acknowledged).collect(),
+            appends: vec![self.appender.acknowledged],
+        }
+    }
+}
+
+impl Acknowledged<Vec<u64>> {
+    /// Checks that `place` holds what was acknowledged, and counts it. A writer
+    /// may have got one step further than it was told.
+    pub(super) fn verify(&self, place: &Path) -> std::result::Result<Acknowledged<u64>, String> {
+        for (index, &acknowledged) in self.replaces.iter().enumerate() {
+            let file = place.join(format!("writer{index}/file"));
+            let found = read_replaced(&file, index as u64)
+                .map_err(|error| format!("LOST: {} cannot be verified: {error}", file.display()))?;
+            if found != acknowledged && found != acknowledged + 1 {
+                return Err(format!(
+                    "LOST: {} holds version {found}, acknowledged was {acknowledged}",
+                    file.display()
+                ));
+            }
+        }
+        let log = place.join("appender/log");
+        let appended = count_appended(&log)
+            .map_err(|error| format!("LOST: {} cannot be verified: {error}", log.display()))?;
+        let acknowledged: u64 = self.appends.iter().sum();
+        if appended < acknowledged {
+            return Err(format!("LOST: {appended} records, acknowledged were {acknowledged}"));
+        }
+        let replaces = self.replaces.iter().filter(|&&count| count > 0).count() as u64;
+        Ok(Acknowledged { replaces, appends: acknowledged })
+    }
+}
+
+/// A record whose every byte follows from who wrote it and when.
+fn record(writer: u64, version: u64) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(RECORD_BYTES);
+    let mut state = writer.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ version;
+    bytes.extend_from_slice(&version.to_le_bytes());
+    while bytes.len() < RECORD_BYTES {
+        // splitmix64: a page without repetition, so that a mixed file shows.
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = state;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bytes.extend_from_slice(&(word ^ (word >> 31)).to_le_bytes());
+    }
+    bytes
+}
+
+fn version_of(record_bytes: &[u8], writer: u64) -> Result<u64> {
+    let damaged = || std::io::Error::other("the content is damaged");
+    let version = record_bytes.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+    let version = version.ok_or_else(damaged)?;
+    if record_bytes == record(writer, version) { Ok(version) } else { Err(damaged()) }
+}
+
+/// Replaces one file as careful programs do.
+struct Replacer {
+    index: u64,
+    directory: PathBuf,
+    acknowledged: u64,
+}
+
+impl Replacer {
+    fn new(place: &Path, index: usize) -> Result<Self> {
+        let directory = place.join(format!("writer{index}"));
+        std::fs::create_dir(&directory)?;
+        Ok(Self { index: index as u64, directory, acknowledged: 0 })
+    }
+
+    fn replace(&mut self) -> Result<()> {
+        let (temporary, file) = (self.directory.join("file.new"), self.directory.join("file"));
+        let mut new = File::create(&temporary)?;
+        new.write_all(&record(self.index, self.acknowledged + 1))?;
+        new.sync_all()?;
+        drop(new);
+        std::fs::rename(temporary, file)?;
+        File::open(&self.directory)?.sync_all()?;
+        self.acknowledged += 1;
+        Ok(())
+    }
+}
+
+fn read_replaced(file: &Path, writer: u64) -> Result<u64> {
+    match std::fs::read(file) {
+        // Nothing acknowledged and nothing there is as it should be.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        content => version_of(&content?, writer),
+    }
+}
+
+/// Appends records and syncs each, as databases write their logs.
+struct Appender {
+    path: PathBuf,
+    file: Option<File>,
+    acknowledged: u64,
+}
+
+impl Appender {
+    fn new(place: &Path) -> Result<Self> {
+        let directory = place.join("appender");
+        std::fs::create_dir(&directory)?;
+        let path = directory.join("log");
+        File::create(&path)?.sync_all()?;
+        File::open(directory)?.sync_all()?;
+        Ok(Self { path, file: None, acknowledged: 0 })
+    }
+
+    fn open(&mut self) -> Result<()> {
+        self.file = Some(OpenOptions::new().append(true).open(&self.path)?);
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        self.file = None;
+    }
+
+    fn append(&mut self) -> Result<()> {
+        let file = self.file.as_mut().expect("opened at the begin of the turn");
+        file.write_all(&record(u64::MAX, self.acknowledged + 1))?;
+        file.sync_data()?;
+        self.acknowledged += 1;
+        Ok(())
+    }
+}
+
+/// Number of whole records, which must be the first ones, in order.
+fn count_appended(log: &Path) -> Result<u64> {
+    let mut content = Vec::new();
+    File::open(log)?.read_to_end(&mut content)?;
+    let mut count = 0;
+    for bytes in content.chunks_exact(RECORD_BYTES) {
+        count += 1;
+        if version_of(bytes, u64::MAX)? != count {
+            return Err(std::io::Error::other("a record is missing in the middle"));
+        }
+    }
+    Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ran() -> (tempfile::TempDir, Workload) {
+        let place = tempfile::tempdir().expect("scratch directory");
+        let mut workload = Workload::new(place.path(), 3).expect("scratch directory");
+        let stop = AtomicBool::new(false);
+        workload.run(Duration::from_millis(50), &stop).expect("a plain directory works");
+        (place, workload)
+    }
+
+    #[test]
+    fn an_honest_directory_passes() {
+        let (place, workload) = ran();
+        let verified = workload.acknowledged().verify(place.path()).expect("nothing is lost");
+        assert_eq!(verified.appends, workload.tally().appends);
+    }
+
+    /// The check must be able to fail: an old version, a mixed file, a missing record.
+    #[test]
+    fn losses_are_found() {
+        let (place, workload) = ran();
+        let acknowledged = workload.acknowledged();
+        let file = place.path().join("writer1/file");
+        let good = std::fs::read(&file).expect("writer 1 has written");
+
+        std::fs::write(&file, record(1, acknowledged.replaces[1] - 1)).expect("scratch");
+        assert!(acknowledged.verify(place.path()).unwrap_err().contains("holds version"));
+        let mut mixed = good.clone();
+        mixed[2000] ^= 1;
+        std::fs::write(&file, mixed).expect("scratch");
+        assert!(acknowledged.verify(place.path()).unwrap_err().contains("damaged"));
+        std::fs::write(&file, b"").expect("scratch");
+        assert!(acknowledged.verify(place.path()).unwrap_err().contains("damaged"));
+        std::fs::write(&file, good).expect("scratch");
+
+        let log = File::options().write(true).open(place.path().join("appender/log"));
+        let length = (acknowledged.appends[0] - 1) * RECORD_BYTES as u64;
+        log.and_then(|log| log.set_len(length)).expect("scratch");
+        assert!(acknowledged.verify(place.path()).unwrap_err().contains("LOST"));
+    }
+}

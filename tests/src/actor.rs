@@ -4,13 +4,15 @@
 //! The program `actor` (src/bin/actor.rs) reads one command a line and answers with one line, `ok`
 //! with a result or the name of the error; this is the other end of that conversation.
 
-use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use crate::scratch::Scratch;
-use crate::tools;
+use crate::{run, tools};
+
+const COPY_DEADLINE: Duration = Duration::from_secs(30);
 
 /// User 65534 with no group but 65534.
 pub const NOBODY: Identity = Identity { user: 65534, groups: &[65534] };
@@ -57,7 +59,10 @@ impl Actor {
         // A copy: cargo's target folder may lie where other users cannot go, such as /root.
         let scratch = Scratch::new(0);
         let copy = scratch.path().join("actor");
-        fs::copy(program, &copy).expect("a copy of the actor");
+        // By another process: while this one has the copy open for writing, any other thread that
+        // starts a program passes the descriptor on for a moment, and the copy cannot be executed
+        // (ETXTBSY).
+        run::run(Command::new("cp").arg(program).arg(&copy), COPY_DEADLINE).expect_success();
         let mut command = command(&copy);
         let mut child = command
             .stdin(Stdio::piped())

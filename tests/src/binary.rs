@@ -32,9 +32,11 @@ fn find_or_build() -> PathBuf {
     command.args(["build", "--release", "--package", "fuse-frontend", "--bin", "lanefs"]);
     // Cargo knows best where it put the result: it depends on the target triple and on settings.
     command.arg("--message-format=json-render-diagnostics").current_dir(workspace::root());
-    let outcome = run::run(&mut command, BUILD_DEADLINE).expect_success();
+    let outcome = run::run(&mut command, BUILD_DEADLINE);
+    // Not the report on standard output: megabytes that say nothing.
+    assert!(outcome.status.success(), "lanefs does not build:\n{}", outcome.stderr);
     let executable = outcome.stdout.lines().find_map(executable_in);
-    executable.unwrap_or_else(|| panic!("no executable named by {}", outcome.describe()))
+    executable.unwrap_or_else(|| panic!("cargo named no executable:\n{}", outcome.stderr))
 }
 
 // One line of cargo's report: the path, when it is the artifact that we asked for.

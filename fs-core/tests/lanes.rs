@@ -1,0 +1,309 @@
+//! What the lanes promise, on a fence that the test controls: groups form,
+//! everybody is answered once and in order, and one failure stays one.
+
+use std::ffi::OsStr;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fs_core::error::{Errno, Result};
+use fs_core::fence::BackingFence;
+use fs_core::lane::policy::PolicyConfig;
+use fs_core::lane::{LaneConfig, Lanes};
+use fs_core::platform::{
+    Backing, FenceMethod, Fencer, Found, OpenMode, RenameMode, Seek, SyncTarget,
+};
+use fs_core::types::{Attr, Caller, DirEntry, FileKind, FsStats, NewMode, SetAttr, SyncKind};
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// What the fence shall do with a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plan {
+    Succeed,
+    Fail(Errno),
+    Panic,
+}
+
+/// A backing of which only the fence exists.
+struct Fake;
+
+struct FakeFencer {
+    /// The groups as they came, by file number.
+    groups: Sender<Vec<u32>>,
+    /// One message lets one group pass; none needed when the sender is gone.
+    permits: Mutex<Receiver<()>>,
+}
+
+struct FakeFile {
+    number: u32,
+    plan: Plan,
+}
+
+impl Fencer<Fake> for FakeFencer {
+    fn supports(&self, method: FenceMethod) -> bool {
+        method == FenceMethod::Parallel
+    }
+
+    fn run(&self, _method: FenceMethod, targets: &[SyncTarget<Fake>]) -> Vec<Result<()>> {
+        let files: Vec<&FakeFile> = targets
+            .iter()
+            .map(|target| match target {
+                SyncTarget::File(file, _) => &**file,
+                SyncTarget::Dir(dir) => &**dir,
+            })
+            .collect();
+        let _ = self.groups.send(files.iter().map(|file| file.number).collect());
+        let _ = self.permits.lock().expect("no test poisons it").recv();
+        files
+            .iter()
+            .map(|file| match file.plan {
+                Plan::Succeed => Ok(()),
+                Plan::Fail(error) => Err(error),
+                Plan::Panic => panic!("planned by the test"),
+            })
+            .collect()
+    }
+
+    fn mechanism(&self) -> &'static str {
+        "fake"
+    }
+}
+
+/// Lanes on a fake fence, and both ends of what the fence tells and waits for.
+struct Bench {
+    lanes: Arc<Lanes<Fake>>,
+    groups: Receiver<Vec<u32>>,
+    permits: Sender<()>,
+    answers: (Sender<(u32, Result<()>)>, Receiver<(u32, Result<()>)>),
+}
+
+impl Bench {
+    fn new(config: LaneConfig) -> Self {
+        let (group_sender, groups) = channel();
+        let (permits, permit_receiver) = channel();
+        let fencer = FakeFencer { groups: group_sender, permits: Mutex::new(permit_receiver) };
+        let lanes = Arc::new(Lanes::new(BackingFence::new(fencer), config));
+        Self { lanes, groups, permits, answers: channel() }
+    }
+
+    /// Submits from a thread of its own: it becomes the leader if there is none.
+    fn submit_as_leader(&self, number: u32, plan: Plan) -> std::thread::JoinHandle<()> {
+        let (lanes, answer) = (Arc::clone(&self.lanes), self.answers.0.clone());
+        std::thread::spawn(move || submit(&lanes, answer, number, plan))
+    }
+
+    /// Submits from this thread: for use while somebody leads.
+    fn submit(&self, number: u32, plan: Plan) {
+        submit(&self.lanes, self.answers.0.clone(), number, plan);
+    }
+
+    fn group(&self) -> Vec<u32> {
+        self.groups.recv_timeout(LONG).expect("a group leaves")
+    }
+
+    fn permit(&self) {
+        self.permits.send(()).expect("the fence lives");
+    }
+
+    fn answer(&self) -> (u32, Result<()>) {
+        self.answers.1.recv_timeout(LONG).expect("every request is answered")
+    }
+}
+
+fn submit(lanes: &Lanes<Fake>, answer: Sender<(u32, Result<()>)>, number: u32, plan: Plan) {
+    let target = SyncTarget::File(Arc::new(FakeFile { number, plan }), SyncKind::Full);
+    let done = Box::new(move |result| answer.send((number, result)).expect("the test listens"));
+    lanes.submit(u64::from(number), target, done);
+}
+
+#[test]
+fn requests_during_a_fence_leave_together_and_are_answered_in_order() {
+    let bench = Bench::new(LaneConfig::default());
+    let leader = bench.submit_as_leader(1, Plan::Succeed);
+    assert_eq!(bench.group(), [1], "a lone request leaves alone");
+    for number in 2..=5 {
+        bench.submit(number, Plan::Succeed);
+    }
+    bench.permit();
+    assert_eq!(bench.answer(), (1, Ok(())));
+    assert_eq!(bench.group(), [2, 3, 4, 5]);
+    assert!(bench.answers.1.try_recv().is_err(), "nobody is answered before its fence is done");
+    bench.permit();
+    for number in 2..=5 {
+        assert_eq!(bench.answer(), (number, Ok(())));
+    }
+    leader.join().expect("the leader returns");
+    let status = bench.lanes.status();
+    assert_eq!((status.sync_requests, status.groups, status.solo_groups), (5, 2, 1));
+    assert_eq!((status.group_ops_max, status.pending), (4, 0));
+}
+
+#[test]
+fn an_error_reaches_its_own_request_only() {
+    let bench = Bench::new(LaneConfig::default());
+    let leader = bench.submit_as_leader(1, Plan::Succeed);
+    bench.group();
+    bench.submit(2, Plan::Succeed);
+    bench.submit(3, Plan::Fail(Errno::IO));
+    bench.submit(4, Plan::Succeed);
+    bench.permit();
+    bench.permit();
+    let answers: Vec<_> = (0..4).map(|_| bench.answer()).collect();
+    assert_eq!(answers, [(1, Ok(())), (2, Ok(())), (3, Err(Errno::IO)), (4, Ok(()))]);
+    leader.join().expect("the leader returns");
+    assert_eq!(bench.lanes.status().errors, 1);
+}
+
+/// A panic in a fence must not answer with success, must not leave requests
+/// unanswered, and must not leave the lane without a leader.
+#[test]
+fn a_panic_fails_its_group_and_nobody_else() {
+    let bench = Bench::new(LaneConfig::default());
+    let leader = bench.submit_as_leader(1, Plan::Panic);
+    bench.group();
+    bench.submit(2, Plan::Succeed);
+    bench.permit();
+    bench.permit();
+    assert_eq!(bench.answer(), (1, Err(Errno::IO)));
+    assert_eq!(bench.answer(), (2, Ok(())));
+    leader.join().expect("the leader survives");
+    let next = bench.submit_as_leader(3, Plan::Succeed);
+    bench.permit();
+    assert_eq!(bench.answer(), (3, Ok(())));
+    next.join().expect("the leader returns");
+}
+
+#[test]
+fn a_panicking_completion_does_not_keep_others_waiting() {
+    let bench = Bench::new(LaneConfig::default());
+    let leader = bench.submit_as_leader(1, Plan::Succeed);
+    bench.group();
+    let file = Arc::new(FakeFile { number: 2, plan: Plan::Succeed });
+    let done = Box::new(|_: Result<()>| panic!("planned by the test"));
+    bench.lanes.submit(2, SyncTarget::File(file, SyncKind::Full), done);
+    bench.submit(3, Plan::Succeed);
+    bench.permit();
+    bench.permit();
+    assert_eq!(bench.answer().0, 1);
+    assert_eq!(bench.answer(), (3, Ok(())));
+    leader.join().expect("the leader survives");
+}
+
+#[test]
+fn a_group_has_a_limit_and_a_queue_has_one() {
+    let policy = PolicyConfig { group_ops_max: 2, ..PolicyConfig::default() };
+    let bench = Bench::new(LaneConfig { policy, queue_ops_max: 3 });
+    let leader = bench.submit_as_leader(1, Plan::Succeed);
+    assert_eq!(bench.group(), [1]);
+    for number in 2..=4 {
+        bench.submit(number, Plan::Succeed);
+    }
+    // The queue is full: number 5 is carried out by the thread that brings it.
+    let overflow = bench.submit_as_leader(5, Plan::Succeed);
+    let deadline = std::time::Instant::now() + LONG;
+    while bench.lanes.status().queue_overflows == 0 {
+        assert!(std::time::Instant::now() < deadline, "number 5 must not be queued");
+        std::thread::yield_now();
+    }
+    for _ in 0..4 {
+        bench.permit();
+    }
+    let mut groups: Vec<_> = (0..3).map(|_| bench.group()).collect();
+    groups.sort();
+    assert_eq!(groups, [vec![2, 3], vec![4], vec![5]]);
+    for _ in 0..5 {
+        assert_eq!(bench.answer().1, Ok(()));
+    }
+    leader.join().expect("the leader returns");
+    overflow.join().expect("the fifth returns");
+    assert_eq!(bench.lanes.status().queue_overflows, 1);
+}
+
+#[test]
+fn draining_waits_for_everything_under_way() {
+    let bench = Bench::new(LaneConfig::default());
+    assert!(bench.lanes.drain(Duration::ZERO), "idle lanes are empty");
+    let leader = bench.submit_as_leader(1, Plan::Succeed);
+    bench.group();
+    assert!(!bench.lanes.drain(Duration::from_millis(20)), "a fence is under way");
+    bench.permit();
+    assert!(bench.lanes.drain(LONG));
+    leader.join().expect("the leader returns");
+}
+
+/// Many threads, thousands of requests: each is answered exactly once.
+#[test]
+fn every_request_is_answered_exactly_once() {
+    let Bench { lanes, groups, permits, answers } = Bench::new(LaneConfig::default());
+    drop(permits); // The fence passes at once.
+    drop(groups);
+    std::thread::scope(|scope| {
+        for writer in 0..8 {
+            let (lanes, answer) = (&lanes, answers.0.clone());
+            scope.spawn(move || {
+                for request in 0..500 {
+                    submit(lanes, answer.clone(), writer * 500 + request, Plan::Succeed);
+                }
+            });
+        }
+    });
+    drop(answers.0);
+    let mut answered: Vec<u32> = answers.1.iter().map(|(number, _)| number).collect();
+    answered.sort_unstable();
+    assert_eq!(answered, (0..4000).collect::<Vec<_>>());
+    assert!(lanes.drain(LONG));
+}
+
+/// The operations of [`Fake`] that no lane calls.
+macro_rules! absent {
+    ($($name:ident($($argument:ty),*) -> $result:ty;)+) => {
+        $(fn $name(&self, $(_: $argument),*) -> Result<$result> { Err(Errno::NOSYS) })+
+    };
+}
+
+impl Backing for Fake {
+    type Object = ();
+    type File = FakeFile;
+    type Dir = FakeFile;
+    type Fencer = FakeFencer;
+
+    absent! {
+        root() -> Found<Self>;
+        lookup(&(), &OsStr) -> Found<Self>;
+        kind_at(&(), &OsStr) -> FileKind;
+        attr(&()) -> Attr;
+        set_attr(Caller, &(), Option<&FakeFile>, &SetAttr) -> Attr;
+        read_link(&()) -> Vec<u8>;
+        make_node(Caller, &(), &OsStr, NewMode, (u32, u32)) -> Found<Self>;
+        make_dir(Caller, &(), &OsStr, NewMode) -> Found<Self>;
+        make_symlink(Caller, &(), &OsStr, &OsStr) -> Found<Self>;
+        link(&(), &(), &OsStr) -> Found<Self>;
+        unlink(&(), &OsStr) -> ();
+        remove_dir(&(), &OsStr) -> ();
+        rename((&(), &OsStr), (&(), &OsStr), RenameMode) -> ();
+        open(&(), OpenMode) -> FakeFile;
+        create(Caller, &(), &OsStr, NewMode, OpenMode, bool) -> (Found<Self>, FakeFile, bool);
+        read(&FakeFile, &mut [u8], u64) -> usize;
+        write(&FakeFile, &[u8], u64, bool) -> usize;
+        allocate(&FakeFile, u32, u64, u64) -> ();
+        seek(&FakeFile, u64, Seek) -> u64;
+        copy_range((&FakeFile, u64), (&FakeFile, u64), u64) -> u64;
+        open_dir(&()) -> FakeFile;
+        read_dir(&FakeFile, u64, &mut dyn FnMut(DirEntry) -> bool) -> ();
+        xattr(&(), &OsStr) -> Vec<u8>;
+        xattr_names(&()) -> Vec<u8>;
+        set_xattr(Caller, &(), &OsStr, &[u8], u32) -> ();
+        remove_xattr(&(), &OsStr) -> ();
+        stats() -> FsStats;
+        sync_all() -> ();
+    }
+
+    fn fencer(&self) -> FakeFencer {
+        unreachable!("the bench makes its own")
+    }
+
+    fn filesystem_id(&self) -> u64 {
+        0
+    }
+}

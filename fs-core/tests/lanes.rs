@@ -70,12 +70,15 @@ impl Fencer<Fake> for FakeFencer {
     }
 }
 
+/// Who was answered, and with what.
+type Answer = (u32, Result<()>);
+
 /// Lanes on a fake fence, and both ends of what the fence tells and waits for.
 struct Bench {
     lanes: Arc<Lanes<Fake>>,
     groups: Receiver<Vec<u32>>,
     permits: Sender<()>,
-    answers: (Sender<(u32, Result<()>)>, Receiver<(u32, Result<()>)>),
+    answers: (Sender<Answer>, Receiver<Answer>),
 }
 
 impl Bench {
@@ -106,12 +109,12 @@ impl Bench {
         self.permits.send(()).expect("the fence lives");
     }
 
-    fn answer(&self) -> (u32, Result<()>) {
+    fn answer(&self) -> Answer {
         self.answers.1.recv_timeout(LONG).expect("every request is answered")
     }
 }
 
-fn submit(lanes: &Lanes<Fake>, answer: Sender<(u32, Result<()>)>, number: u32, plan: Plan) {
+fn submit(lanes: &Lanes<Fake>, answer: Sender<Answer>, number: u32, plan: Plan) {
     let target = SyncTarget::File(Arc::new(FakeFile { number, plan }), SyncKind::Full);
     let done = Box::new(move |result| answer.send((number, result)).expect("the test listens"));
     lanes.submit(u64::from(number), target, done);

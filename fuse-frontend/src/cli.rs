@@ -42,7 +42,7 @@ pub enum Command {
 
 /// Arguments of `lanefs mount`.
 #[derive(Debug, Args)]
-#[command(after_help = OPTIONS_HELP, after_long_help = MOUNT_LONG_HELP)]
+#[command(after_help = format!("{OPTIONS_HELP}\n\n{MOUNT_EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct MountArgs {
     /// Directory that holds the files.
     pub backing: PathBuf,
@@ -57,19 +57,15 @@ pub struct MountArgs {
     pub daemon: bool,
 }
 
-const MOUNT_LONG_HELP: &str = concat!(
-    "Examples:
+const MOUNT_EXAMPLES: &str = "\
+Examples:
   lanefs mount /srv/data /mnt/data             serve until Ctrl-C
   lanefs mount /srv/data /srv/data --daemon    over itself, in the background
   lanefs mount /srv/data /mnt/data -o allow_other,noatime
 
 SIGINT, SIGTERM and `lanefs umount` make everything durable, unmount and exit 0.
-RUST_LOG=debug shows more of what happens.
-
-",
-    "Options are listed by `lanefs mount -h`.
-Exit codes: 0 served and unmounted (with --daemon: the mount answers); 1 failure; 2 usage."
-);
+With --daemon, exit code 0 says that the mount answers.
+RUST_LOG=debug shows more of what happens.";
 
 /// Arguments of `lanefs umount`.
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::{MountPlan, mounts};
+use crate::control;
 use crate::failure::Failure;
 
 /// Resolves the paths as typed into a plan's absolute ones.
@@ -72,7 +73,11 @@ fn check_mount_point(mount_point: &Path, may_hold_files: bool) -> Result<(), Fai
     let shown = mount_point.display();
     let failed = |error| Failure::new(format!("cannot look at mount point {shown}: {error}"));
     let mounted = mounts::at(mount_point).map_err(failed)?;
-    if mounted.is_some_and(|mount| mount.filesystem == mounts::FILESYSTEM_TYPE) {
+    if let Some(mount) = mounted.filter(|mount| mount.filesystem == mounts::FILESYSTEM_TYPE) {
+        // The kernel may still show the root of a dead mount from its cache.
+        if matches!(control::ask(&mount.device, &control::Request::Status), Ok(None)) {
+            return Err(dead_mount(mount_point));
+        }
         return Err(Failure::new(format!(
             "{shown} is a lanefs mount already: run `lanefs umount {shown}` first"
         )));

@@ -1,0 +1,372 @@
+//! The command as a user meets it: what it says to mistakes, what it exits
+//! with, and that nothing is left mounted.
+//!
+//! Most of it needs root and /dev/fuse; without them these tests fail and say
+//! so, unless LANEFS_SKIP_MOUNT_TESTS=1 is set.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const LONG: Duration = Duration::from_secs(30);
+
+fn lanefs(words: &[&str], paths: &[&Path]) -> Output {
+    let program = env!("CARGO_BIN_EXE_lanefs");
+    Command::new(program).args(words).args(paths).output().expect("the program starts")
+}
+
+/// Runs a command and checks its exit code; returns what it printed.
+fn expect(exit_code: i32, words: &[&str], paths: &[&Path]) -> String {
+    let output = lanefs(words, paths);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    let shown = format!("lanefs {words:?} {paths:?}");
+    assert_eq!(output.status.code(), Some(exit_code), "{shown}: {error}");
+    if exit_code == 0 { String::from_utf8_lossy(&output.stdout).into_owned() } else { error }
+}
+
+/// False, having said why, if mounts cannot be tested here and need not be.
+fn can_mount() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    let fuse = Path::new("/dev/fuse").exists();
+    if root && fuse {
+        return true;
+    }
+    let reason = if root { "there is no /dev/fuse" } else { "not running as root" };
+    let skip = std::env::var_os("LANEFS_SKIP_MOUNT_TESTS").is_some_and(|value| value == "1");
+    assert!(skip, "mount tests cannot run: {reason}; LANEFS_SKIP_MOUNT_TESTS=1 skips them");
+    eprintln!("skipped: {reason}");
+    false
+}
+
+/// A backing directory and a mount point; whatever is mounted there is
+/// unmounted when the test ends, however it ends.
+struct Place {
+    root: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let root = tempfile::tempdir().expect("scratch directory");
+        for name in ["backing", "mount"] {
+            std::fs::create_dir(root.path().join(name)).expect("scratch directory");
+        }
+        Self { root }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    fn backing(&self) -> PathBuf {
+        self.path("backing")
+    }
+
+    fn mount(&self) -> PathBuf {
+        self.path("mount")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for path in [self.mount(), self.backing()] {
+            while is_mounted(&path) {
+                if !lanefs(&["umount", "--lazy"], &[&path]).status.success() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+fn is_mounted(path: &Path) -> bool {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
+    table.lines().any(|line| line.split(' ').nth(4) == path.to_str())
+}
+
+fn daemon_pid(mount: &Path) -> nix::unistd::Pid {
+    let status = expect(0, &["status", "--json"], &[mount]);
+    let status: serde_json::Value = serde_json::from_str(&status).expect("status prints JSON");
+    nix::unistd::Pid::from_raw(status["pid"].as_i64().expect("a pid") as i32)
+}
+
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !done() {
+        assert!(Instant::now() < deadline, "waited too long: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn wait_for_exit(mut child: Child) -> Option<i32> {
+    let mut code = None;
+    wait_for("the process ends", || {
+        code = child.try_wait().expect("it is our child").map(|status| status.code());
+        code.is_some()
+    });
+    code.flatten()
+}
+
+#[test]
+fn mistakes_are_named_with_their_remedy() {
+    let place = Place::new();
+    let (backing, mount) = (place.backing(), place.mount());
+    let (missing, file, full) = (place.path("missing"), place.path("file"), place.path("full"));
+    std::fs::write(&file, b"").unwrap();
+    std::fs::create_dir(&full).unwrap();
+    std::fs::write(full.join("something"), b"").unwrap();
+    let inside = backing.join("inside");
+    std::fs::create_dir(&inside).unwrap();
+
+    let usage = |paths: &[&Path], must_say: &str| {
+        let said = expect(2, &["mount"], paths);
+        assert!(said.contains(must_say), "{paths:?}: {said}");
+        assert_eq!(said.trim_end().lines().count(), 1, "one line: {said}");
+    };
+    usage(&[&missing, &mount], "does not exist: create it");
+    usage(&[&backing, &missing], "does not exist: create it");
+    usage(&[&file, &mount], "is not a directory");
+    usage(&[&backing, &file], "is not a directory");
+    usage(&[&backing, &full], "nonempty");
+    usage(&[&backing, &inside], "inside the backing directory");
+    usage(&[&inside, &backing], "inside the mount point");
+
+    let said = expect(2, &["mount", "-o", "no_such_option"], &[&backing, &mount]);
+    assert!(said.contains("no_such_option") && said.contains("--help"), "{said}");
+    let said = expect(2, &["mount", "-o", "workers=0"], &[&backing, &mount]);
+    assert!(said.contains("from 3 to 64"), "{said}");
+    expect(2, &["mount"], &[&backing]);
+    expect(2, &["no_such_command"], &[]);
+    let said = expect(1, &["umount"], &[&mount]);
+    assert!(said.contains("nothing is mounted") && said.contains("lanefs status"), "{said}");
+    expect(1, &["status"], &[&mount]);
+    // The same mistakes are reported truthfully by a daemon.
+    let said = expect(2, &["mount", "--daemon", "-o", "no_such_option"], &[&backing, &mount]);
+    assert!(said.contains("no_such_option"), "{said}");
+    assert!(!is_mounted(&mount));
+}
+
+#[test]
+fn a_daemon_mounts_serves_and_ends() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let (backing, mount) = (place.backing(), place.mount());
+    expect(0, &["mount", "--daemon"], &[&backing, &mount]);
+    std::fs::write(mount.join("file"), b"content").unwrap();
+    assert_eq!(std::fs::read(backing.join("file")).unwrap(), b"content");
+    std::fs::File::open(mount.join("file")).unwrap().sync_all().unwrap();
+
+    let shown = expect(0, &["status"], &[&mount]);
+    assert!(shown.contains("sync requests"), "{shown}");
+    let status: serde_json::Value =
+        serde_json::from_str(&expect(0, &["status", "--json"], &[&mount])).unwrap();
+    assert_eq!(status["engine"]["lanes"]["sync_requests"], 1);
+    assert_eq!(status["requests"]["fsync"], 1);
+
+    // The same directory cannot be served twice, nor the mount be made again.
+    let other = place.path("other");
+    std::fs::create_dir(&other).unwrap();
+    let said = expect(1, &["mount"], &[&backing, &other]);
+    assert!(said.contains("already served by another lanefs"), "{said}");
+    let said = expect(1, &["mount"], &[&other, &mount]);
+    assert!(said.contains("is a lanefs mount already"), "{said}");
+
+    let pid = daemon_pid(&mount);
+    expect(0, &["umount"], &[&mount]);
+    assert!(!is_mounted(&mount));
+    wait_for("the daemon ends", || nix::sys::signal::kill(pid, None).is_err());
+    assert_eq!(std::fs::read_dir(&mount).unwrap().count(), 0);
+}
+
+#[test]
+fn a_busy_mount_says_so_and_can_be_detached() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let (backing, mount) = (place.backing(), place.mount());
+    expect(0, &["mount", "--daemon"], &[&backing, &mount]);
+    let open = std::fs::File::create(mount.join("open")).unwrap();
+    let said = expect(1, &["umount"], &[&mount]);
+    assert!(said.contains("busy") && said.contains("--lazy"), "{said}");
+    assert!(is_mounted(&mount), "a refused unmount changes nothing");
+    expect(0, &["status"], &[&mount]);
+    let detaching = std::thread::spawn({
+        let mount = mount.clone();
+        move || expect(0, &["umount", "--lazy"], &[&mount])
+    });
+    wait_for("the mount is detached", || !is_mounted(&mount));
+    drop(open);
+    detaching.join().unwrap();
+}
+
+#[test]
+fn a_directory_can_be_mounted_over_itself() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let backing = place.backing();
+    std::fs::write(backing.join("before"), b"1").unwrap();
+    expect(0, &["mount", "--daemon"], &[&backing, &backing]);
+    assert!(is_mounted(&backing));
+    assert_eq!(std::fs::read(backing.join("before")).unwrap(), b"1");
+    std::fs::write(backing.join("through"), b"2").unwrap();
+    expect(0, &["umount"], &[&backing]);
+    assert!(!is_mounted(&backing));
+    assert_eq!(std::fs::read(backing.join("through")).unwrap(), b"2");
+}
+
+#[test]
+fn signals_end_a_foreground_mount_with_success() {
+    if !can_mount() {
+        return;
+    }
+    for signal in [nix::sys::signal::SIGINT, nix::sys::signal::SIGTERM] {
+        let place = Place::new();
+        let (backing, mount) = (place.backing(), place.mount());
+        let child = Command::new(env!("CARGO_BIN_EXE_lanefs"))
+            .arg("mount")
+            .args([&backing, &mount])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_for("it is mounted", || {
+            is_mounted(&mount) && std::fs::write(mount.join("f"), b"x").is_ok()
+        });
+        wait_for("it answers", || lanefs(&["status"], &[&mount]).status.success());
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), signal).unwrap();
+        assert_eq!(wait_for_exit(child), Some(0), "{signal}");
+        assert!(!is_mounted(&mount));
+        assert_eq!(std::fs::read(backing.join("f")).unwrap(), b"x");
+    }
+}
+
+/// A signal must end the mount also while a program holds a file open: its next
+/// use fails, but what it wrote is there and the process does not hang.
+#[test]
+fn a_signal_ends_a_busy_mount_too() {
+    if !can_mount() {
+        return;
+    }
+    use std::io::Write;
+    let place = Place::new();
+    let (backing, mount) = (place.backing(), place.mount());
+    expect(0, &["mount", "--daemon"], &[&backing, &mount]);
+    let mut open = std::fs::File::create(mount.join("open")).unwrap();
+    open.write_all(b"written before the end").unwrap();
+    let pid = daemon_pid(&mount);
+    nix::sys::signal::kill(pid, nix::sys::signal::SIGTERM).unwrap();
+    wait_for("the daemon ends", || nix::sys::signal::kill(pid, None).is_err());
+    assert!(!is_mounted(&mount));
+    assert!(open.sync_all().is_err(), "nobody can make it durable any more, and that is said");
+    assert_eq!(std::fs::read(backing.join("open")).unwrap(), b"written before the end");
+}
+
+/// umount(8) knows nothing of the daemon; the daemon must notice, flush and end.
+#[test]
+fn a_foreign_umount_ends_the_daemon() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let (backing, mount) = (place.backing(), place.mount());
+    expect(0, &["mount", "--daemon"], &[&backing, &mount]);
+    let pid = daemon_pid(&mount);
+    nix::mount::umount(&mount).unwrap();
+    wait_for("the daemon ends", || nix::sys::signal::kill(pid, None).is_err());
+    expect(0, &["mount", "--daemon"], &[&backing, &mount]);
+    expect(0, &["umount"], &[&mount]);
+}
+
+#[test]
+fn a_dead_mount_is_named_and_cleaned_up() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let (backing, mount) = (place.backing(), place.mount());
+    expect(0, &["mount", "--daemon"], &[&backing, &mount]);
+    std::fs::write(mount.join("kept"), b"kept").unwrap();
+    let pid = daemon_pid(&mount);
+    nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
+    wait_for("the mount is dead", || std::fs::read_dir(&mount).is_err());
+    for command in ["mount", "status"] {
+        let paths: &[&Path] = if command == "mount" { &[&backing, &mount] } else { &[&mount] };
+        let said = expect(1, &[command], paths);
+        assert!(said.contains("dead mount") && said.contains("lanefs umount"), "{said}");
+    }
+    expect(0, &["umount"], &[&mount]);
+    assert!(!is_mounted(&mount));
+    expect(0, &["mount", "--daemon"], &[&backing, &mount]);
+    assert_eq!(std::fs::read(mount.join("kept")).unwrap(), b"kept");
+    expect(0, &["umount"], &[&mount]);
+}
+
+#[test]
+fn options_reach_the_kernel() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let (backing, mount) = (place.backing(), place.mount());
+    let options = "ro,noatime,allow_other,dev,suid,noexec,fsname=a name";
+    expect(0, &["mount", "--daemon", "-o", options], &[&backing, &mount]);
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = table.lines().find(|line| line.split(' ').nth(4) == mount.to_str()).unwrap();
+    for word in ["ro,", "noatime", "noexec", "allow_other", "default_permissions", r"a\040name"] {
+        assert!(line.contains(word), "{word}: {line}");
+    }
+    assert!(!line.contains("nodev") && !line.contains("nosuid"), "{line}");
+    let error = std::fs::write(mount.join("new"), b"").unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EROFS));
+    expect(0, &["umount"], &[&mount]);
+}
+
+#[test]
+fn the_demo_runs_verifies_and_leaves_nothing() {
+    if !can_mount() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let said = expect(0, &["demo", "--json", "--seconds", "1", "--dir"], &[place.path()]);
+    let report: serde_json::Value = serde_json::from_str(&said).expect("--json prints JSON");
+    assert_eq!(report["replaces_verified"], 16, "{report}");
+    assert!(report["appends_verified"].as_u64().unwrap() > 0, "{report}");
+    assert!(report["sync_requests"].as_u64() > report["groups"].as_u64(), "{report}");
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "nothing is left");
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!table.contains(place.path().to_str().unwrap()), "nothing is left mounted");
+}
+
+/// When the daemon dies under the demo, what it acknowledged is still checked
+/// and still there, and the scratch mount is gone afterwards.
+#[test]
+fn the_demo_survives_the_death_of_its_daemon() {
+    if !can_mount() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let demo = Command::new(env!("CARGO_BIN_EXE_lanefs"))
+        .args(["demo", "--seconds", "20", "--dir"])
+        .arg(place.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mounted = || {
+        let scratch = std::fs::read_dir(place.path()).unwrap().next()?.ok()?.path().join("mount");
+        let writing = scratch.join("writer0/file").exists();
+        (is_mounted(&scratch) && writing).then_some(scratch)
+    };
+    wait_for("the demo writes", || mounted().is_some());
+    let pid = daemon_pid(&mounted().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
+    let output = demo.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("everything acknowledged is there"), "{said}");
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!table.contains(place.path().to_str().unwrap()), "nothing is left mounted");
+}

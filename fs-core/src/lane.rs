@@ -10,8 +10,9 @@
 //! - A waiting request is a parked completion, never a parked thread. The
 //!   thread that brings a request to an idle lane becomes the leader and
 //!   carries groups until none is pending; no thread is kept for it.
-//! - At most one fence runs at a time, so completions of an earlier group are
-//!   called before a later group leaves.
+//! - At most one group is under way at a time, so completions of an earlier
+//!   group are called before a later one leaves. (Requests past a full queue are
+//!   carried beside it, each by the thread that brought it.)
 //! - Every completion is called exactly once, also when a fence panics.
 //! - When to wait is decided by [`policy`], which is pure.
 
@@ -66,7 +67,9 @@ struct State<B: Backing> {
     pending: VecDeque<Parked<B>>,
     /// A thread carries groups at the moment.
     leading: bool,
-    /// That thread holds a group back.
+    /// Requests that are carried past the full queue at the moment.
+    alone: usize,
+    /// The leader holds a group back.
     holding: bool,
     stats: LaneStats,
 }
@@ -83,6 +86,7 @@ impl<B: Backing> Lanes<B> {
             policy: CohortPolicy::new(config.policy.clone()),
             pending: VecDeque::new(),
             leading: false,
+            alone: 0,
             holding: false,
             stats: LaneStats::new(),
         };
@@ -103,6 +107,7 @@ impl<B: Backing> Lanes<B> {
         state.stats.requests += 1;
         if state.pending.len() >= self.config.queue_ops_max {
             state.stats.overflows += 1;
+            state.alone += 1;
             drop(state);
             return self.carry_alone(&target, done);
         }
@@ -125,7 +130,8 @@ impl<B: Backing> Lanes<B> {
     /// Waits until no request is parked or under way; false after `deadline`.
     pub fn drain(&self, deadline: Duration) -> bool {
         let state = self.lock();
-        let busy = |state: &mut State<B>| state.leading || !state.pending.is_empty();
+        let busy =
+            |state: &mut State<B>| state.leading || state.alone > 0 || !state.pending.is_empty();
         let (_state, timeout) = self
             .empty
             .wait_timeout_while(state, deadline, busy)
@@ -169,8 +175,8 @@ impl<B: Backing> Lanes<B> {
                 return None;
             }
             let now = self.now();
-            hold_start.get_or_insert(now);
             let Decision::HoldUntil(until) = state.policy.decide(now) else { break };
+            hold_start.get_or_insert(now);
             state.holding = true;
             let wait = Duration::from_nanos(until.saturating_sub(now));
             (state, _) =
@@ -206,7 +212,12 @@ impl<B: Backing> Lanes<B> {
     /// One request past the queue, by the thread that brought it.
     fn carry_alone(&self, target: &SyncTarget<B>, done: Completion) {
         let outcome = self.run_fence(std::slice::from_ref(target));
-        self.lock().stats.finished(&outcome);
+        {
+            let mut state = self.lock();
+            state.stats.finished(&outcome);
+            state.alone -= 1;
+            self.empty.notify_all();
+        }
         complete(done, outcome.results.into_iter().next().unwrap_or(Err(Errno::IO)));
     }
 

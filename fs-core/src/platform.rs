@@ -97,6 +97,11 @@ pub trait Backing: Send + Sync + Sized + 'static {
     fn root(&self) -> Result<Found<Self>>;
     /// Finds a name in a directory.
     fn lookup(&self, dir: &Self::Object, name: &OsStr) -> Result<Found<Self>>;
+    /// Keeps an object that is about to lose its last name: whoever holds it
+    /// may use it on, and a file handle alone does not keep it alive.
+    fn pin(&self, object: &Self::Object) -> Result<()>;
+    /// Takes [`Self::pin`] back.
+    fn unpin(&self, object: &Self::Object);
     /// What kind of object a name stands for.
     fn kind_at(&self, dir: &Self::Object, name: &OsStr) -> Result<FileKind>;
     /// Attributes of an object.

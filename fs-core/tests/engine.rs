@@ -120,6 +120,38 @@ fn an_unlinked_open_file_still_works() {
     });
 }
 
+/// A program may keep using a file or directory that has lost its last name, by
+/// an O_PATH descriptor or as its current directory, without any open file on
+/// our side. By file handle alone the backing filesystem would have freed it.
+#[test]
+fn a_removed_object_lives_as_long_as_its_node() {
+    on_both(|tree, place| {
+        std::fs::write(place.join("file"), b"12345").unwrap();
+        std::fs::write(place.join("new"), b"").unwrap();
+        std::fs::write(place.join("replaced"), b"123").unwrap();
+        std::fs::create_dir(place.join("directory")).unwrap();
+        let node = |text| tree.lookup(NodeId::ROOT, name(text)).unwrap().id;
+        let (file, replaced, directory) = (node("file"), node("replaced"), node("directory"));
+        tree.unlink(NodeId::ROOT, name("file")).unwrap();
+        tree.remove_dir(NodeId::ROOT, name("directory")).unwrap();
+        let mode = RenameMode::default();
+        tree.rename((NodeId::ROOT, name("new")), (NodeId::ROOT, name("replaced")), mode).unwrap();
+        // More objects than descriptors are cached, so that those are given up.
+        for index in 0..5000 {
+            let entry = tree.make_dir(me(), NodeId::ROOT, name(&index.to_string()), DIRECTORY);
+            tree.forget(entry.unwrap().id, 1);
+        }
+        let attr = |id| tree.attr(id).map(|attr| (attr.size, attr.nlink));
+        assert_eq!(attr(file), Ok((5, 0)));
+        assert_eq!(attr(replaced), Ok((3, 0)));
+        assert_eq!(attr(directory).map(|(_, nlink)| nlink), Ok(0));
+        // A name that could not be removed is not kept.
+        std::fs::create_dir_all(place.join("full/inside")).unwrap();
+        node("full");
+        assert!(tree.remove_dir(NodeId::ROOT, name("full")).is_err());
+    });
+}
+
 #[test]
 fn create_without_exclusive_opens_what_is_there() {
     on_both(|tree, place| {

@@ -274,6 +274,7 @@ impl Backing for Fake {
     absent! {
         root() -> Found<Self>;
         lookup(&(), &OsStr) -> Found<Self>;
+        pin(&()) -> ();
         kind_at(&(), &OsStr) -> FileKind;
         attr(&()) -> Attr;
         set_attr(Caller, &(), Option<&FakeFile>, &SetAttr) -> Attr;
@@ -301,6 +302,8 @@ impl Backing for Fake {
         stats() -> FsStats;
         sync_all() -> ();
     }
+
+    fn unpin(&self, (): &()) {}
 
     fn fencer(&self) -> FakeFencer {
         unreachable!("the bench makes its own")

@@ -20,7 +20,7 @@ Exit codes: 0 done; 1 it failed, standard error says why and what helps; \
 
 /// Mount a directory so that every program on it gets transparent group commit.
 #[derive(Debug, Parser)]
-#[command(name = "lanefs", version, about, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "lanefs", version, after_help = EXIT_CODES, max_term_width = 100)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -6,7 +6,7 @@
 //! which stays an exact mirror of the backing directory.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -19,6 +19,7 @@ use fs_core::engine::EngineStatus;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::mount::mounts::MountEntry;
 use crate::mount::{Event, MountPlan, MountedTree};
 use crate::skin::Counters;
 
@@ -161,7 +162,7 @@ impl ControlServer {
     /// # Errors
     /// The socket cannot be made.
     pub fn start(device: &str, status: Status, events: Sender<Event>) -> Result<Self, Failure> {
-        let path = socket_path(device);
+        let path = socket_path(nix::unistd::geteuid().as_raw(), device);
         let failed = |error: std::io::Error| {
             Failure::new(format!("cannot make the control socket {}: {error}", path.display()))
         };
@@ -268,12 +269,12 @@ fn ask_to_unmount(lazy: bool, events: &Sender<Event>) -> Response {
 /// Asks the daemon of a mount.
 ///
 /// # Errors
-/// `None` if nobody listens (the daemon is gone); a failure if the answer is
-/// none, or the daemon's own.
-pub fn ask(device: &str, request: &Request) -> Result<Option<Response>, Failure> {
+/// The mount is another user's, or the daemon gave no answer. `None` if nobody
+/// listens: the daemon is gone.
+pub fn ask(mount: &MountEntry, request: &Request) -> Result<Option<Response>, Failure> {
     let failed =
         |error: std::io::Error| Failure::new(format!("the daemon did not answer: {error}"));
-    let Ok(mut connection) = UnixStream::connect(socket_path(device)) else { return Ok(None) };
+    let Some(mut connection) = connect(mount)? else { return Ok(None) };
     let limit = match request {
         Request::Status => Duration::from_secs(10),
         Request::Unmount { .. } => UNMOUNT_TIME_MAX + Duration::from_secs(10),
@@ -289,27 +290,48 @@ pub fn ask(device: &str, request: &Request) -> Result<Option<Response>, Failure>
         .map_err(|error| Failure::new(format!("the daemon's answer makes no sense: {error}")))
 }
 
+fn connect(mount: &MountEntry) -> Result<Option<UnixStream>, Failure> {
+    let shown = mount.mount_point.display();
+    match UnixStream::connect(socket_path(mount.user_id, &mount.device)) {
+        Ok(connection) => Ok(Some(connection)),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(Failure::new(format!(
+            "{shown} is a mount of user id {}: ask as that user, or as root",
+            mount.user_id
+        ))),
+        // No socket, or one that nobody listens on.
+        Err(error)
+            if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(Failure::new(format!("cannot ask the daemon of {shown}: {error}"))),
+    }
+}
+
 /// Removes what a dead daemon left.
-pub fn remove_leftover(device: &str) {
-    let _ = std::fs::remove_file(socket_path(device));
+pub fn remove_leftover(mount: &MountEntry) {
+    let _ = std::fs::remove_file(socket_path(mount.user_id, &mount.device));
 }
 
-fn socket_path(device: &str) -> PathBuf {
-    socket_directory().join(format!("{device}.sock"))
+fn socket_path(user_id: u32, device: &str) -> PathBuf {
+    socket_directory(user_id).join(format!("{device}.sock"))
 }
 
-fn socket_directory() -> PathBuf {
-    if nix::unistd::geteuid().is_root() {
+/// The directory of a user's sockets: the same whoever asks, so that root can
+/// talk to the daemons of all.
+fn socket_directory(user_id: u32) -> PathBuf {
+    if user_id == 0 {
         return PathBuf::from("/run/lanefs");
     }
-    match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(directory) => PathBuf::from(directory).join("lanefs"),
-        None => std::env::temp_dir().join(format!("lanefs-{}", nix::unistd::geteuid())),
+    let runtime = PathBuf::from(format!("/run/user/{user_id}"));
+    if runtime.is_dir() {
+        return runtime.join("lanefs");
     }
+    PathBuf::from(format!("/tmp/lanefs-{user_id}"))
 }
 
 fn make_socket_directory() -> std::io::Result<()> {
-    let directory = socket_directory();
+    let directory = socket_directory(nix::unistd::geteuid().as_raw());
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
     // Somebody else's directory in a shared place must not be trusted.
     let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::symlink_metadata(&directory)?);

@@ -1,7 +1,7 @@
 //! A mount's life, from the checks before it to the last flush.
 //!
 //! ```text
-//! preflight: paths and options make sense             -> exit 2 if not
+//! preflight: paths and options make sense, FUSE exists -> exit 2 (1 for the latter)
 //! backing:   open, lock, private mount clone          -> exit 1
 //! kernel:    /dev/fuse, mount(2), INIT                -> exit 1
 //! serve:     workers, control socket, signals
@@ -131,12 +131,15 @@ impl Mount {
     /// The last flush failed, or the mount could not be ended.
     pub fn serve(mut self) -> Result<(), Failure> {
         let mut answers = Vec::new();
+        let mut flushed = Ok(());
         let ended = loop {
             match self.events.recv().expect("the signal thread holds a sender") {
                 Event::Signal(signal) => {
                     tracing::info!(signal, "shutting down");
-                    self.flush()?;
-                    self.unmount_patiently()?;
+                    // The mount ends even if its data could not be made durable:
+                    // that is reported, and a dead mount would help nobody.
+                    flushed = self.flush();
+                    self.unmount_patiently();
                 }
                 Event::Unmount { lazy, answer } => {
                     match self.flush().and_then(|()| self.unmount(lazy)) {
@@ -150,7 +153,7 @@ impl Mount {
             }
         };
         // What was written between the first flush and the end.
-        let flushed = self.flush();
+        let flushed = flushed.and(self.flush());
         let outcome = flushed.and_then(|()| {
             ended.map_err(|error| Failure::new(format!("the FUSE session failed: {error}")))
         });
@@ -189,18 +192,16 @@ impl Mount {
 
     /// Unmounts as soon as nobody uses the mount any more, or after a while
     /// anyhow: a signal means that the process will end.
-    fn unmount_patiently(&mut self) -> Result<(), Failure> {
+    fn unmount_patiently(&mut self) {
         let deadline = Instant::now() + BUSY_MAX;
         while self.unmount(false).is_err() {
             if Instant::now() >= deadline {
                 tracing::warn!("still in use; detached, open files will answer ENOTCONN");
-                self.flush()?;
                 self.kernel.unmount_now();
-                return Ok(());
+                return;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        Ok(())
     }
 }
 

@@ -359,22 +359,31 @@ impl Filesystem for Skin {
 
     fn write(
         &self,
-        _req: &Request,
-        _ino: INodeNo,
+        req: &Request,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         self.handle(Op::Write, || {
+            let file = FileId(fh.0);
             let keep_suid = !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-            match self.tree.write(FileId(fh.0), data, offset, keep_suid) {
-                Ok(bytes) => reply.written(bytes as u32),
+            let written = match self.tree.write(file, data, offset, keep_suid) {
+                Ok(bytes) => bytes as u32,
+                Err(error) => return reply.error(errno(error)),
+            };
+            let Some(kind) = self.passthrough.sync_after_write(node(ino), flags.0) else {
+                return reply.written(written);
+            };
+            let done = move |result: fs_core::error::Result<()>| match result {
+                Ok(()) => reply.written(written),
                 Err(error) => reply.error(errno(error)),
-            }
+            };
+            self.tree.sync_file(caller(req), file, kind, Box::new(done));
         });
     }
 

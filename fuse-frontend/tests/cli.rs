@@ -179,6 +179,49 @@ fn a_daemon_mounts_serves_and_ends() {
     assert_eq!(std::fs::read_dir(&mount).unwrap().count(), 0);
 }
 
+/// Writes through descriptors opened with O_SYNC or O_DSYNC must not be answered
+/// before they are durable. For a file under direct I/O the kernel sends the
+/// WRITE and no FSYNC, so a mount that waits for one answers too early; under
+/// the page cache it sends the FSYNC, so a mount that syncs anyhow pays twice.
+#[test]
+fn synchronous_writes_are_synced_once_each() {
+    if !can_mount() {
+        return;
+    }
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    for options in ["passthrough", "no_passthrough"] {
+        let place = Place::new();
+        let (backing, mount) = (place.backing(), place.mount());
+        expect(0, &["mount", "--daemon", "-o", options], &[&backing, &mount]);
+        let mut expected = 0;
+        for (name, flags) in [
+            ("sync", libc::O_SYNC),
+            ("dsync", libc::O_DSYNC),
+            ("append", libc::O_SYNC | libc::O_APPEND),
+            ("plain", 0),
+        ] {
+            let mut open = std::fs::OpenOptions::new();
+            let mut file = open
+                .create(true)
+                .write(true)
+                .custom_flags(flags)
+                .open(mount.join(name))
+                .expect("a file can be made");
+            for _ in 0..10 {
+                file.write_all(&[7; 4096]).expect("a write works");
+            }
+            expected += if flags == 0 { 0 } else { 10 };
+            let status = expect(0, &["status", "--json"], &[&mount]);
+            let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+            let lanes = &status["engine"]["lanes"];
+            assert_eq!(lanes["sync_requests"], expected, "{options}, {name}");
+        }
+        assert_eq!(std::fs::metadata(backing.join("append")).unwrap().len(), 40_960);
+        expect(0, &["umount"], &[&mount]);
+    }
+}
+
 #[test]
 fn a_busy_mount_says_so_and_can_be_detached() {
     if !can_mount() {

@@ -20,6 +20,7 @@ pub const DEFAULT_OPTIONS: &str = "dev,suid,allow_other";
 
 const MOUNT_DEADLINE: Duration = Duration::from_secs(30);
 const UNMOUNT_DEADLINE: Duration = Duration::from_secs(90);
+const BUSY_DEADLINE: Duration = Duration::from_secs(5);
 const STATUS_DEADLINE: Duration = Duration::from_secs(20);
 
 /// A lanefs mount; dropped, it is gone.
@@ -103,11 +104,18 @@ impl Mounted {
         run::poll(UNMOUNT_DEADLINE, gone).expect("a killed process ends");
     }
 
-    /// Runs `lanefs umount` and returns what it did.
+    /// Runs `lanefs umount` and returns what it did. Tries again for a while when the mount is busy:
+    /// a thread that starts a program duplicates all our descriptors for a moment, those of other
+    /// tests included.
     #[track_caller]
     pub fn unmount_command(&self) -> Outcome {
-        let mut command = Command::new(binary::lanefs());
-        run::run(command.arg("umount").arg(&self.mount_point), UNMOUNT_DEADLINE)
+        let attempt = || {
+            let mut command = Command::new(binary::lanefs());
+            run::run(command.arg("umount").arg(&self.mount_point), UNMOUNT_DEADLINE)
+        };
+        let is_busy = |outcome: &Outcome| outcome.stderr.contains("busy");
+        let patient = run::poll(BUSY_DEADLINE, || Some(attempt()).filter(|done| !is_busy(done)));
+        patient.unwrap_or_else(attempt)
     }
 
     /// Unmounts and fails the test unless the command succeeds and nothing is mounted any more.

@@ -109,6 +109,11 @@ impl<B: Backing> NodeTable<B> {
         }
     }
 
+    /// The node of an object, if it is known.
+    pub(super) fn find(&self, key: &ObjectKey) -> Option<Arc<Node<B>>> {
+        self.key_shard(key).get(key).cloned()
+    }
+
     /// The node with this number.
     pub(super) fn get(&self, id: NodeId) -> Result<Arc<Node<B>>> {
         let ids = self.id_shard(id).read().unwrap_or_else(PoisonError::into_inner);

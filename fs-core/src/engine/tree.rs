@@ -146,7 +146,7 @@ impl<B: Backing> Tree<B> {
     /// Removes a name that is not a directory's.
     pub fn unlink(&self, dir: NodeId, name: &OsStr) -> Result<()> {
         let dir = self.nodes.get(dir)?;
-        self.backing.unlink(&dir.object, name)?;
+        self.keeping_victim(&dir, name, || self.backing.unlink(&dir.object, name))?;
         self.applied(&[&dir]);
         Ok(())
     }
@@ -154,7 +154,7 @@ impl<B: Backing> Tree<B> {
     /// Removes an empty directory.
     pub fn remove_dir(&self, dir: NodeId, name: &OsStr) -> Result<()> {
         let dir = self.nodes.get(dir)?;
-        self.backing.remove_dir(&dir.object, name)?;
+        self.keeping_victim(&dir, name, || self.backing.remove_dir(&dir.object, name))?;
         self.applied(&[&dir]);
         Ok(())
     }
@@ -171,7 +171,12 @@ impl<B: Backing> Tree<B> {
             self.backing.kind_at(&dir.object, name) == Ok(FileKind::Directory)
         };
         let dir_moved = moves_dir(&from, source.1) || (mode.exchange && moves_dir(&to, target.1));
-        self.backing.rename((&from.object, source.1), (&to.object, target.1), mode)?;
+        let rename = || self.backing.rename((&from.object, source.1), (&to.object, target.1), mode);
+        if mode.exchange || mode.no_replace {
+            rename()?;
+        } else {
+            self.keeping_victim(&to, target.1, rename)?;
+        }
         let lsn = self.applied(&[&from, &to]);
         if dir_moved {
             self.engine.dir_moved.fetch_max(lsn, std::sync::atomic::Ordering::AcqRel);
@@ -410,6 +415,24 @@ impl<B: Backing> Tree<B> {
         let node = self.nodes.reference(found.key, found.object);
         let entry = Entry { id: node.id, attr: found.attr };
         (node, entry)
+    }
+
+    /// Runs an operation that removes a name. If that is the last name of an
+    /// object that the kernel knows, the object stays usable until it is forgotten.
+    fn keeping_victim(
+        &self,
+        dir: &Node<B>,
+        name: &OsStr,
+        remove: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let victim = self.backing.lookup(&dir.object, name).ok().and_then(|found| {
+            let last = found.attr.nlink <= 1 || found.attr.kind == FileKind::Directory;
+            self.nodes.find(&found.key).filter(|_| last)
+        });
+        let Some(victim) = victim else { return remove() };
+        // Without a descriptor to spare the name must still be removable.
+        let _ = self.backing.pin(&victim.object);
+        remove().inspect_err(|_| self.backing.unpin(&victim.object))
     }
 
     /// Numbers an operation that has just been applied to these objects.

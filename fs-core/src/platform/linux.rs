@@ -217,6 +217,16 @@ impl Backing for LinuxBacking {
         self.lookup_fd(self.fd(dir)?.as_fd(), name)
     }
 
+    fn pin(&self, object: &Self::Object) -> Result<()> {
+        object.set_pinned(true);
+        // Puts a descriptor into the cache, which keeps it now.
+        self.fd(object).map(drop)
+    }
+
+    fn unpin(&self, object: &Self::Object) {
+        object.set_pinned(false);
+    }
+
     fn kind_at(&self, dir: &Self::Object, name: &OsStr) -> Result<FileKind> {
         let dir = self.fd(dir)?;
         let stat = rustix::fs::statat(&*dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -330,7 +340,15 @@ impl Backing for LinuxBacking {
     fn open(&self, object: &Self::Object, mode: OpenMode) -> Result<Self::File> {
         self.prepare_thread();
         let flags = file::open_flags(mode, self.options);
-        self.cache.retry_errno(|| object.reopen(self.root.as_fd(), flags))
+        let open = |flags| self.cache.retry_errno(|| object.reopen(self.root.as_fd(), flags));
+        match open(flags) {
+            // O_NOATIME is the owner's right; it is a wish of the mount's, not
+            // a reason to refuse the file.
+            Err(Errno::PERM) if self.options.no_atime && !mode.no_atime => {
+                open(flags - OFlags::NOATIME)
+            }
+            other => other,
+        }
     }
 
     fn create(

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use self::workload::{Acknowledged, Tally, Workload};
 use super::DemoArgs;
-use super::table::{print, row};
+use super::table::{print, row, table};
 use super::umount::find;
 use crate::control::{self, Request, Response};
 use crate::failure::Failure;
@@ -53,12 +53,11 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
     let scratch = Scratch::new(args.dir.as_deref())?;
     let mount = ScratchMount::new(&scratch)?;
     let report = measure(args, &scratch, mount, &stop)?;
-    if args.json {
-        println!("{}", serde_json::to_string(&report).expect("a report is plain data"));
+    print(&if args.json {
+        format!("{}\n", serde_json::to_string(&report).expect("a report is plain data"))
     } else {
-        show(&report, &scratch);
-    }
-    Ok(())
+        shown(&report, &scratch)
+    })
 }
 
 fn measure(
@@ -151,33 +150,32 @@ fn report(
     }
 }
 
-fn show(report: &Report, scratch: &Scratch) {
+fn shown(report: &Report, scratch: &Scratch) -> String {
     let rate = |value: f64| format!("{value:.0}");
     let ratio = |mount: f64, bare: f64| format!("{:.2}", mount / bare.max(f64::MIN_POSITIVE));
-    println!(
-        "{} writers replace their file crash-safely (write, fsync, rename, fsync directory),",
-        report.writers
-    );
-    println!("one appends to a log (write, fdatasync), in {}.\n", scratch.root().display());
     let (m, b) = (report.mount_replaces_per_s, report.bare_replaces_per_s);
     let (ma, ba) = (report.mount_appends_per_s, report.bare_appends_per_s);
-    print(&[
+    let rates = table(&[
         row([&"", &"on the mount", &"without lanefs", &"ratio"]),
         row([&"replaces/s", &rate(m), &rate(b), &ratio(m, b)]),
         row([&"appends/s", &rate(ma), &rate(ba), &ratio(ma, ba)]),
     ]);
-    println!();
-    print(&[
+    let lanes = table(&[
         row([&"sync requests", &report.sync_requests]),
         row([&"groups", &report.groups]),
         row([&"mean group size", &format!("{:.2}", report.group_ops_mean)]),
         row([&"largest group", &report.group_ops_max]),
         row([&"requests per replace", &format!("{:.1}", report.requests_per_replace)]),
     ]);
-    println!(
-        "\nVerified in the backing directory: {} files replaced, {} records appended, none lost.",
-        report.replaces_verified, report.appends_verified
-    );
+    format!(
+        "{} writers replace their file crash-safely (write, fsync, rename, fsync directory),\n\
+         one appends to a log (write, fdatasync), in {}.\n\n{rates}\n{lanes}\n\
+         Verified in the backing directory: {} files replaced, {} records appended, none lost.\n",
+        report.writers,
+        scratch.root().display(),
+        report.replaces_verified,
+        report.appends_verified
+    )
 }
 
 fn io(error: &std::io::Error) -> Failure {
@@ -243,7 +241,7 @@ impl ScratchMount {
     /// The mount's status; nothing if the daemon is gone.
     fn status(&self) -> Value {
         let response =
-            find(&self.mount_point).and_then(|mount| control::ask(&mount.device, &Request::Status));
+            find(&self.mount_point).and_then(|mount| control::ask(&mount, &Request::Status));
         match response {
             Ok(Some(Response::Status { status })) => status,
             _ => Value::Null,

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::StatusArgs;
-use super::table::{print, row};
+use super::table::{print, row, table};
 use super::umount::find;
 use crate::control::{self, Request, Response};
 use crate::failure::Failure;
@@ -13,40 +13,31 @@ pub(super) fn run(args: &StatusArgs) -> Result<(), Failure> {
     let Some(path) = &args.mount_point else { return all(args.json) };
     let mount = find(path)?;
     let status = of(&mount)?.ok_or_else(|| preflight::dead_mount(&mount.mount_point))?;
-    if args.json {
-        println!("{status}");
-    } else {
-        show(&status);
-    }
-    Ok(())
+    print(&if args.json { format!("{status}\n") } else { shown(&status) })
 }
 
 fn all(json: bool) -> Result<(), Failure> {
     let failed = |error| Failure::new(format!("cannot read the mount table: {error}"));
     let mut reports = Vec::new();
     for mount in mounts::ours().map_err(failed)? {
-        match of(&mount)? {
-            Some(status) => reports.push(status),
-            None => eprintln!("lanefs: {}", preflight::dead_mount(&mount.mount_point)),
+        // One mount that cannot be asked must not hide the others.
+        match of(&mount) {
+            Ok(Some(status)) => reports.push(status),
+            Ok(None) => eprintln!("lanefs: {}", preflight::dead_mount(&mount.mount_point)),
+            Err(failure) => eprintln!("lanefs: {failure}"),
         }
     }
-    if json {
-        println!("{}", Value::Array(reports));
+    print(&if json {
+        format!("{}\n", Value::Array(reports))
     } else if reports.is_empty() {
-        println!("No lanefs mount. Make one: lanefs mount BACKING MOUNTPOINT");
+        "No lanefs mount to show. Make one: lanefs mount BACKING MOUNTPOINT\n".to_owned()
     } else {
-        for (index, status) in reports.iter().enumerate() {
-            if index > 0 {
-                println!();
-            }
-            show(status);
-        }
-    }
-    Ok(())
+        reports.iter().map(shown).collect::<Vec<_>>().join("\n")
+    })
 }
 
 fn of(mount: &mounts::MountEntry) -> Result<Option<Value>, Failure> {
-    match control::ask(&mount.device, &Request::Status)? {
+    match control::ask(mount, &Request::Status)? {
         Some(Response::Status { status }) => Ok(Some(status)),
         Some(Response::Failed { message }) => Err(Failure::new(message)),
         Some(Response::Unmounted) => Err(Failure::new("the daemon answered something else")),
@@ -54,46 +45,55 @@ fn of(mount: &mounts::MountEntry) -> Result<Option<Value>, Failure> {
     }
 }
 
-fn show(status: &Value) {
+fn shown(status: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+    let mut shown = format!("{} on {}\n", text(&status["backing"]), text(&status["mount_point"]));
+    shown.push_str(&table(&[mount_rows(status), lane_rows(&status["engine"]["lanes"])].concat()));
+    if let Some(error) = status["engine"]["lanes"]["last_error"].as_str() {
+        shown.push_str(&format!("  last error: {error}\n"));
+    }
+    let requests = status["requests"].as_object().into_iter().flatten();
+    let mut requests: Vec<_> =
+        requests.filter_map(|(name, count)| Some((count.as_u64()?, name))).collect();
+    requests.sort_unstable_by_key(|(count, _)| std::cmp::Reverse(*count));
+    let requests: Vec<_> = requests.iter().map(|(count, name)| format!("{name} {count}")).collect();
+    shown.push_str(&format!("  requests: {}\n", requests.join(", ")));
+    shown
+}
+
+fn mount_rows(status: &Value) -> Vec<Vec<String>> {
     let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
     let yes = |value: &Value| if value.as_bool() == Some(true) { "yes" } else { "no" };
-    let lanes = &status["engine"]["lanes"];
-    let us = |name: &str| format!("{:.0} us", lanes[name].as_f64().unwrap_or(0.0));
-    println!("{} on {}", text(&status["backing"]), text(&status["mount_point"]));
-    print(&[
+    let engine = &status["engine"];
+    vec![
         row([&"daemon", &format!("pid {}, up {} s", status["pid"], status["uptime_s"])]),
         row([&"backing filesystem", &text(&status["filesystem"])]),
+        row([&"read-only", &yes(&status["read_only"])]),
         row([&"passthrough I/O", &yes(&status["passthrough"])]),
         row([&"file handles", &yes(&status["handles"])]),
-        row([
-            &"fence",
-            &format!(
-                "{} ({})",
-                text(&status["engine"]["fence"]),
-                text(&status["engine"]["mechanism"])
-            ),
-        ]),
+        row([&"files belong to their callers", &yes(&status["impersonation"])]),
+        row([&"fence", &format!("{} ({})", text(&engine["fence"]), text(&engine["mechanism"]))]),
         row([&"log", &text(&status["log"])]),
         row([&"nodes known", &status["nodes"]]),
         row([&"files open", &status["files"]]),
+        row([&"  limit for writing", &status["open_files_max"]]),
+    ]
+}
+
+fn lane_rows(lanes: &Value) -> Vec<Vec<String>> {
+    let us = |name: &str| format!("{:.0} us", lanes[name].as_f64().unwrap_or(0.0));
+    let mean = lanes["group_ops_mean"].as_f64().unwrap_or(0.0);
+    vec![
         row([&"sync requests", &lanes["sync_requests"]]),
         row([&"  durable already", &lanes["skipped"]]),
+        row([&"  past a full queue", &lanes["queue_overflows"]]),
         row([&"groups", &lanes["groups"]]),
         row([&"  of one (solo lane)", &lanes["solo_groups"]]),
-        row([&"  mean size", &format!("{:.2}", lanes["group_ops_mean"].as_f64().unwrap_or(0.0))]),
+        row([&"  by whole-filesystem sync", &lanes["whole_fs_groups"]]),
+        row([&"  mean size", &format!("{mean:.2}")]),
         row([&"  largest", &lanes["group_ops_max"]]),
         row([&"hold p50 / p99", &format!("{} / {}", us("hold_us_p50"), us("hold_us_p99"))]),
         row([&"fence p50 / p99", &format!("{} / {}", us("fence_us_p50"), us("fence_us_p99"))]),
         row([&"sync errors", &lanes["errors"]]),
-    ]);
-    if let Some(error) = lanes["last_error"].as_str() {
-        println!("  last error: {error}");
-    }
-    let requests = status["requests"].as_object().into_iter().flatten();
-    let mut requests: Vec<_> =
-        requests.filter_map(|(name, count)| Some((name, count.as_u64()?))).collect();
-    requests.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    let shown: Vec<String> =
-        requests.iter().map(|(name, count)| format!("{name} {count}")).collect();
-    println!("  requests: {}", shown.join(", "));
+    ]
 }

@@ -9,7 +9,7 @@ use crate::mount::{kernel, mounts};
 
 pub(super) fn run(args: &UmountArgs) -> Result<(), Failure> {
     let mount = find(&args.mount_point)?;
-    match control::ask(&mount.device, &Request::Unmount { lazy: args.lazy })? {
+    match control::ask(&mount, &Request::Unmount { lazy: args.lazy })? {
         Some(Response::Unmounted) => Ok(()),
         Some(Response::Failed { message }) => Err(Failure::new(message)),
         Some(Response::Status { .. }) => Err(Failure::new("the daemon answered something else")),
@@ -60,7 +60,7 @@ fn clean_up(mount: &mounts::MountEntry, lazy: bool) -> Result<(), Failure> {
     };
     ended
         .map_err(|error| Failure::new(format!("cannot unmount the dead mount {shown}: {error}")))?;
-    control::remove_leftover(&mount.device);
+    control::remove_leftover(mount);
     eprintln!("lanefs: {shown} had no daemon any more; unmounted");
     Ok(())
 }

@@ -246,6 +246,12 @@ fn mount_data(device: &OwnedFd, options: &MountOptions) -> String {
 
 fn mount_as_user(plan: &MountPlan, skin: Skin) -> Result<Session<Skin>, Failure> {
     let options = &plan.options;
+    if options.dev || options.suid {
+        return Err(Failure::usage(
+            "dev and suid need root: without it a mount cannot have device nodes or \
+             set-user-id programs; leave these options out",
+        ));
+    }
     let source = options.fsname.clone().unwrap_or_else(|| plan.backing.display().to_string());
     if source.as_bytes().contains(&b',') || plan.backing.as_os_str().as_bytes().contains(&b',') {
         return Err(Failure::usage(

@@ -18,6 +18,8 @@ pub struct MountEntry {
     pub filesystem: String,
     /// What is mounted.
     pub source: PathBuf,
+    /// User who made a FUSE mount; 0 where the table does not say.
+    pub user_id: u32,
 }
 
 /// All mounts that this process sees, in the order in which they were made.
@@ -53,11 +55,14 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mount_point = fields.nth(1)?;
     let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
     let (filesystem, source) = (rest.next()?, rest.next()?);
+    let options = String::from_utf8_lossy(rest.next().unwrap_or_default());
+    let user_id = options.split(',').find_map(|word| word.strip_prefix("user_id=")?.parse().ok());
     Some(MountEntry {
         device: String::from_utf8_lossy(device).into_owned(),
         mount_point: unescape(mount_point),
         filesystem: String::from_utf8_lossy(filesystem).into_owned(),
         source: unescape(source),
+        user_id: user_id.unwrap_or(0),
     })
 }
 
@@ -91,12 +96,13 @@ mod tests {
 
     #[test]
     fn a_line_with_optional_fields_and_escapes() {
-        let line = br"36 35 0:45 / /mnt/two\040words\134x rw,noatime shared:1 master:2 - fuse.lanefs /srv/a\040b rw,user_id=0";
+        let line = br"36 35 0:45 / /mnt/two\040words\134x rw,noatime shared:1 master:2 - fuse.lanefs /srv/a\040b rw,user_id=7,group_id=0";
         let mount = parse_line(line).unwrap();
         assert_eq!(mount.device, "0:45");
         assert_eq!(mount.mount_point, Path::new(r"/mnt/two words\x"));
         assert_eq!(mount.filesystem, FILESYSTEM_TYPE);
         assert_eq!(mount.source, Path::new("/srv/a b"));
+        assert_eq!(mount.user_id, 7);
         assert_eq!(parse_line(b"").map(|m| m.device), None);
         assert_eq!(parse_line(b"1 2 3").map(|m| m.device), None);
     }

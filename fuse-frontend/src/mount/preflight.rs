@@ -3,6 +3,8 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use fs_core::platform::linux::running_as_root;
+
 use super::{MountPlan, mounts};
 use crate::control;
 use crate::failure::Failure;
@@ -75,7 +77,7 @@ fn check_mount_point(mount_point: &Path, may_hold_files: bool) -> Result<(), Fai
     let mounted = mounts::at(mount_point).map_err(failed)?;
     if let Some(mount) = mounted.filter(|mount| mount.filesystem == mounts::FILESYSTEM_TYPE) {
         // The kernel may still show the root of a dead mount from its cache.
-        if matches!(control::ask(&mount.device, &control::Request::Status), Ok(None)) {
+        if matches!(control::ask(&mount, &control::Request::Status), Ok(None)) {
             return Err(dead_mount(mount_point));
         }
         return Err(Failure::new(format!(
@@ -97,15 +99,19 @@ fn check_mount_point(mount_point: &Path, may_hold_files: bool) -> Result<(), Fai
 
 fn check_device() -> Result<(), Failure> {
     let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
-    device.map(drop).map_err(|error| {
-        Failure::new(match error.kind() {
-            ErrorKind::NotFound => "there is no /dev/fuse: load the fuse module \
-                 (`modprobe fuse`), or give the container the device (`--device /dev/fuse`)"
-                .to_owned(),
-            ErrorKind::PermissionDenied => "no permission for /dev/fuse: run as root, or as a \
-                 user who may read and write it"
-                .to_owned(),
-            _ => format!("cannot open /dev/fuse: {error}; is FUSE part of this kernel?"),
-        })
-    })
+    match device.map_err(|error| (error.kind(), error)) {
+        Ok(_) => Ok(()),
+        // Without root it is fusermount3 that opens the device.
+        Err((ErrorKind::PermissionDenied, _)) if !running_as_root() => Ok(()),
+        Err((ErrorKind::NotFound, _)) => Err(Failure::new(
+            "there is no /dev/fuse: load the fuse module (`modprobe fuse`), \
+             or give the container the device (`--device /dev/fuse`)",
+        )),
+        Err((ErrorKind::PermissionDenied, _)) => Err(Failure::new(
+            "no permission for /dev/fuse: allow the container the device (`--device /dev/fuse`)",
+        )),
+        Err((_, error)) => Err(Failure::new(format!(
+            "cannot open /dev/fuse: {error}; is FUSE part of this kernel?"
+        ))),
+    }
 }

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fs_core::engine::{NodeId, Tree};
 use fs_core::platform::linux::LinuxBacking;
+use fs_core::types::SyncKind;
 use fuser::{BackingId, FopenFlags, ReplyCreate, ReplyOpen};
 
 const SHARDS: usize = 16;
@@ -114,6 +115,21 @@ impl Passthrough {
         }
     }
 
+    /// How a write that has come to us must be made durable before it is
+    /// answered, if it must.
+    ///
+    /// For a file under direct I/O the kernel sends the WRITE and nothing after
+    /// it: O_SYNC is left to whoever answers (`fuse_direct_write_iter`, Linux
+    /// 6.18). Under its page cache it sends an FSYNC itself.
+    pub(super) fn sync_after_write(&self, id: NodeId, flags: i32) -> Option<SyncKind> {
+        if flags & libc::O_DSYNC == 0 {
+            return None;
+        }
+        let direct = self.shard(id).get(&id).is_some_and(|open| open.backing.is_some());
+        let full = flags & libc::O_SYNC == libc::O_SYNC;
+        direct.then_some(if full { SyncKind::Full } else { SyncKind::Data })
+    }
+
     /// Notes that an open of an inode has ended.
     pub(super) fn release(&self, id: NodeId) {
         let mut inodes = self.shard(id);
@@ -135,7 +151,7 @@ impl Passthrough {
 ///
 /// Files opened for synchronous writes get direct I/O on top: their writes then
 /// come to us, coherent with other passthrough opens of the inode, and each is
-/// followed by an FSYNC that travels in the lanes. `close` needs no FLUSH:
+/// answered when a group has made it durable. `close` needs no FLUSH:
 /// there is nothing between the kernel and the backing file.
 pub(super) fn open_flags(flags: i32) -> FopenFlags {
     let mut reply = FopenFlags::FOPEN_NOFLUSH;

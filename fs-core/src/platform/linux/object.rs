@@ -42,6 +42,9 @@ pub struct ObjectInner {
     cached: Mutex<Option<Arc<OwnedFd>>>,
     /// Set by every use, cleared by the cache's hand: a second chance.
     used: AtomicBool,
+    /// The cached descriptor must stay: the object has no name any more, and
+    /// without a descriptor its inode would be freed (`ESTALE` by handle).
+    pinned: AtomicBool,
 }
 
 impl ObjectInner {
@@ -54,16 +57,16 @@ impl ObjectInner {
         handles: bool,
     ) -> Result<(ObjectKey, Self)> {
         let handle = if handles { handle_of(fd.as_fd())? } else { None };
-        let used = AtomicBool::new(true);
+        let (used, pinned) = (AtomicBool::new(true), AtomicBool::new(false));
         if let Some(handle) = handle {
             let key =
                 ObjectKey { dev: device, ino, handle: (handle.data, handle.bytes, handle.kind) };
             let cached = Mutex::new(Some(Arc::new(fd)));
-            return Ok((key, Self { identity: Identity::Handle(handle), cached, used }));
+            return Ok((key, Self { identity: Identity::Handle(handle), cached, used, pinned }));
         }
         let key = ObjectKey { dev: device, ino, handle: ([0; HANDLE_BYTES_MAX], 0, 0) };
         let identity = Identity::Pinned(Arc::new(fd));
-        Ok((key, Self { identity, cached: Mutex::new(None), used }))
+        Ok((key, Self { identity, cached: Mutex::new(None), used, pinned }))
     }
 
     /// An `O_PATH` descriptor of the object.
@@ -95,6 +98,17 @@ impl ObjectInner {
             Identity::Pinned(fd) => {
                 Ok(rustix::fs::open(proc_path(fd.as_fd()), flags, Mode::empty())?)
             }
+        }
+    }
+
+    /// Keeps the cached descriptor, or lets the cache have it again.
+    pub(super) fn set_pinned(&self, pinned: bool) {
+        self.pinned.store(pinned, Ordering::Release);
+    }
+
+    fn give_up_cached(&self) {
+        if !self.pinned.load(Ordering::Acquire) {
+            self.lock_cached().take();
         }
     }
 
@@ -138,7 +152,7 @@ impl FdCache {
             if oldest.used.swap(false, Ordering::Relaxed) && queue.len() < 2 * self.fds_max {
                 queue.push_back(Arc::downgrade(&oldest));
             } else {
-                oldest.lock_cached().take();
+                oldest.give_up_cached();
             }
         }
     }
@@ -147,7 +161,7 @@ impl FdCache {
     fn clear(&self) {
         let queue = std::mem::take(&mut *self.lock());
         for object in queue.iter().filter_map(Weak::upgrade) {
-            object.lock_cached().take();
+            object.give_up_cached();
         }
     }
 

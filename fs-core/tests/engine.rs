@@ -38,7 +38,9 @@ fn tree_with(place: &Path, options: BackingOptions, config: EngineConfig) -> Tes
 fn on_both(check: impl Fn(&TestTree, &Path)) {
     for pin_objects in [false, true] {
         let place = tempfile::tempdir().expect("scratch directory");
-        let options = BackingOptions { pin_objects, ..BackingOptions::default() };
+        // Few enough that tests can make the engine run out of them.
+        let cached_fds_max = Some(16);
+        let options = BackingOptions { pin_objects, cached_fds_max, ..BackingOptions::default() };
         check(&tree_with(place.path(), options, EngineConfig::default()), place.path());
     }
 }
@@ -137,7 +139,7 @@ fn a_removed_object_lives_as_long_as_its_node() {
         let mode = RenameMode::default();
         tree.rename((NodeId::ROOT, name("new")), (NodeId::ROOT, name("replaced")), mode).unwrap();
         // More objects than descriptors are cached, so that those are given up.
-        for index in 0..5000 {
+        for index in 0..100 {
             let entry = tree.make_dir(me(), NodeId::ROOT, name(&index.to_string()), DIRECTORY);
             tree.forget(entry.unwrap().id, 1);
         }

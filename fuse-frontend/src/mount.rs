@@ -213,6 +213,7 @@ fn backing_options(options: &MountOptions) -> BackingOptions {
         read_only: options.read_only,
         no_atime: options.no_atime,
         pin_objects: options.pin_objects,
+        cached_fds_max: None,
         mechanism: options.mechanism,
     }
 }

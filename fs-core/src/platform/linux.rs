@@ -47,6 +47,9 @@ pub struct BackingOptions {
     /// Pin every known object by a descriptor even where file handles work;
     /// what an unprivileged daemon must do, here to be tested as root too.
     pub pin_objects: bool,
+    /// Most descriptors that are kept open between operations; `None` for a
+    /// quarter of the process's limit, 4096 at most.
+    pub cached_fds_max: Option<usize>,
     /// How groups are made durable.
     pub mechanism: FenceMechanism,
 }
@@ -131,7 +134,7 @@ impl LinuxBacking {
         Ok(Self {
             root: Arc::new(root),
             _original: original,
-            cache: FdCache::new(),
+            cache: FdCache::new(options.cached_fds_max),
             privileges,
             handles,
             options,

@@ -128,11 +128,14 @@ pub(super) struct FdCache {
 const CACHED_FDS_MAX: usize = 4096;
 
 impl FdCache {
-    pub(super) fn new() -> Self {
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let quarter =
-            limit.map_or(CACHED_FDS_MAX, |n| usize::try_from(n / 4).unwrap_or(usize::MAX));
-        Self { queue: Mutex::new(VecDeque::new()), fds_max: quarter.clamp(16, CACHED_FDS_MAX) }
+    pub(super) fn new(fds_max: Option<usize>) -> Self {
+        let fds_max = fds_max.unwrap_or_else(|| {
+            let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+            let quarter =
+                limit.map_or(usize::MAX, |n| usize::try_from(n / 4).unwrap_or(usize::MAX));
+            quarter.clamp(16, CACHED_FDS_MAX)
+        });
+        Self { queue: Mutex::new(VecDeque::new()), fds_max }
     }
 
     /// Notes that `object` holds a cached descriptor now.

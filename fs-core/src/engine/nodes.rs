@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use super::Lsn;
 use crate::error::{Errno, Result};
 use crate::platform::{Backing, Found, ObjectKey};
+use crate::types::Time;
 
 /// Number of a node; 1 is the root of the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,8 +37,17 @@ pub(super) struct Node<B: Backing> {
     references: AtomicU64,
     /// Last operation that changed this directory.
     changed: AtomicU64,
-    /// Last operation that a sync of this directory has made durable.
-    durable: AtomicU64,
+    /// What the last sync of this directory has made durable.
+    durable: Mutex<Option<DirState>>,
+}
+
+/// A state of a directory: the last operation of ours in it, and the time of
+/// its last change by anybody. The time notices those who change the directory
+/// behind the mount, or through a mount of a directory above it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct DirState {
+    pub(super) lsn: Lsn,
+    pub(super) ctime: Time,
 }
 
 impl<B: Backing> Node<B> {
@@ -51,14 +61,18 @@ impl<B: Backing> Node<B> {
         self.changed.load(Ordering::Acquire)
     }
 
-    /// Whether everything up to `lsn` is durable.
-    pub(super) fn is_durable(&self, lsn: Lsn) -> bool {
-        self.durable.load(Ordering::Acquire) >= lsn
+    /// Whether nothing has changed since a sync that covered this very state.
+    pub(super) fn is_durable(&self, state: DirState) -> bool {
+        let durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        durable.is_some_and(|durable| durable.lsn >= state.lsn && durable.ctime == state.ctime)
     }
 
-    /// Notes that a sync that began after `lsn` was applied has succeeded.
-    pub(super) fn made_durable(&self, lsn: Lsn) {
-        self.durable.fetch_max(lsn, Ordering::AcqRel);
+    /// Notes that a sync that began when `state` was applied has succeeded.
+    pub(super) fn made_durable(&self, state: DirState) {
+        let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        if durable.is_none_or(|durable| durable.lsn <= state.lsn) {
+            *durable = Some(state);
+        }
     }
 }
 
@@ -99,7 +113,7 @@ impl<B: Backing> NodeTable<B> {
                     key,
                     references: AtomicU64::new(1),
                     changed: AtomicU64::new(1),
-                    durable: AtomicU64::new(0),
+                    durable: Mutex::new(None),
                 });
                 place.insert(Arc::clone(&node));
                 let mut ids = self.id_shard(id).write().unwrap_or_else(PoisonError::into_inner);

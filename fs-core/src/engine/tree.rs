@@ -2,10 +2,11 @@
 //! as one call each.
 
 use std::ffi::OsStr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use super::handles::HandleTable;
-use super::nodes::{Node, NodeId, NodeTable};
+use super::nodes::{DirState, Node, NodeId, NodeTable};
 use super::{Engine, Lsn};
 use crate::error::Result;
 use crate::lane::Completion;
@@ -179,7 +180,7 @@ impl<B: Backing> Tree<B> {
         }
         let lsn = self.applied(&[&from, &to]);
         if dir_moved {
-            self.engine.dir_moved.fetch_max(lsn, std::sync::atomic::Ordering::AcqRel);
+            self.engine.dir_moved.fetch_max(lsn, Ordering::AcqRel);
         }
         Ok(())
     }
@@ -387,13 +388,11 @@ impl<B: Backing> Tree<B> {
     /// Makes a directory durable, then calls `done`: at once if nothing in it
     /// changed since it was last made durable.
     pub fn sync_dir(&self, caller: Caller, dir: DirId, done: Completion) {
-        let open = match self.dirs.get(dir.0) {
-            Ok(open) => open,
+        let state = self.dirs.get(dir.0).and_then(|open| Ok((self.dir_state(&open)?, open)));
+        let (covered, open) = match state {
+            Ok(state) => state,
             Err(error) => return done(Err(error)),
         };
-        // Read before the fence starts: it covers at least what is applied now.
-        let moved = self.engine.dir_moved.load(std::sync::atomic::Ordering::Acquire);
-        let covered = open.node.last_change().max(moved);
         if open.node.is_durable(covered) {
             self.engine.lanes.count_skipped();
             return done(Ok(()));
@@ -415,6 +414,15 @@ impl<B: Backing> Tree<B> {
         let node = self.nodes.reference(found.key, found.object);
         let entry = Entry { id: node.id, attr: found.attr };
         (node, entry)
+    }
+
+    /// What a sync of a directory that starts now covers at least. The number is
+    /// read first: an operation that is counted in it has been applied, and so
+    /// shows in the time that is read next.
+    fn dir_state(&self, open: &OpenDir<B>) -> Result<DirState> {
+        let moved = self.engine.dir_moved.load(Ordering::Acquire);
+        let lsn = open.node.last_change().max(moved);
+        Ok(DirState { lsn, ctime: self.backing.attr(&open.node.object)?.ctime })
     }
 
     /// Runs an operation that removes a name. If that is the last name of an

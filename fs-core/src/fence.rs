@@ -1,9 +1,9 @@
 //! How a group becomes durable.
 //!
 //! So far there is one fence, *backing*: the backing files themselves are
-//! synced, either one by one in parallel or by one sync of the whole
-//! filesystem, whichever has been cheaper for groups of that size lately
-//! ([`choice`]). It promises exactly what the backing filesystem promises, and
+//! synced. On a filesystem with an ordered journal one commit covers a whole
+//! group; elsewhere each file is synced, in parallel, or the whole filesystem
+//! at once, whichever has been cheaper lately ([`choice`]). It promises exactly what the backing filesystem promises, and
 //! every error reaches the request that it concerns.
 
 use std::sync::{Mutex, PoisonError};
@@ -34,8 +34,9 @@ pub struct FenceOutcome {
 impl<B: Backing> BackingFence<B> {
     /// A fence that uses `fencer`.
     pub fn new(fencer: B::Fencer) -> Self {
-        let whole_fs = fencer.supports(FenceMethod::WholeFs);
-        Self { fencer, choice: Mutex::new(MethodChoice::new(whole_fs)) }
+        let able = |method| fencer.supports(method);
+        let choice = MethodChoice::new(able(FenceMethod::SharedCommit), able(FenceMethod::WholeFs));
+        Self { fencer, choice: Mutex::new(choice) }
     }
 
     /// Makes all targets durable.

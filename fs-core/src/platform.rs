@@ -248,6 +248,9 @@ pub enum FenceMethod {
     Parallel,
     /// One sync of the whole filesystem, then each file's error is looked up.
     WholeFs,
+    /// The data of all files written, then one journal commit that covers all
+    /// their metadata: only where the journal keeps its order.
+    SharedCommit,
 }
 
 /// Makes groups durable on the platform.

@@ -1,6 +1,7 @@
 //! Which method makes a group of a given size durable most cheaply.
 //!
-//! One sync of the whole filesystem costs a constant number of flushes but
+//! Where one journal commit can cover the group, that is it: nothing costs less.
+//! Elsewhere: one sync of the whole filesystem costs a constant number of flushes but
 //! drags everybody's dirty data along; parallel syncs cost more work for each
 //! file. Which wins depends on the filesystem, the device and its other users,
 //! and changes. So both are measured: mostly the cheaper one runs, the other is
@@ -34,6 +35,7 @@ const SIZE_CLASSES: usize = 8;
 /// The running comparison.
 #[derive(Debug)]
 pub struct MethodChoice {
+    shared_commit: bool,
     whole_fs: bool,
     classes: [SizeClass; SIZE_CLASSES],
 }
@@ -47,20 +49,24 @@ struct SizeClass {
 }
 
 impl MethodChoice {
-    /// `whole_fs` says whether that method is to be had at all.
+    /// Says which methods are to be had besides parallel syncs.
     #[must_use]
-    pub fn new(whole_fs: bool) -> Self {
+    pub fn new(shared_commit: bool, whole_fs: bool) -> Self {
         let class = SizeClass {
             parallel_ns: None,
             whole_fs_ns: None,
             groups_since_trial: 0,
             trial_interval: TRIAL_INTERVAL_FIRST,
         };
-        Self { whole_fs, classes: [class; SIZE_CLASSES] }
+        Self { shared_commit, whole_fs, classes: [class; SIZE_CLASSES] }
     }
 
     /// The method for a group of `ops`.
     pub fn choose(&mut self, ops: usize) -> FenceMethod {
+        // A request alone is synced as its program asked: nothing to share.
+        if self.shared_commit && ops > 1 {
+            return FenceMethod::SharedCommit;
+        }
         if !self.whole_fs || ops < WHOLE_FS_OPS_MIN {
             return FenceMethod::Parallel;
         }
@@ -72,14 +78,14 @@ impl MethodChoice {
         }
         class.groups_since_trial = 0;
         match better {
-            FenceMethod::Parallel => FenceMethod::WholeFs,
             FenceMethod::WholeFs => FenceMethod::Parallel,
+            _ => FenceMethod::WholeFs,
         }
     }
 
     /// Takes in how long a group of `ops` took.
     pub fn observe(&mut self, method: FenceMethod, ops: usize, service: Duration) {
-        if !self.whole_fs || ops < WHOLE_FS_OPS_MIN {
+        if self.shared_commit || !self.whole_fs || ops < WHOLE_FS_OPS_MIN {
             return;
         }
         let class = &mut self.classes[size_class(ops)];
@@ -87,8 +93,8 @@ impl MethodChoice {
         let was_trial = method != better;
         let sample = service.as_nanos() as f64;
         let mean = match method {
-            FenceMethod::Parallel => &mut class.parallel_ns,
             FenceMethod::WholeFs => &mut class.whole_fs_ns,
+            _ => &mut class.parallel_ns,
         };
         // A trial is rare, so its latest result counts for half; the method in
         // use is averaged over the last eight groups or so.
@@ -144,16 +150,25 @@ mod tests {
 
     #[test]
     fn the_cheaper_method_is_used_nearly_always() {
-        let used = drive(&mut MethodChoice::new(true), 10_000, 16, [5000, 1000]);
+        let used = drive(&mut MethodChoice::new(false, true), 10_000, 16, [5000, 1000]);
         assert!(used[1] > 9_900, "{used:?}");
-        let used = drive(&mut MethodChoice::new(true), 10_000, 16, [1000, 5000]);
+        let used = drive(&mut MethodChoice::new(false, true), 10_000, 16, [1000, 5000]);
         assert!(used[0] > 9_900, "{used:?}");
         assert!(used[1] > 0, "the other method must be tried at all: {used:?}");
     }
 
     #[test]
+    fn a_shared_commit_is_used_wherever_it_can_be() {
+        let mut choice = MethodChoice::new(true, true);
+        assert_eq!(choice.choose(1), FenceMethod::Parallel);
+        for ops in [2, 7, 64, 4096] {
+            assert_eq!(choice.choose(ops), FenceMethod::SharedCommit);
+        }
+    }
+
+    #[test]
     fn a_change_is_noticed() {
-        let mut choice = MethodChoice::new(true);
+        let mut choice = MethodChoice::new(false, true);
         drive(&mut choice, 1000, 32, [1000, 1500]);
         let used = drive(&mut choice, 10_000, 32, [2000, 1000]);
         assert!(used[1] > 8_000, "{used:?}");
@@ -161,15 +176,16 @@ mod tests {
 
     #[test]
     fn a_narrow_advantage_is_none() {
-        let used = drive(&mut MethodChoice::new(true), 10_000, 16, [1000, 800]);
+        let used = drive(&mut MethodChoice::new(false, true), 10_000, 16, [1000, 800]);
         assert!(used[0] > 9_900, "{used:?}");
     }
 
     #[test]
     fn small_groups_and_unable_filesystems_use_parallel_syncs() {
-        let used = drive(&mut MethodChoice::new(true), 1000, WHOLE_FS_OPS_MIN - 1, [9000, 1]);
+        let used =
+            drive(&mut MethodChoice::new(false, true), 1000, WHOLE_FS_OPS_MIN - 1, [9000, 1]);
         assert_eq!(used, [1000, 0]);
-        let used = drive(&mut MethodChoice::new(false), 1000, 64, [9000, 1]);
+        let used = drive(&mut MethodChoice::new(false, false), 1000, 64, [9000, 1]);
         assert_eq!(used, [1000, 0]);
     }
 }

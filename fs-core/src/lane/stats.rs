@@ -20,6 +20,7 @@ pub(super) struct LaneStats {
     carried: u64,
     group_ops_max: u64,
     whole_fs_groups: u64,
+    shared_commit_groups: u64,
     errors: u64,
     last_error: Option<String>,
     hold_ns: Histogram<u64>,
@@ -43,6 +44,8 @@ pub struct LaneStatus {
     pub group_ops_mean: f64,
     /// Groups made durable by one sync of the whole filesystem.
     pub whole_fs_groups: u64,
+    /// Groups made durable by one journal commit for all.
+    pub shared_commit_groups: u64,
     /// Requests carried out past a full queue.
     pub queue_overflows: u64,
     /// Requests waiting now.
@@ -77,6 +80,7 @@ impl LaneStats {
             carried: 0,
             group_ops_max: 0,
             whole_fs_groups: 0,
+            shared_commit_groups: 0,
             errors: 0,
             last_error: None,
             hold_ns: histogram(),
@@ -96,6 +100,7 @@ impl LaneStats {
         let service = u64::try_from(outcome.service.as_nanos()).unwrap_or(u64::MAX);
         self.fence_ns.saturating_record(service);
         self.whole_fs_groups += u64::from(outcome.method == FenceMethod::WholeFs);
+        self.shared_commit_groups += u64::from(outcome.method == FenceMethod::SharedCommit);
         for error in outcome.results.iter().filter_map(|result| result.err()) {
             self.errors += 1;
             self.last_error = Some(error.to_string());
@@ -113,6 +118,7 @@ impl LaneStats {
             group_ops_max: self.group_ops_max,
             group_ops_mean: mean,
             whole_fs_groups: self.whole_fs_groups,
+            shared_commit_groups: self.shared_commit_groups,
             queue_overflows: self.overflows,
             pending: pending as u64,
             hold_us_p50: us(self.hold_ns.value_at_quantile(0.5)),

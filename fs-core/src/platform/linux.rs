@@ -462,7 +462,7 @@ impl Backing for LinuxBacking {
     }
 
     fn fencer(&self) -> LinuxFencer {
-        LinuxFencer::new(self.options.mechanism, self.magic)
+        LinuxFencer::new(self.options.mechanism, self.magic, &self.root)
     }
 
     fn filesystem_id(&self) -> u64 {

@@ -89,6 +89,7 @@ fn lane_rows(lanes: &Value) -> Vec<Vec<String>> {
         row([&"  past a full queue", &lanes["queue_overflows"]]),
         row([&"groups", &lanes["groups"]]),
         row([&"  of one (solo lane)", &lanes["solo_groups"]]),
+        row([&"  by one journal commit", &lanes["shared_commit_groups"]]),
         row([&"  by whole-filesystem sync", &lanes["whole_fs_groups"]]),
         row([&"  mean size", &format!("{mean:.2}")]),
         row([&"  largest", &lanes["group_ops_max"]]),

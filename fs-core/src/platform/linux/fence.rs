@@ -1,13 +1,16 @@
-//! Fences on Linux: many syncs at once, or one sync of the whole filesystem.
+//! Fences on Linux: one journal commit for a group, many syncs at once, or one
+//! sync of the whole filesystem.
 //!
-//! Syncs of one group must run *in parallel*: one after another, every late one
+//! Where the journal keeps its order ([`marker`]) a group costs one commit.
+//! Elsewhere its files are synced each. Those syncs must run *in parallel*: one after another, every late one
 //! issues a device flush of its own (16 files: 17 flushes; in parallel: 2 to 3,
 //! measured on ext4). io_uring hands each to a kernel worker without a thread of
 //! ours; where it is not to be had, a small pool of threads does the same.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
+use self::marker::JournalMarker;
 use self::ring::SyncRing;
 use self::threads::SyncThreads;
 use super::LinuxBacking;
@@ -15,6 +18,7 @@ use crate::error::{Errno, Result};
 use crate::platform::{FenceMethod, Fencer, SyncTarget};
 use crate::types::SyncKind;
 
+mod marker;
 mod ring;
 mod threads;
 
@@ -38,6 +42,7 @@ pub enum FenceMechanism {
 /// Makes groups durable on one Linux filesystem.
 pub struct LinuxFencer {
     parallel: Parallel,
+    marker: Option<JournalMarker>,
     syncfs_works: bool,
 }
 
@@ -47,7 +52,11 @@ enum Parallel {
 }
 
 impl LinuxFencer {
-    pub(super) fn new(mechanism: FenceMechanism, filesystem_magic: u64) -> Self {
+    pub(super) fn new(
+        mechanism: FenceMechanism,
+        filesystem_magic: u64,
+        directory: &OwnedFd,
+    ) -> Self {
         let ring = match mechanism {
             FenceMechanism::Threads => None,
             FenceMechanism::Auto | FenceMechanism::Uring => match SyncRing::new() {
@@ -65,7 +74,24 @@ impl LinuxFencer {
         // `syncfs(2)` returns 0 and does nothing on a FUSE filesystem, and is
         // unproven on network and stacked ones: only where it was measured.
         let syncfs_works = matches!(filesystem_magic, EXT4_MAGIC | XFS_MAGIC | BTRFS_MAGIC);
-        Self { parallel, syncfs_works }
+        let marker = JournalMarker::new(filesystem_magic, directory);
+        Self { parallel, marker, syncfs_works }
+    }
+
+    /// Writes all data, then commits the journal once. If the commit cannot be
+    /// made this way (the filesystem became read-only, say), each target is
+    /// synced for itself and says what is wrong with it.
+    fn run_shared_commit(&self, targets: &[SyncTarget<LinuxBacking>]) -> Vec<Result<()>> {
+        let Some(marker) = &self.marker else { return self.run_parallel(targets) };
+        let written = write_back(targets);
+        match marker.commit() {
+            Ok(()) => written,
+            Err(error) => {
+                tracing::warn!(%error, "the shared commit failed; syncing each file for itself");
+                let synced = self.run_parallel(targets);
+                written.into_iter().zip(synced).map(|(first, second)| first.and(second)).collect()
+            }
+        }
     }
 
     fn run_parallel(&self, targets: &[SyncTarget<LinuxBacking>]) -> Vec<Result<()>> {
@@ -90,12 +116,14 @@ impl Fencer<LinuxBacking> for LinuxFencer {
         match method {
             FenceMethod::Parallel => true,
             FenceMethod::WholeFs => self.syncfs_works,
+            FenceMethod::SharedCommit => self.marker.is_some(),
         }
     }
 
     fn run(&self, method: FenceMethod, targets: &[SyncTarget<LinuxBacking>]) -> Vec<Result<()>> {
         match method {
             FenceMethod::Parallel => self.run_parallel(targets),
+            FenceMethod::SharedCommit => self.run_shared_commit(targets),
             FenceMethod::WholeFs => match sync_filesystem(targets) {
                 Ok(()) => targets.iter().map(pending_error).collect(),
                 // Whose error it was only each file's own sync can tell, and it
@@ -109,9 +137,10 @@ impl Fencer<LinuxBacking> for LinuxFencer {
     }
 
     fn mechanism(&self) -> &'static str {
-        match self.parallel {
-            Parallel::Ring(_) => "io_uring",
-            Parallel::Threads(_) => "threads",
+        match (&self.marker, &self.parallel) {
+            (Some(_), _) => "one journal commit",
+            (None, Parallel::Ring(_)) => "io_uring",
+            (None, Parallel::Threads(_)) => "threads",
         }
     }
 }
@@ -144,17 +173,26 @@ fn sync_filesystem(targets: &[SyncTarget<LinuxBacking>]) -> Result<()> {
 
 /// Writes the data of all files of a group and waits for it, before anything is
 /// committed: what the end of a write changes (ext4 converts unwritten extents)
-/// then belongs to the one journal transaction that all the syncs wait for.
-/// Syncs that wait each for its own data join two transactions or more:
-/// 3.5 flushes a group against 2 (16 writers, ext4, measured).
+/// then belongs to a transaction that the commit after it covers. Syncs that
+/// wait each for its own data join two transactions or more.
 fn write_back(targets: &[SyncTarget<LinuxBacking>]) -> Vec<Result<()>> {
     for target in targets {
         if let SyncTarget::File(file, _) = target {
-            // An error is not lost: waiting reports it.
+            // Queues what it can, so that all files are under way at once. An
+            // error is not lost: waiting reports it.
             let _ = sync_file_range(file.as_fd(), libc::SYNC_FILE_RANGE_WRITE);
         }
     }
-    targets.iter().map(pending_error).collect()
+    // All three flags together also write pages that were dirtied again while
+    // they were under write-back, which the first pass leaves out (WB_SYNC_ALL).
+    let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+        | libc::SYNC_FILE_RANGE_WRITE
+        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let wait = |target: &SyncTarget<LinuxBacking>| match target {
+        SyncTarget::File(file, _) => sync_file_range(file.as_fd(), all),
+        SyncTarget::Dir(_) => Ok(()),
+    };
+    targets.iter().map(wait).collect()
 }
 
 /// Waits for the pages of a file that are being written, and tells the error
@@ -181,7 +219,6 @@ fn sync_file_range(fd: BorrowedFd<'_>, flags: u32) -> Result<()> {
 mod tests {
     use super::*;
     use std::fs::File;
-    use std::os::fd::OwnedFd;
     use std::sync::Arc;
 
     fn targets(directory: &std::path::Path, files: usize) -> Vec<SyncTarget<LinuxBacking>> {
@@ -204,7 +241,8 @@ mod tests {
     fn one_result_for_each_target() {
         let directory = tempfile::tempdir().expect("scratch directory");
         for mechanism in [FenceMechanism::Uring, FenceMechanism::Threads] {
-            let fencer = LinuxFencer::new(mechanism, EXT4_MAGIC);
+            let place = File::open(directory.path()).expect("scratch directory").into();
+            let fencer = LinuxFencer::new(mechanism, EXT4_MAGIC, &place);
             for count in [0, 1, 2, 17, 300] {
                 let mut group = targets(directory.path(), count);
                 let results = fencer.run(FenceMethod::Parallel, &group);
@@ -230,11 +268,13 @@ mod tests {
     /// A filesystem on which `syncfs` is a lie must never be synced by it.
     #[test]
     fn no_syncfs_on_fuse() {
-        assert!(
-            !LinuxFencer::new(FenceMechanism::Threads, FUSE_MAGIC).supports(FenceMethod::WholeFs)
-        );
-        assert!(
-            LinuxFencer::new(FenceMechanism::Threads, XFS_MAGIC).supports(FenceMethod::WholeFs)
-        );
+        let directory = tempfile::tempdir().expect("scratch directory");
+        let place = File::open(directory.path()).expect("scratch directory").into();
+        let works = |magic| {
+            let fencer = LinuxFencer::new(FenceMechanism::Threads, magic, &place);
+            fencer.supports(FenceMethod::WholeFs)
+        };
+        assert!(!works(FUSE_MAGIC));
+        assert!(works(XFS_MAGIC));
     }
 }

@@ -156,8 +156,9 @@ pub trait Backing: Send + Sync + Sized + 'static {
         mode: RenameMode,
     ) -> Result<()>;
 
-    /// Opens a file.
-    fn open(&self, object: &Self::Object, mode: OpenMode) -> Result<Self::File>;
+    /// Opens a file. The caller matters where opening changes it: truncation
+    /// clears set-user-id bits unless the caller may keep them.
+    fn open(&self, caller: Caller, object: &Self::Object, mode: OpenMode) -> Result<Self::File>;
     /// Makes a file and opens it; with `exclusive` an existing name is an error,
     /// otherwise it is opened. The last value says whether it was made.
     fn create(
@@ -172,14 +173,29 @@ pub trait Backing: Send + Sync + Sized + 'static {
     /// Reads at an offset; short only at the end of the file.
     fn read(&self, file: &Self::File, buffer: &mut [u8], offset: u64) -> Result<usize>;
     /// Writes all of `data` at an offset. `keep_suid` leaves set-user-id bits.
-    fn write(&self, file: &Self::File, data: &[u8], offset: u64, keep_suid: bool) -> Result<usize>;
+    fn write(
+        &self,
+        caller: Caller,
+        file: &Self::File,
+        data: &[u8],
+        offset: u64,
+        keep_suid: bool,
+    ) -> Result<usize>;
     /// Allocates, punches, collapses: the modes of `fallocate(2)`.
-    fn allocate(&self, file: &Self::File, mode: u32, offset: u64, bytes: u64) -> Result<()>;
+    fn allocate(
+        &self,
+        caller: Caller,
+        file: &Self::File,
+        mode: u32,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<()>;
     /// Finds data or a hole.
     fn seek(&self, file: &Self::File, offset: u64, what: Seek) -> Result<u64>;
     /// Copies inside the backing filesystem; may copy less than asked for.
     fn copy_range(
         &self,
+        caller: Caller,
         source: (&Self::File, u64),
         target: (&Self::File, u64),
         bytes: u64,

@@ -113,9 +113,9 @@ fn an_unlinked_open_file_still_works() {
         let (entry, file) =
             tree.create(me(), NodeId::ROOT, name("gone"), FILE, READ_WRITE, true).unwrap();
         tree.unlink(NodeId::ROOT, name("gone")).unwrap();
-        assert_eq!(tree.write(file, b"still here", 3, false), Ok(10));
+        assert_eq!(tree.write(me(), file, b"still here", 3, false), Ok(10));
         let mut buffer = [0; 32];
-        assert_eq!(tree.read(file, &mut buffer, 3), Ok(10));
+        assert_eq!(tree.read(me(), file, &mut buffer, 3), Ok(10));
         assert_eq!(tree.attr(entry.id).unwrap().nlink, 0);
         assert_eq!(tree.attr(entry.id).unwrap().size, 13);
         tree.release(file);
@@ -268,7 +268,7 @@ fn two_trees_share_the_groups_of_one_engine() {
             scope.spawn(move || {
                 let (_, file) =
                     tree.create(me(), NodeId::ROOT, name("f"), FILE, READ_WRITE, true).unwrap();
-                tree.write(file, b"content", 0, false).unwrap();
+                tree.write(me(), file, b"content", 0, false).unwrap();
                 let (sender, answer) = channel();
                 let done = Box::new(move |result| sender.send(result).unwrap());
                 tree.sync_file(me(), file, SyncKind::Full, done);

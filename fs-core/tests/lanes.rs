@@ -286,13 +286,13 @@ impl Backing for Fake {
         unlink(&(), &OsStr) -> ();
         remove_dir(&(), &OsStr) -> ();
         rename((&(), &OsStr), (&(), &OsStr), RenameMode) -> ();
-        open(&(), OpenMode) -> FakeFile;
+        open(Caller, &(), OpenMode) -> FakeFile;
         create(Caller, &(), &OsStr, NewMode, OpenMode, bool) -> (Found<Self>, FakeFile, bool);
         read(&FakeFile, &mut [u8], u64) -> usize;
-        write(&FakeFile, &[u8], u64, bool) -> usize;
-        allocate(&FakeFile, u32, u64, u64) -> ();
+        write(Caller, &FakeFile, &[u8], u64, bool) -> usize;
+        allocate(Caller, &FakeFile, u32, u64, u64) -> ();
         seek(&FakeFile, u64, Seek) -> u64;
-        copy_range((&FakeFile, u64), (&FakeFile, u64), u64) -> u64;
+        copy_range(Caller, (&FakeFile, u64), (&FakeFile, u64), u64) -> u64;
         open_dir(&()) -> FakeFile;
         read_dir(&FakeFile, u64, &mut dyn FnMut(DirEntry) -> bool) -> ();
         xattr(&(), &OsStr) -> Vec<u8>;

@@ -7,9 +7,9 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Weak};
@@ -29,6 +29,8 @@ pub const STATUS_SCHEMA: u32 = 1;
 const REQUEST_BYTES_MAX: u64 = 4096;
 /// How long a client may take to send its line.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long the socket of a live mount may be missing.
+const SOCKET_TIME_MAX: Duration = Duration::from_secs(3);
 /// How long an `umount` may take: flushing much data to a slow disk takes long.
 const UNMOUNT_TIME_MAX: Duration = Duration::from_secs(600);
 
@@ -151,6 +153,8 @@ impl Status {
 /// Answers clients until it is stopped.
 pub struct ControlServer {
     path: PathBuf,
+    /// Inode number of our socket: the name may be another daemon's by now.
+    inode: u64,
     stopped: Arc<AtomicBool>,
     /// Connections whose answer is not written yet.
     open: Arc<AtomicUsize>,
@@ -167,14 +171,10 @@ impl ControlServer {
             Failure::new(format!("cannot make the control socket {}: {error}", path.display()))
         };
         make_socket_directory().map_err(failed)?;
-        // Device numbers are reused after an unmount: an old socket is a leftover.
-        let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path).map_err(failed)?;
-        let mode = std::fs::Permissions::from_mode(0o600);
-        std::fs::set_permissions(&path, mode).map_err(failed)?;
+        let (listener, inode) = bind(&path).map_err(failed)?;
         let stopped = Arc::new(AtomicBool::new(false));
         let open = Arc::new(AtomicUsize::new(0));
-        let server = Self { path: path.clone(), stopped, open };
+        let server = Self { path: path.clone(), inode, stopped, open };
         let (stop, open) = (Arc::clone(&server.stopped), Arc::clone(&server.open));
         // The status goes with the mount: a client that lingers must not keep
         // the engine, and so the lock on the backing directory, alive.
@@ -200,9 +200,12 @@ impl ControlServer {
     /// Takes no more clients and removes the socket.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
-        // Wakes the listener, which then sees that it shall stop.
-        let _ = UnixStream::connect(&self.path);
-        let _ = std::fs::remove_file(&self.path);
+        let Ok(_lock) = lock_sockets(&self.path) else { return };
+        if inode_of(&self.path).is_ok_and(|inode| inode == self.inode) {
+            // Wakes the listener, which then sees that it shall stop.
+            let _ = UnixStream::connect(&self.path);
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 
     /// Waits, briefly, until open connections have their answer.
@@ -212,6 +215,29 @@ impl ControlServer {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
+}
+
+/// Makes the socket. The kernel gives the device number of an ended mount to the
+/// next one at once, while the old daemon still flushes: whatever has the name
+/// is a leftover, and taking it over must not cross the old daemon's removal.
+fn bind(path: &Path) -> std::io::Result<(UnixListener, u64)> {
+    let _lock = lock_sockets(path)?;
+    let _ = std::fs::remove_file(path);
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok((listener, inode_of(path)?))
+}
+
+/// Held while sockets are made and removed.
+fn lock_sockets(path: &Path) -> std::io::Result<std::fs::File> {
+    let directory = path.parent().expect("a socket's path has a directory");
+    let lock = std::fs::File::options().create(true).append(true).open(directory.join("lock"))?;
+    lock.lock()?;
+    Ok(lock)
+}
+
+fn inode_of(path: &Path) -> std::io::Result<u64> {
+    Ok(std::fs::symlink_metadata(path)?.ino())
 }
 
 struct CountedConnection(Arc<AtomicUsize>);
@@ -290,22 +316,43 @@ pub fn ask(mount: &MountEntry, request: &Request) -> Result<Option<Response>, Fa
         .map_err(|error| Failure::new(format!("the daemon's answer makes no sense: {error}")))
 }
 
+/// Connects to a mount's daemon; `None` if the mount is dead. A live mount may
+/// be without its socket for a moment, while its daemon starts or another one's
+/// leftover is replaced.
 fn connect(mount: &MountEntry) -> Result<Option<UnixStream>, Failure> {
     let shown = mount.mount_point.display();
-    match UnixStream::connect(socket_path(mount.user_id, &mount.device)) {
-        Ok(connection) => Ok(Some(connection)),
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(Failure::new(format!(
-            "{shown} is a mount of user id {}: ask as that user, or as root",
-            mount.user_id
-        ))),
-        // No socket, or one that nobody listens on.
-        Err(error)
-            if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) =>
-        {
-            Ok(None)
+    let deadline = Instant::now() + SOCKET_TIME_MAX;
+    loop {
+        let error = match UnixStream::connect(socket_path(mount.user_id, &mount.device)) {
+            Ok(connection) => return Ok(Some(connection)),
+            Err(error) => error,
+        };
+        match error.kind() {
+            ErrorKind::PermissionDenied => {
+                let user = mount.user_id;
+                return Err(Failure::new(format!(
+                    "{shown} is a mount of user id {user}: ask as that user, or as root"
+                )));
+            }
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => {}
+            _ => return Err(Failure::new(format!("cannot ask the daemon of {shown}: {error}"))),
         }
-        Err(error) => Err(Failure::new(format!("cannot ask the daemon of {shown}: {error}"))),
+        if is_dead(&mount.mount_point) {
+            return Ok(None);
+        }
+        if Instant::now() >= deadline {
+            return Err(Failure::new(format!(
+                "the mount at {shown} is alive, but its control socket is missing: \
+                 end it with umount(8), which makes everything durable too"
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Whether the kernel says that nobody serves a mount any more.
+fn is_dead(mount_point: &Path) -> bool {
+    matches!(nix::sys::statfs::statfs(mount_point), Err(nix::Error::ENOTCONN))
 }
 
 /// Removes what a dead daemon left.
@@ -334,7 +381,7 @@ fn make_socket_directory() -> std::io::Result<()> {
     let directory = socket_directory(nix::unistd::geteuid().as_raw());
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
     // Somebody else's directory in a shared place must not be trusted.
-    let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::symlink_metadata(&directory)?);
+    let owner = std::fs::symlink_metadata(&directory)?.uid();
     if owner == nix::unistd::geteuid().as_raw() {
         Ok(())
     } else {

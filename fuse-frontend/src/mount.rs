@@ -35,6 +35,8 @@ pub mod preflight;
 
 /// How long a shutdown waits for sync requests that are under way.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// How long `lanefs umount` tries again before it says that the mount is busy.
+const BUSY_RETRY_MAX: Duration = Duration::from_millis(500);
 /// How long a signal waits for programs to let go of the mount before it is
 /// detached under them.
 const BUSY_MAX: Duration = Duration::from_secs(2);
@@ -68,7 +70,7 @@ pub enum Event {
 /// Everything that a running mount consists of.
 pub struct Mount {
     plan: MountPlan,
-    engine: Arc<Engine<LinuxBacking>>,
+    tree: Arc<MountedTree>,
     kernel: KernelMount,
     control: ControlServer,
     events: Receiver<Event>,
@@ -122,7 +124,7 @@ impl Mount {
             filesystem,
             "mounted"
         );
-        Ok(Self { plan, engine, kernel, control, events })
+        Ok(Self { plan, tree, kernel, control, events })
     }
 
     /// Serves until the mount ends, then makes everything durable.
@@ -158,6 +160,8 @@ impl Mount {
             ended.map_err(|error| Failure::new(format!("the FUSE session failed: {error}")))
         });
         self.control.stop();
+        // Whoever waits for the answer may mount again at once.
+        self.tree.backing().release_lock();
         for answer in answers {
             let _ = answer.send(outcome.clone());
         }
@@ -168,7 +172,7 @@ impl Mount {
     }
 
     fn flush(&self) -> Result<(), Failure> {
-        self.engine.flush(DRAIN_MAX).map_err(|error| {
+        self.tree.engine().flush(DRAIN_MAX).map_err(|error| {
             let backing = self.plan.backing.display();
             Failure::new(format!(
                 "not everything could be made durable in {backing}: {error}; \
@@ -178,7 +182,18 @@ impl Mount {
     }
 
     fn unmount(&mut self, lazy: bool) -> Result<(), Failure> {
-        self.kernel.unmount(lazy).map_err(|error| match error {
+        // A program that is just starting another one holds all its descriptors
+        // twice for a moment: that alone shall not count as busy.
+        let deadline = Instant::now() + BUSY_RETRY_MAX;
+        let ended = loop {
+            match self.kernel.unmount(lazy) {
+                Err(nix::Error::EBUSY) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                other => break other,
+            }
+        };
+        ended.map_err(|error| match error {
             nix::Error::EBUSY => Failure::new(format!(
                 "{} is busy: close the programs that use it (`fuser -vm` lists them), \
                  or detach it with `lanefs umount --lazy`",
@@ -200,7 +215,6 @@ impl Mount {
                 self.kernel.unmount_now();
                 return;
             }
-            std::thread::sleep(Duration::from_millis(50));
         }
     }
 }

@@ -282,11 +282,11 @@ impl Filesystem for Skin {
         });
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.handle(Op::Open, || {
             let (id, mode) = (node(ino), open_mode(flags.0));
             let way = self.passthrough.open(&self.tree, id, |fd| Backing::for_open(&reply, fd));
-            match self.tree.open(id, mode, way.is_some()) {
+            match self.tree.open(caller(req), id, mode, way.is_some()) {
                 Ok(file) => match way {
                     Some(backing) => {
                         let flags = passthrough::open_flags(flags.0);
@@ -338,7 +338,7 @@ impl Filesystem for Skin {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -349,7 +349,7 @@ impl Filesystem for Skin {
     ) {
         self.handle(Op::Read, || {
             reply::with_buffer(size as usize, |buffer| {
-                match self.tree.read(FileId(fh.0), buffer, offset) {
+                match self.tree.read(caller(req), FileId(fh.0), buffer, offset) {
                     Ok(bytes) => reply.data(&buffer[..bytes]),
                     Err(error) => reply.error(errno(error)),
                 }
@@ -372,7 +372,7 @@ impl Filesystem for Skin {
         self.handle(Op::Write, || {
             let file = FileId(fh.0);
             let keep_suid = !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-            let written = match self.tree.write(file, data, offset, keep_suid) {
+            let written = match self.tree.write(caller(req), file, data, offset, keep_suid) {
                 Ok(bytes) => bytes as u32,
                 Err(error) => return reply.error(errno(error)),
             };
@@ -577,7 +577,7 @@ impl Filesystem for Skin {
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -586,14 +586,14 @@ impl Filesystem for Skin {
         reply: ReplyEmpty,
     ) {
         self.handle(Op::Fallocate, || {
-            let mode = mode.cast_unsigned();
-            Self::empty(reply, self.tree.allocate(FileId(fh.0), mode, offset, length));
+            let (file, mode) = (FileId(fh.0), mode.cast_unsigned());
+            Self::empty(reply, self.tree.allocate(caller(req), file, mode, offset, length));
         });
     }
 
     fn lseek(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: i64,
@@ -606,7 +606,7 @@ impl Filesystem for Skin {
                 libc::SEEK_HOLE => Seek::Hole,
                 _ => return reply.error(fuser::Errno::EINVAL),
             };
-            match self.tree.seek(FileId(fh.0), offset.cast_unsigned(), what) {
+            match self.tree.seek(caller(req), FileId(fh.0), offset.cast_unsigned(), what) {
                 Ok(found) => reply.offset(found.cast_signed()),
                 Err(error) => reply.error(errno(error)),
             }
@@ -615,7 +615,7 @@ impl Filesystem for Skin {
 
     fn copy_file_range(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
@@ -628,7 +628,8 @@ impl Filesystem for Skin {
     ) {
         self.handle(Op::CopyFileRange, || {
             let (source, target) = ((FileId(fh_in.0), offset_in), (FileId(fh_out.0), offset_out));
-            match self.tree.copy_range(source, target, len.min(reply::COPY_BYTES_MAX)) {
+            let len = len.min(reply::COPY_BYTES_MAX);
+            match self.tree.copy_range(caller(req), source, target, len) {
                 Ok(bytes) => reply.written(bytes as u32),
                 Err(error) => reply.error(errno(error)),
             }

@@ -204,7 +204,7 @@ impl<B: Backing> Tree<B> {
         let file = match file {
             Some(file) if change.size.is_some() => {
                 let open = self.files.get(file.0)?;
-                open.mode.write.then(|| self.file_of(&open)).transpose()?
+                open.mode.write.then(|| self.file_of(caller, &open)).transpose()?
             }
             _ => None,
         };
@@ -268,11 +268,11 @@ impl<B: Backing> Tree<B> {
 
     /// Opens a file. With `lazy`, a file that is only read is not opened before
     /// something needs it (passthrough readers never do).
-    pub fn open(&self, id: NodeId, mode: OpenMode, lazy: bool) -> Result<FileId> {
+    pub fn open(&self, caller: Caller, id: NodeId, mode: OpenMode, lazy: bool) -> Result<FileId> {
         let node = self.nodes.get(id)?;
         let open = OpenFile { node, mode, file: OnceLock::new() };
         if !lazy || mode.write || mode.truncate {
-            self.file_of(&open)?;
+            self.file_of(caller, &open)?;
         }
         if mode.truncate {
             self.applied(&[&open.node]);
@@ -302,10 +302,8 @@ impl<B: Backing> Tree<B> {
         Ok((entry, FileId(self.files.insert(open))))
     }
 
-    /// The backing file of an open file, for a front-end that lets its kernel
-    /// use it directly.
-    pub fn backing_file(&self, file: FileId) -> Result<Arc<B::File>> {
-        self.file_of(&*self.files.get(file.0)?)
+    fn backing_file(&self, caller: Caller, file: FileId) -> Result<Arc<B::File>> {
+        self.file_of(caller, &*self.files.get(file.0)?)
     }
 
     /// Runs `call` with the backing object of a node.
@@ -319,39 +317,63 @@ impl<B: Backing> Tree<B> {
     }
 
     /// Reads; short only at the end of the file.
-    pub fn read(&self, file: FileId, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        self.backing.read(&*self.backing_file(file)?, buffer, offset)
+    pub fn read(
+        &self,
+        caller: Caller,
+        file: FileId,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> Result<usize> {
+        self.backing.read(&*self.backing_file(caller, file)?, buffer, offset)
     }
 
     /// Writes; set-user-id bits go unless `keep_suid`.
-    pub fn write(&self, file: FileId, data: &[u8], offset: u64, keep_suid: bool) -> Result<usize> {
-        self.backing.write(&*self.backing_file(file)?, data, offset, keep_suid)
+    pub fn write(
+        &self,
+        caller: Caller,
+        file: FileId,
+        data: &[u8],
+        offset: u64,
+        keep_suid: bool,
+    ) -> Result<usize> {
+        let file = self.backing_file(caller, file)?;
+        self.backing.write(caller, &*file, data, offset, keep_suid)
     }
 
     /// Allocates, punches, collapses: the modes of `fallocate(2)`.
-    pub fn allocate(&self, file: FileId, mode: u32, offset: u64, bytes: u64) -> Result<()> {
-        self.backing.allocate(&*self.backing_file(file)?, mode, offset, bytes)
+    pub fn allocate(
+        &self,
+        caller: Caller,
+        file: FileId,
+        mode: u32,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<()> {
+        let file = self.backing_file(caller, file)?;
+        self.backing.allocate(caller, &*file, mode, offset, bytes)
     }
 
     /// Finds data or a hole.
-    pub fn seek(&self, file: FileId, offset: u64, what: Seek) -> Result<u64> {
-        self.backing.seek(&*self.backing_file(file)?, offset, what)
+    pub fn seek(&self, caller: Caller, file: FileId, offset: u64, what: Seek) -> Result<u64> {
+        self.backing.seek(&*self.backing_file(caller, file)?, offset, what)
     }
 
     /// Copies between open files; may copy less than asked for.
     pub fn copy_range(
         &self,
+        caller: Caller,
         source: (FileId, u64),
         target: (FileId, u64),
         bytes: u64,
     ) -> Result<u64> {
-        let (from, to) = (self.backing_file(source.0)?, self.backing_file(target.0)?);
-        self.backing.copy_range((&*from, source.1), (&*to, target.1), bytes)
+        let (from, to) =
+            (self.backing_file(caller, source.0)?, self.backing_file(caller, target.0)?);
+        self.backing.copy_range(caller, (&*from, source.1), (&*to, target.1), bytes)
     }
 
     /// Makes a file durable, then calls `done`; never waits for another group.
     pub fn sync_file(&self, caller: Caller, file: FileId, kind: SyncKind, done: Completion) {
-        match self.backing_file(file) {
+        match self.backing_file(caller, file) {
             Ok(file) => {
                 let writer = u64::from(caller.thread);
                 self.engine.lanes.submit(writer, SyncTarget::File(file, kind), done);
@@ -452,11 +474,11 @@ impl<B: Backing> Tree<B> {
         lsn
     }
 
-    fn file_of(&self, open: &OpenFile<B>) -> Result<Arc<B::File>> {
+    fn file_of(&self, caller: Caller, open: &OpenFile<B>) -> Result<Arc<B::File>> {
         if let Some(file) = open.file.get() {
             return Ok(Arc::clone(file));
         }
-        let file = Arc::new(self.backing.open(&open.node.object, open.mode)?);
+        let file = Arc::new(self.backing.open(caller, &open.node.object, open.mode)?);
         // Two threads may open at once; one of the two files is kept.
         Ok(Arc::clone(open.file.get_or_init(|| file)))
     }

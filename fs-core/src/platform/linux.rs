@@ -144,6 +144,14 @@ impl LinuxBacking {
         })
     }
 
+    /// Lets another daemon serve the directory, before this value is dropped:
+    /// for a daemon that has flushed everything and is about to end.
+    pub fn release_lock(&self) {
+        if let Err(error) = rustix::fs::flock(&*self.root, FlockOperation::Unlock) {
+            tracing::warn!(%error, "cannot release the lock on the backing directory");
+        }
+    }
+
     /// Name of the backing filesystem's type, for people.
     #[must_use]
     pub fn filesystem_name(&self) -> &'static str {
@@ -340,8 +348,9 @@ impl Backing for LinuxBacking {
         Ok(rustix::fs::renameat_with(from, source.1, to, target.1, flags)?)
     }
 
-    fn open(&self, object: &Self::Object, mode: OpenMode) -> Result<Self::File> {
+    fn open(&self, caller: Caller, object: &Self::Object, mode: OpenMode) -> Result<Self::File> {
         self.prepare_thread();
+        let _guard = mode.truncate.then(|| self.privileges.enter_to_change(caller));
         let flags = file::open_flags(mode, self.options);
         let open = |flags| self.cache.retry_errno(|| object.reopen(self.root.as_fd(), flags));
         match open(flags) {
@@ -373,12 +382,10 @@ impl Backing for LinuxBacking {
         });
         match made {
             Ok(file) => Ok((self.found(object::pin(file.as_fd())?)?, file, true)),
-            // Somebody else was faster, and the caller does not mind. The cut to
-            // length zero happens here, outside the caller's guard, so that
-            // set-user-id bits are cleared.
+            // Somebody else was faster, and the caller does not mind.
             Err(Errno::EXIST) if !exclusive => {
                 let found = self.lookup_fd(dir.as_fd(), name)?;
-                let file = self.open(&found.object, mode)?;
+                let file = self.open(caller, &found.object, mode)?;
                 Ok((found, file, false))
             }
             Err(error) => Err(error),
@@ -389,14 +396,29 @@ impl Backing for LinuxBacking {
         file::read_full(file, buffer, offset)
     }
 
-    fn write(&self, file: &Self::File, data: &[u8], offset: u64, keep_suid: bool) -> Result<usize> {
+    fn write(
+        &self,
+        caller: Caller,
+        file: &Self::File,
+        data: &[u8],
+        offset: u64,
+        keep_suid: bool,
+    ) -> Result<usize> {
         self.prepare_thread();
-        let _keep = keep_suid.then(|| self.privileges.keep_setid());
+        let _guard = self.privileges.enter(caller, 0, keep_suid);
         file::write_full(file, data, offset)
     }
 
-    fn allocate(&self, file: &Self::File, mode: u32, offset: u64, bytes: u64) -> Result<()> {
+    fn allocate(
+        &self,
+        caller: Caller,
+        file: &Self::File,
+        mode: u32,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<()> {
         self.prepare_thread();
+        let _guard = self.privileges.enter_to_change(caller);
         let mode = rustix::fs::FallocateFlags::from_bits_retain(mode);
         Ok(rustix::fs::fallocate(file, mode, offset, bytes)?)
     }
@@ -411,11 +433,13 @@ impl Backing for LinuxBacking {
 
     fn copy_range(
         &self,
+        caller: Caller,
         source: (&Self::File, u64),
         target: (&Self::File, u64),
         bytes: u64,
     ) -> Result<u64> {
         self.prepare_thread();
+        let _guard = self.privileges.enter_to_change(caller);
         file::copy_range(source, target, bytes)
     }
 

@@ -17,6 +17,8 @@ use fs_core::types::SyncKind;
 use fuser::{BackingId, FopenFlags, ReplyCreate, ReplyOpen};
 
 const SHARDS: usize = 16;
+/// Set-user-id and set-group-id.
+const SETID_BITS: u32 = 0o6000;
 
 /// The open inodes and the way of each.
 pub struct Passthrough {
@@ -101,6 +103,11 @@ impl Passthrough {
         id: NodeId,
         register: impl FnOnce(BorrowedFd<'_>) -> std::io::Result<Backing>,
     ) -> Option<Arc<Backing>> {
+        // The kernel writes passthrough files with our credentials, whoever
+        // the writer is, and so cannot judge who may keep these bits.
+        if tree.attr(id).is_ok_and(|attr| u32::from(attr.perm) & SETID_BITS != 0) {
+            return None;
+        }
         let fd = tree.with_object(id, LinuxBacking::path_fd).ok()?.ok()?;
         match register(fd.as_fd()) {
             Ok(backing) => Some(Arc::new(backing)),

@@ -68,12 +68,13 @@ pub(super) fn set_attr(
         rustix::fs::chmod(proc_path(fd), Mode::from_raw_mode(perm & 0o7777))?;
     }
     if change.uid.is_some() || change.gid.is_some() {
-        let _guard = privileges.enter(caller, 0, caller.uid == 0);
+        let _guard = privileges.enter_to_change(caller);
         let uid = change.uid.map(rustix::fs::Uid::from_raw);
         let gid = change.gid.map(rustix::fs::Gid::from_raw);
         rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)?;
     }
     if let Some(size) = change.size {
+        let _guard = privileges.enter_to_change(caller);
         match file {
             Some(file) => rustix::fs::ftruncate(file, size)?,
             None => {

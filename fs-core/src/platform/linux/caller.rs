@@ -91,6 +91,13 @@ impl Privileges {
         AsCaller { umask: umask != 0, ids: self.full, _keep: keep }
     }
 
+    /// Takes the caller's ids for a change of a file's content: whether it
+    /// clears set-user-id and set-group-id bits is judged by the caller's group
+    /// and, for the superuser, by the capability that it has.
+    pub(super) fn enter_to_change(self, caller: Caller) -> AsCaller {
+        self.enter(caller, 0, caller.uid == 0)
+    }
+
     /// Takes `CAP_FSETID` up until the guard is dropped.
     pub(super) fn keep_setid(self) -> KeepSetid {
         if self.full {

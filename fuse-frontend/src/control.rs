@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -306,14 +307,34 @@ pub fn ask(mount: &MountEntry, request: &Request) -> Result<Option<Response>, Fa
         Request::Unmount { .. } => UNMOUNT_TIME_MAX + Duration::from_secs(10),
     };
     connection.set_read_timeout(Some(limit)).map_err(failed)?;
+    let daemon = daemon_of(&connection);
     let mut text = serde_json::to_string(request).expect("a request is plain data");
     text.push('\n');
     connection.write_all(text.as_bytes()).map_err(failed)?;
     let mut line = String::new();
     BufReader::new(&connection).read_line(&mut line).map_err(failed)?;
-    serde_json::from_str(&line)
-        .map(Some)
-        .map_err(|error| Failure::new(format!("the daemon's answer makes no sense: {error}")))
+    let response = serde_json::from_str(&line)
+        .map_err(|error| Failure::new(format!("the daemon's answer makes no sense: {error}")))?;
+    if let (Response::Unmounted, Some(daemon)) = (&response, daemon) {
+        wait_for_end(&daemon);
+    }
+    Ok(Some(response))
+}
+
+/// The process at the other end.
+fn daemon_of(connection: &UnixStream) -> Option<OwnedFd> {
+    let peer = nix::sys::socket::sockopt::PeerCredentials;
+    let peer = nix::sys::socket::getsockopt(connection, peer).ok()?;
+    let pid = rustix::process::Pid::from_raw(peer.pid())?;
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
+}
+
+/// Waits until a process has ended: until then it has the backing filesystem
+/// open, and an umount(8) of that would find it busy.
+fn wait_for_end(process: &OwnedFd) {
+    let mut ended = [rustix::event::PollFd::new(process, rustix::event::PollFlags::IN)];
+    let limit = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
+    let _ = rustix::event::poll(&mut ended, Some(&limit));
 }
 
 /// Connects to a mount's daemon; `None` if the mount is dead. A live mount may

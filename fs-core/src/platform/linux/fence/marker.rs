@@ -13,8 +13,8 @@
 //!   before the commit block makes it durable, *because* journal and data share
 //!   one device.
 //! - The filesystem has a journal, with these rules: ext4 with an internal
-//!   journal, XFS without a separate log or real-time device. Not btrfs, whose
-//!   tree log holds one inode's changes only.
+//!   journal and without `fast_commit`, XFS without a separate log or real-time
+//!   device. Not btrfs, whose tree log holds one inode's changes only.
 //! - No `lazytime`, under which a sync of a file writes times that were kept
 //!   back, and a sync of another file does not.
 //!
@@ -22,7 +22,8 @@
 //! and after a crash the filesystem drops it as an orphan.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use rustix::fs::{Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
@@ -43,7 +44,7 @@ impl JournalMarker {
         let device = rustix::fs::fstat(directory).ok()?.st_dev;
         let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
         let journal = match filesystem_magic {
-            EXT4_MAGIC => ext4_has_internal_journal(major, minor),
+            EXT4_MAGIC => ext4_commits_in_order(major, minor),
             XFS_MAGIC => true,
             _ => false,
         };
@@ -70,12 +71,29 @@ impl JournalMarker {
     }
 }
 
-/// jbd2 shows an internal journal as `DEVICE-INODE` (the journal is inode 8), an
-/// external one under its own device's name, and no journal not at all.
-fn ext4_has_internal_journal(major: u32, minor: u32) -> bool {
+/// Whether an ext4 has an internal journal and full commits only. What cannot
+/// be found out counts as no.
+fn ext4_commits_in_order(major: u32, minor: u32) -> bool {
     let link = std::fs::read_link(format!("/sys/dev/block/{major}:{minor}"));
     let name = link.ok().and_then(|link| Some(link.file_name()?.to_str()?.to_owned()));
-    name.is_some_and(|name| Path::new(&format!("/proc/fs/jbd2/{name}-8")).exists())
+    let Some(name) = name else { return false };
+    // jbd2 shows an internal journal as DEVICE-INODE (the journal is inode 8), an
+    // external one under its own device's name, and no journal not at all.
+    let internal = Path::new(&format!("/proc/fs/jbd2/{name}-8")).exists();
+    internal && ext4_fast_commit(Path::new("/dev").join(name)) == Some(false)
+}
+
+/// Whether an ext4 was made with `fast_commit`, which no mount option shows. A
+/// sync that meets a fast commit under way waits for it and returns, although
+/// what came after its begin is not in it (`ext4_fc_commit`, Linux 6.18).
+fn ext4_fast_commit(device: PathBuf) -> Option<bool> {
+    /// `s_feature_compat` in the superblock, which begins at byte 1024.
+    const FEATURE_COMPAT_OFFSET: u64 = 1024 + 0x5c;
+    const COMPAT_FAST_COMMIT: u32 = 0x0400;
+    let mut features = [0; 4];
+    let device = std::fs::File::open(device).ok()?;
+    device.read_exact_at(&mut features, FEATURE_COMPAT_OFFSET).ok()?;
+    Some(u32::from_le_bytes(features) & COMPAT_FAST_COMMIT != 0)
 }
 
 /// Options of the mount and of the filesystem, from /proc/self/mountinfo: a

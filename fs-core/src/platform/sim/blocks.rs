@@ -1,0 +1,129 @@
+//! Blocks of the disk: what each holds for readers, and what a power cut may
+//! leave in it.
+
+use std::sync::Arc;
+
+use super::image::PAGE_BYTES;
+use super::random::Random;
+
+/// The unit that a disk writes whole.
+const SECTOR_BYTES: usize = 512;
+
+/// Versions of one block that are kept between two syncs. Beyond that, middle
+/// ones are dropped: fewer crash states are tried, none that could not be.
+const VERSIONS_MAX: usize = 8;
+
+pub(super) type Page = [u8; PAGE_BYTES as usize];
+
+/// One state that a block was in.
+#[derive(Debug, Clone)]
+pub(super) struct Version {
+    /// Rises with time over all blocks. 0: what is there before the first write.
+    pub(super) serial: u64,
+    /// Position of the journal entry of the write.
+    pub(super) position: u64,
+    /// Where the file's data in this block ended then: a length in bytes that
+    /// counts from the start of the file.
+    pub(super) end: u64,
+    /// `Attrs::cuts` of the file then.
+    pub(super) cuts: u64,
+    pub(super) page: Arc<Page>,
+}
+
+/// A block: what may be on disk, oldest first; the last is what readers see.
+#[derive(Debug, Clone)]
+pub(super) struct Block {
+    versions: Vec<Version>,
+}
+
+/// How a crash chooses among versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taste {
+    Oldest,
+    Newest,
+    Any,
+    /// Any, for each sector separately.
+    Torn,
+}
+
+/// What a crash has left in a block.
+pub(super) struct Survivor {
+    pub(super) page: Arc<Page>,
+    /// The oldest version of which a sector is there.
+    pub(super) oldest: Version,
+}
+
+impl Block {
+    /// A new block; `fill` is what shows where nothing has arrived.
+    pub(super) fn new(fill: u8) -> Self {
+        Self::with(Arc::new([fill; PAGE_BYTES as usize]))
+    }
+
+    /// A block that holds this and nothing else.
+    pub(super) fn with(page: Arc<Page>) -> Self {
+        Self { versions: vec![Version { serial: 0, position: 0, end: 0, cuts: 0, page }] }
+    }
+
+    /// What readers see.
+    pub(super) fn page(&self) -> &Arc<Page> {
+        &self.latest().page
+    }
+
+    pub(super) fn latest(&self) -> &Version {
+        self.versions.last().expect("a block always has a version")
+    }
+
+    pub(super) fn push(&mut self, version: Version) {
+        self.versions.push(version);
+        if self.versions.len() > VERSIONS_MAX {
+            self.versions.remove(VERSIONS_MAX / 2);
+        }
+    }
+
+    /// The latest version is on disk: no other can come back.
+    pub(super) fn make_durable(&mut self) {
+        self.versions.drain(..self.versions.len() - 1);
+    }
+
+    /// Versions before `serial` cannot come back.
+    pub(super) fn raise(&mut self, serial: u64) {
+        self.versions.retain(|version| version.serial >= serial);
+    }
+
+    /// What a crash may leave: versions from `floor` on that satisfy `allowed`.
+    /// `None` if there is none.
+    pub(super) fn survivor(
+        &self,
+        floor: u64,
+        allowed: impl Fn(&Version) -> bool,
+        taste: Taste,
+        random: &mut Random,
+    ) -> Option<Survivor> {
+        let of_age = |version: &&Version| version.serial >= floor && allowed(version);
+        let candidates: Vec<&Version> = self.versions.iter().filter(of_age).collect();
+        let (&first, &last) = (candidates.first()?, candidates.last()?);
+        let whole = |version: &Version| {
+            Some(Survivor { page: Arc::clone(&version.page), oldest: version.clone() })
+        };
+        match taste {
+            Taste::Oldest => whole(first),
+            Taste::Newest => whole(last),
+            Taste::Any => whole(candidates[random.index(candidates.len())]),
+            Taste::Torn if candidates.len() == 1 => whole(first),
+            Taste::Torn => Some(torn(&candidates, random)),
+        }
+    }
+}
+
+/// Sectors of several versions, side by side.
+fn torn(candidates: &[&Version], random: &mut Random) -> Survivor {
+    let mut page = [0; PAGE_BYTES as usize];
+    let mut oldest = candidates.len() - 1;
+    for (index, sector) in page.chunks_exact_mut(SECTOR_BYTES).enumerate() {
+        let chosen = random.index(candidates.len());
+        oldest = oldest.min(chosen);
+        let from = index * SECTOR_BYTES;
+        sector.copy_from_slice(&candidates[chosen].page[from..from + SECTOR_BYTES]);
+    }
+    Survivor { page: Arc::new(page), oldest: candidates[oldest].clone() }
+}

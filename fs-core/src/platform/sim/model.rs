@@ -1,0 +1,136 @@
+//! What a simulated filesystem promises across a power cut, and the settings of
+//! a simulation.
+
+/// What survives a power cut. The rules follow `research/group-commit.md` 3.5
+/// and 3.6 and the table of models in `research/crash-testing.md` 3.4; where
+/// sources disagree the weaker promise is taken.
+///
+/// Common to the three journaling models: every operation on names or
+/// attributes is one atomic entry of a journal, in the order of execution. A
+/// crash keeps a *prefix* of the journal: everything that a sync has committed,
+/// and any number of later entries, because the journal may commit by itself at
+/// any time. A sync of an object commits the journal up to the last change *of
+/// that object* (ext4 `i_sync_tid`, XFS `ili_commit_seq`), and so everything
+/// that was done before that change; what was done after it is not promised,
+/// even if the sync came later. An object that has not changed since its last
+/// sync makes nothing else durable.
+///
+/// Common to all: of the pages of a file that were written since they were last
+/// synced, any subset survives, each in any of the versions that it has had
+/// since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DurabilityModel {
+    /// ext4 with its defaults: `data=ordered`, delayed allocation, `auto_da_alloc`.
+    ///
+    /// Blocks are allocated, and the length is extended over them, when their
+    /// data is written back: at a sync or at any time, possibly after later
+    /// operations on names. The data is on disk before that entry commits, so
+    /// new blocks never show anything else than what was written. But an append
+    /// within a block that exists already extends the length at once: the tail
+    /// of that block may read as zeros (Ferrite's prefix-append). A rename over
+    /// an existing name, and a close after a truncation to zero, allocate the
+    /// file's blocks first, so that a replace by rename is old or new.
+    Ext4Ordered,
+    /// XFS: as ext4, but a length is extended only after the data below it that
+    /// completed, and a rename waits for nothing: a file replaced by rename
+    /// without a sync may come back empty. New blocks below the length whose
+    /// data has not arrived read as zeros.
+    Xfs,
+    /// `data=writeback`: lengths and blocks are journal entries at the time of
+    /// the write, with no order towards the data. A new block whose data has
+    /// not arrived shows [`STALE_BYTE`] or zeros.
+    Writeback,
+    /// No more than POSIX words promise. There is no journal: each directory
+    /// keeps a prefix of the changes of its own entries, each file a prefix of
+    /// the changes of its own inode and, as with `Writeback`, any subset of its
+    /// data. fsync of a file makes its data and inode durable but *not its
+    /// name*; fsync of a directory makes its entries durable but neither the
+    /// content of what they name nor the directory's own name. A rename within
+    /// one directory is atomic; between two directories the two halves may
+    /// survive separately. An object found under no name is gone; link counts
+    /// are set right; a directory found under several names keeps the newest
+    /// (what fsck would do). Inode numbers are not reused here.
+    PosixMin,
+}
+
+/// What a new block shows under the weak models if its data has not arrived.
+pub const STALE_BYTE: u8 = 0xdb;
+
+impl DurabilityModel {
+    /// All models, the strongest first.
+    pub const ALL: [Self; 4] = [Self::Ext4Ordered, Self::Xfs, Self::Writeback, Self::PosixMin];
+
+    /// A short name, for messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ext4Ordered => "ext4",
+            Self::Xfs => "xfs",
+            Self::Writeback => "writeback",
+            Self::PosixMin => "posix-min",
+        }
+    }
+
+    /// Whether what survives of names and attributes is a prefix of one journal.
+    #[must_use]
+    pub const fn keeps_prefix(self) -> bool {
+        !matches!(self, Self::PosixMin)
+    }
+
+    /// Whether new blocks may show what was never written to them.
+    #[must_use]
+    pub const fn shows_stale_data(self) -> bool {
+        matches!(self, Self::Writeback | Self::PosixMin)
+    }
+
+    /// Whether blocks and lengths reach the journal at write-back only, their
+    /// data first.
+    pub(super) const fn delays_allocation(self) -> bool {
+        !self.shows_stale_data()
+    }
+}
+
+/// Settings of a simulated disk and its filesystem.
+#[derive(Debug, Clone)]
+pub struct SimOptions {
+    /// What survives a power cut.
+    pub model: DurabilityModel,
+    /// Pages may survive in parts of 512 bytes, each of another version; else
+    /// they survive whole.
+    pub torn_sectors: bool,
+    /// How many changes share one time stamp: 1 is a clock that tells any two
+    /// changes apart (Linux 6.13 and later tell a change from a time that was
+    /// read before it), more is the coarse clock of older kernels (4 ms).
+    pub changes_per_tick: u64,
+    /// Journal entries that may wait; beyond that everything is written back,
+    /// as the kernel's flusher does after some seconds. At least 1.
+    pub pending_ops_max: usize,
+    /// Once in so many groups the fencer syncs the whole filesystem instead of
+    /// each target. (The engine's own choice would follow the clock.)
+    pub whole_fs_one_in: Option<u64>,
+    /// A planted bug: once in so many syncs the fencer answers without doing it.
+    pub lie_one_in: Option<u64>,
+    /// A planted bug: the fencer answers every sync of a directory without
+    /// doing it.
+    pub drop_dir_syncs: bool,
+    /// Seed of the choices that the fencer makes: order of a group's targets,
+    /// whole filesystem or not, lies.
+    pub seed: u64,
+}
+
+impl SimOptions {
+    /// An honest filesystem with this model.
+    #[must_use]
+    pub const fn new(model: DurabilityModel, seed: u64) -> Self {
+        Self {
+            model,
+            torn_sectors: true,
+            changes_per_tick: 1,
+            pending_ops_max: 4096,
+            whole_fs_one_in: None,
+            lie_one_in: None,
+            drop_dir_syncs: false,
+            seed,
+        }
+    }
+}

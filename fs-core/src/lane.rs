@@ -42,11 +42,14 @@ pub struct LaneConfig {
     /// Requests that may be parked at once; one more is carried out alone by
     /// the thread that brings it, which slows its bringer down: back-pressure.
     pub queue_ops_max: usize,
+    /// A planted bug, so that tests of durability can be seen to fail: one
+    /// request in this many is answered at once, without a fence.
+    pub lie_one_in: Option<u64>,
 }
 
 impl Default for LaneConfig {
     fn default() -> Self {
-        Self { policy: PolicyConfig::default(), queue_ops_max: 65_536 }
+        Self { policy: PolicyConfig::default(), queue_ops_max: 65_536, lie_one_in: None }
     }
 }
 
@@ -105,6 +108,10 @@ impl<B: Backing> Lanes<B> {
     pub fn submit(&self, writer: WriterId, target: SyncTarget<B>, done: Completion) {
         let mut state = self.lock();
         state.stats.requests += 1;
+        if self.config.lie_one_in.is_some_and(|n| state.stats.requests.is_multiple_of(n)) {
+            drop(state);
+            return complete(done, Ok(()));
+        }
         if state.pending.len() >= self.config.queue_ops_max {
             state.stats.overflows += 1;
             state.alone += 1;

@@ -16,6 +16,7 @@ use crate::types::{Attr, Caller, DirEntry, FileKind, FsStats, NewMode, SetAttr, 
 
 #[cfg(target_os = "linux")]
 pub mod linux;
+pub mod sim;
 
 /// What identifies an object of the backing filesystem for as long as anybody
 /// remembers it: the file handle where there is one, else device and inode

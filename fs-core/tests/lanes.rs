@@ -196,7 +196,7 @@ fn a_panicking_completion_does_not_keep_others_waiting() {
 #[test]
 fn a_group_has_a_limit_and_a_queue_has_one() {
     let policy = PolicyConfig { group_ops_max: 2, ..PolicyConfig::default() };
-    let bench = Bench::new(LaneConfig { policy, queue_ops_max: 3 });
+    let bench = Bench::new(LaneConfig { policy, queue_ops_max: 3, ..LaneConfig::default() });
     let leader = bench.submit_as_leader(1, Plan::Succeed);
     assert_eq!(bench.group(), [1]);
     for number in 2..=4 {

@@ -83,6 +83,9 @@ impl Mount {
     /// A [`Failure`] with the cause and the remedy; nothing is left mounted.
     pub fn start(plan: MountPlan) -> Result<Self, Failure> {
         preflight::check(&plan)?;
+        if let Some(count) = plan.options.lie_one_in {
+            tracing::error!("test_lie_one_in={count}: this mount LIES about durability, for tests");
+        }
         let open_files_max = raise_open_files_limit();
         let options = &plan.options;
         let backing = LinuxBacking::open(&plan.backing, backing_options(options))

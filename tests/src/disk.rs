@@ -33,10 +33,12 @@ pub use self::crash::{Choice, CrashImage, CrashImages, chosen_image, crash_image
 use self::device::Device;
 pub use self::faults::Fault;
 pub use self::image::Image;
+pub use self::many::for_each_image;
 pub use self::mount::DiskMount;
 pub use self::page::{PAGE_BYTES, SECTOR_BYTES};
 pub use self::record::{Position, Record};
 use self::server::Server;
+pub use self::tearing::Tearing;
 use crate::{run, scratch};
 
 mod attach;
@@ -46,11 +48,13 @@ mod crash;
 mod device;
 mod faults;
 mod image;
+mod many;
 mod mount;
 mod page;
 mod record;
 mod server;
 mod sys;
+mod tearing;
 
 const BUSY_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -125,8 +129,6 @@ impl Disk {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let device = Arc::new(Device::new(image, options.recording));
-        device.set_flush_time(options.flush_time);
-        device.set_bandwidth(options.bandwidth_bytes_per_s);
         // The name shows as the loop device's file; `leftovers` knows its beginning.
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}disk-{}-{count}", scratch::PREFIX, std::process::id());
@@ -134,6 +136,10 @@ impl Disk {
             .map_err(|error| explain("cannot serve a disk through FUSE", &error))?;
         let attachment = Attachment::new(&file)
             .map_err(|error| explain("cannot attach a loop device to the disk", &error))?;
+        // Setting up a loop device flushes the file once.
+        device.begin(options.recording);
+        device.set_flush_time(options.flush_time);
+        device.set_bandwidth(options.bandwidth_bytes_per_s);
         Ok(Disk { options, device, attachment: Some(attachment), server: Some(server) })
     }
 
@@ -147,13 +153,13 @@ impl Disk {
         if run::poll(BUSY_PATIENCE, || (!attachment.is_claimed()).then_some(())).is_none() {
             return Err(io::Error::other(format!("{} is in use", attachment.path().display())));
         }
-        self.device.load(image, self.options.recording);
-        // After loading: what the old filesystem left dirty must not go to the new disk, and what
-        // was read in between is of the old one.
-        match self.attachment().drop_cache()? {
-            true => Ok(()),
-            false => Err(io::Error::other("the kernel keeps pages of the old disk")),
+        // Before loading: what was left dirty belongs to the old disk.
+        let dropped = run::poll(BUSY_PATIENCE, || attachment.drop_cache().ok()?.then_some(()));
+        if dropped.is_none() {
+            return Err(io::Error::other("the kernel keeps pages of the old disk"));
         }
+        self.device.load(image, self.options.recording);
+        Ok(())
     }
 
     /// The block device, such as `/dev/loop3`.
@@ -166,7 +172,21 @@ impl Disk {
     /// # Errors
     /// The filesystem cannot be mounted; with what the kernel says about it.
     pub fn mount(&self, filesystem: &str, options: &str) -> io::Result<DiskMount> {
-        DiskMount::new(self.path(), filesystem, options)
+        DiskMount::nowhere(self.path(), filesystem, options)
+    }
+
+    /// Mounts it at `mount_point`, for programs that must know a path. A killed test leaves this mount
+    /// behind, unless it lies in a [`Scratch`](crate::scratch::Scratch).
+    ///
+    /// # Errors
+    /// As [`Disk::mount`].
+    pub fn mount_at(
+        &self,
+        mount_point: &Path,
+        filesystem: &str,
+        options: &str,
+    ) -> io::Result<DiskMount> {
+        DiskMount::at(mount_point, self.path(), filesystem, options)
     }
 
     /// How many entries the record has. Read after a sync returned, it is at or above the flush that

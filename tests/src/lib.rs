@@ -24,10 +24,12 @@
 pub mod actor;
 pub mod binary;
 pub mod direct;
+pub mod disk;
 pub mod leftovers;
 pub mod loopfs;
 pub mod mapping;
 pub mod mounted;
+pub mod powercut;
 pub mod random;
 pub mod replace;
 pub mod require;

@@ -47,8 +47,11 @@ pub struct MountOptions {
     pub workers: usize,
     /// Pin known objects by descriptors instead of using file handles.
     pub pin_objects: bool,
-    /// Who syncs the files of a group in parallel.
+    /// How a group of several files is made durable.
     pub mechanism: FenceMechanism,
+    /// A planted bug, for tests of tests: one sync in this many is answered
+    /// without being made. Not in the help text, and loud.
+    pub lie_one_in: Option<u64>,
     /// A fixed waiting time for groups instead of the adaptive rule.
     pub window: Option<Duration>,
     /// Most sync requests in a group.
@@ -76,6 +79,7 @@ impl Default for MountOptions {
             workers: WORKERS_DEFAULT,
             pin_objects: false,
             mechanism: FenceMechanism::Auto,
+            lie_one_in: None,
             window: None,
             group_ops_max: policy.group_ops_max,
             queue_ops_max: lanes.queue_ops_max,
@@ -104,8 +108,11 @@ Options for -o (several: comma-separated, or -o again):
   workers=N              threads that answer requests, 3 to 64 (default 4)
   handles, no_handles    know files by handle / pin each by a descriptor
                          (default: handles where privilege allows it)
-  fence=auto|uring|threads
-                         who syncs the files of a group in parallel
+  fence=auto|backing     what makes a group durable: so far always the backing
+                         directory (the log is to come)
+  sync_by=auto|uring|threads
+                         how the backing directory syncs a group: one journal
+                         commit where possible (auto), or each file in parallel
   window_us=N            wait a fixed time for a group, 0 to 1000000, instead of
                          only for writers that are about to return
   group_ops_max=N        most sync requests in one group (default 4096)
@@ -147,7 +154,7 @@ impl MountOptions {
             window_ns: self.window.map(|w| u64::try_from(w.as_nanos()).unwrap_or(u64::MAX)),
             ..PolicyConfig::default()
         };
-        LaneConfig { policy, queue_ops_max: self.queue_ops_max }
+        LaneConfig { policy, queue_ops_max: self.queue_ops_max, lie_one_in: self.lie_one_in }
     }
 
     fn apply_word(&mut self, word: &str) -> Result<(), Failure> {
@@ -180,9 +187,18 @@ impl MountOptions {
             ("workers", Some(value)) => {
                 self.workers = number(name, value, WORKERS_MIN, WORKERS_MAX)?;
             }
-            ("fence", Some("auto")) => self.mechanism = FenceMechanism::Auto,
-            ("fence", Some("uring")) => self.mechanism = FenceMechanism::Uring,
-            ("fence", Some("threads")) => self.mechanism = FenceMechanism::Threads,
+            ("fence", Some("auto" | "backing")) => {}
+            ("fence", Some("log")) => {
+                return Err(Failure::usage(
+                    "mount option fence=log: there is no log yet; use fence=backing or leave it out",
+                ));
+            }
+            ("sync_by", Some("auto")) => self.mechanism = FenceMechanism::Auto,
+            ("sync_by", Some("uring")) => self.mechanism = FenceMechanism::Uring,
+            ("sync_by", Some("threads")) => self.mechanism = FenceMechanism::Threads,
+            ("test_lie_one_in", Some(value)) => {
+                self.lie_one_in = Some(number(name, value, 1, 1_000_000)? as u64);
+            }
             ("window_us", Some(value)) => {
                 let window_us = number(name, value, 0, 1_000_000)?;
                 self.window = Some(Duration::from_micros(window_us as u64));

@@ -11,6 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::sys;
@@ -62,8 +63,6 @@ impl Attachment {
         ours.filter_map(|line| line.split(' ').nth(4).map(PathBuf::from)).collect()
     }
 }
-
-use rustix::fs::OFlags;
 
 fn attempt(control: &File, file: &File) -> io::Result<Attachment> {
     let number = sys::free_loop_device(control)?;

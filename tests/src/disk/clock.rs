@@ -7,8 +7,10 @@ use std::num::NonZeroU64;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What a sleep is late by, mostly, on a machine with something to do.
-const SPIN: Duration = Duration::from_micros(60);
+/// What a sleep is late by, mostly: more after a long one, when the processor went deeper to sleep.
+const LATE: Duration = Duration::from_micros(60);
+const LATE_AFTER_LONG: Duration = Duration::from_micros(130);
+const LONG: Duration = Duration::from_micros(800);
 
 /// Lets sleeps of this thread and of those it will start end as exactly as the kernel can.
 pub(super) fn sleep_exactly() {
@@ -19,8 +21,9 @@ pub(super) fn sleep_exactly() {
 /// Waits until `deadline`.
 pub(super) fn wait_until(deadline: Instant) {
     let left = deadline.saturating_duration_since(Instant::now());
-    if left > SPIN {
-        thread::sleep(left - SPIN);
+    let late = if left > LONG { LATE_AFTER_LONG } else { LATE };
+    if left > late {
+        thread::sleep(left - late);
     }
     while Instant::now() < deadline {
         std::hint::spin_loop();

@@ -1,12 +1,15 @@
 //! What a disk was asked for, counted.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// What a disk has done so far, or, after [`Counters::since`], in an interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Flushes that were done.
     pub flushes: u64,
+    /// What these flushes took, from their arrival to the answer.
+    pub flush_time: Duration,
     /// Writes that were done.
     pub writes: u64,
     /// Bytes of these writes.
@@ -28,6 +31,7 @@ impl Counters {
     pub fn since(self, earlier: Counters) -> Counters {
         Counters {
             flushes: self.flushes - earlier.flushes,
+            flush_time: self.flush_time - earlier.flush_time,
             writes: self.writes - earlier.writes,
             written_bytes: self.written_bytes - earlier.written_bytes,
             reads: self.reads - earlier.reads,
@@ -42,6 +46,7 @@ impl Counters {
 #[derive(Default)]
 pub(super) struct LiveCounters {
     flushes: AtomicU64,
+    flush_time_ns: AtomicU64,
     writes: AtomicU64,
     written_bytes: AtomicU64,
     reads: AtomicU64,
@@ -52,8 +57,9 @@ pub(super) struct LiveCounters {
 }
 
 impl LiveCounters {
-    pub fn flush_done(&self) {
+    pub fn flush_done(&self, time: Duration) {
         add(&self.flushes, 1);
+        add(&self.flush_time_ns, u64::try_from(time.as_nanos()).expect("less than 500 years"));
     }
 
     pub fn write_done(&self, bytes: u64) {
@@ -71,6 +77,15 @@ impl LiveCounters {
         add(&self.discarded_bytes, bytes);
     }
 
+    /// Everything to zero.
+    pub fn reset(&self) {
+        let LiveCounters { flushes, flush_time_ns, writes, written_bytes, .. } = self;
+        let LiveCounters { reads, read_bytes, discards, discarded_bytes, failures, .. } = self;
+        let one = [flushes, flush_time_ns, writes, written_bytes];
+        let other = [reads, read_bytes, discards, discarded_bytes, failures];
+        one.into_iter().chain(other).for_each(|counter| counter.store(0, Ordering::Relaxed));
+    }
+
     pub fn failed(&self) {
         add(&self.failures, 1);
     }
@@ -79,6 +94,7 @@ impl LiveCounters {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counters {
             flushes: get(&self.flushes),
+            flush_time: Duration::from_nanos(get(&self.flush_time_ns)),
             writes: get(&self.writes),
             written_bytes: get(&self.written_bytes),
             reads: get(&self.reads),

@@ -8,11 +8,12 @@
 //! Chance alone would hardly ever try the corners where bugs live (nothing arrived, everything did,
 //! all but one write), so these are drawn often.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use super::image::Image;
-use super::page::{SECTOR_BYTES, mix};
+use super::page::mix;
 use super::record::{Event, Position, Record, Write};
+use super::tearing::Tearing;
 use crate::random::Random;
 
 /// How the surviving writes were chosen.
@@ -60,12 +61,7 @@ pub fn crash_image(record: &Record, position: Position, seed: u64) -> CrashImage
 }
 
 /// The image of one particular choice; what is left to chance is drawn from `seed`.
-pub fn chosen_image(
-    record: &Record,
-    position: Position,
-    seed: u64,
-    choice: Choice,
-) -> CrashImage {
+pub fn chosen_image(record: &Record, position: Position, seed: u64, choice: Choice) -> CrashImage {
     build(record, position, seed, choice, &mut Random::new(mix(position.0, seed)))
 }
 
@@ -106,10 +102,13 @@ fn build(
             (Fate::Lost, _) | (_, Event::Flush { .. }) => {}
             (Fate::Kept, Event::Write(write)) => write.apply(&mut image),
             (Fate::Kept, Event::Discard { offset, length }) => image.zero(*offset, *length),
-            (Fate::Torn, Event::Write(write)) => tear(write, random, &mut image),
+            (Fate::Torn, Event::Write(write)) => {
+                tear(write, record.tearing(), random, &mut image);
+            }
             (Fate::Torn, Event::Discard { offset, length }) => {
-                let (from, to) = part_of(random, *length);
-                image.zero(offset + from, to - from);
+                let piece = record.tearing().unit_bytes();
+                let part = part_of(random, (length / piece) as usize);
+                image.zero(offset + part.start as u64 * piece, part.len() as u64 * piece);
             }
         }
     }
@@ -133,22 +132,33 @@ fn fate(choice: Choice, number: usize, random: &mut Random) -> Fate {
     }
 }
 
-// Some sectors of a write: mostly a piece without gaps, as a disk that was interrupted leaves it,
-// else any subset.
-fn tear(write: &Write, random: &mut Random, image: &mut Image) {
-    let sectors = write.fragments.iter().map(|fragment| fragment.sectors.iter().count()).sum();
-    let piece = (random.below(4) > 0).then(|| {
-        let (from, to) = part_of(random, (sectors * SECTOR_BYTES) as u64);
-        from / SECTOR_BYTES as u64..to / SECTOR_BYTES as u64
-    });
-    let mut number = 0;
-    for (fragment, page) in write.fragments.iter().zip(write.first_page..) {
-        let survivors = fragment.sectors.filter(|| {
-            number += 1;
-            match &piece {
-                Some(piece) => piece.contains(&(number - 1)),
-                None => random.below(2) == 0,
+// Some of the pieces of a write: mostly a run without gaps, as a disk that was interrupted leaves
+// it, else any subset.
+fn tear(write: &Write, tearing: &Tearing, random: &mut Random, image: &mut Image) {
+    let run = (random.below(4) > 0).then(|| {
+        let (mut pieces, mut last) = (0, None);
+        for (fragment, page) in write.fragments.iter().zip(write.first_page..) {
+            for sector in fragment.sectors.iter() {
+                let piece = Some(tearing.piece_of(page, sector));
+                pieces += usize::from(piece != last);
+                last = piece;
             }
+        }
+        part_of(random, pieces)
+    });
+    let (mut number, mut last, mut verdict) = (0, None, false);
+    for (fragment, page) in write.fragments.iter().zip(write.first_page..) {
+        let survivors = fragment.sectors.filter(|sector| {
+            let piece = Some(tearing.piece_of(page, sector));
+            if piece != last {
+                last = piece;
+                verdict = match &run {
+                    Some(run) => run.contains(&number),
+                    None => random.below(2) == 0,
+                };
+                number += 1;
+            }
+            verdict
         });
         if !survivors.is_empty() {
             image.set_sectors(page, fragment.page.as_ref(), survivors);
@@ -156,17 +166,15 @@ fn tear(write: &Write, random: &mut Random, image: &mut Image) {
     }
 }
 
-// A beginning, an end or a middle of a range, in whole sectors.
-fn part_of(random: &mut Random, length: u64) -> (u64, u64) {
-    let sectors = (length / SECTOR_BYTES as u64) as usize;
-    let mut cuts = [random.below(sectors + 1), random.below(sectors + 1)];
+// A beginning, an end or a middle of so many pieces.
+fn part_of(random: &mut Random, pieces: usize) -> Range<usize> {
+    let mut cuts = [random.below(pieces + 1), random.below(pieces + 1)];
     cuts.sort_unstable();
-    let [from, to] = match random.below(3) {
-        0 => [0, cuts[1]],
-        1 => [cuts[0], sectors],
-        _ => cuts,
-    };
-    ((from * SECTOR_BYTES) as u64, (to * SECTOR_BYTES) as u64)
+    match random.below(3) {
+        0 => 0..cuts[1],
+        1 => cuts[0]..pieces,
+        _ => cuts[0]..cuts[1],
+    }
 }
 
 /// Power cuts at many positions, all from one seed. An iterator without end.

@@ -104,6 +104,14 @@ impl Device {
         self.lock().log.forget_durable();
     }
 
+    /// The disk's life begins here: what was asked while it was being set up does not count.
+    pub fn begin(&self, recording: bool) {
+        let mut state = self.lock();
+        state.log = Log::new(&state.cached, Position(0), recording);
+        self.position.store(0, Ordering::SeqCst);
+        self.counters.reset();
+    }
+
     /// Another disk in the place of this one: power on, no faults, all of `image` durable. Positions
     /// go on.
     pub fn load(&self, image: Image, recording: bool) {
@@ -183,7 +191,7 @@ impl Device {
         outcome.inspect_err(|_| self.counters.failed())?;
         state.log.flush_is_done(promise);
         self.position.store(state.log.position().0, Ordering::SeqCst);
-        self.counters.flush_done();
+        self.counters.flush_done(arrived.elapsed());
         Ok(())
     }
 
@@ -215,7 +223,7 @@ impl Device {
     fn check(&self, offset: u64, length: u64) -> Result<(), Refusal> {
         let sector = SECTOR_BYTES as u64;
         let end = offset.checked_add(length).ok_or(Refusal::Invalid)?;
-        let whole = offset % sector == 0 && length % sector == 0;
+        let whole = offset.is_multiple_of(sector) && length.is_multiple_of(sector);
         if whole && end <= self.size_bytes { Ok(()) } else { Err(Refusal::Invalid) }
     }
 
@@ -237,5 +245,5 @@ impl Device {
 
 // Sizes are given in MiB or GiB; a size that ends inside a page would only cost special cases.
 pub(super) fn is_valid_size(size_bytes: u64) -> bool {
-    size_bytes > 0 && size_bytes % PAGE_BYTES as u64 == 0
+    size_bytes > 0 && size_bytes.is_multiple_of(PAGE_BYTES as u64)
 }

@@ -1,37 +1,69 @@
-//! A filesystem mounted at no place in particular.
+//! A filesystem mounted on a disk, best at no place in particular.
 //!
-//! It has no mount point: it is reached through a descriptor of this process, and is unmounted when
-//! that is closed. So it cannot be left behind, and tests do not see each other's.
+//! Without a mount point it is reached through a descriptor of this process, and unmounted when that
+//! is closed: it cannot be left behind, and tests do not see each other's. Programs that resolve
+//! links on their own (SQLite, whatever calls `realpath`, lanefs) need a mount point.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+use rustix::fs::CWD;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
+
+use crate::scratch::unmount_patiently;
+
+const BUSY_PATIENCE: Duration = Duration::from_secs(15);
 
 /// A mounted filesystem; dropped, it is unmounted.
 pub struct DiskMount {
     path: PathBuf,
-    _mount: OwnedFd,
+    // `None`: mounted at `path`.
+    nowhere: Option<OwnedFd>,
 }
 
 impl DiskMount {
-    pub(super) fn new(device: &Path, filesystem: &str, options: &str) -> io::Result<Self> {
-        let context = rustix::mount::fsopen(filesystem, FsOpenFlags::FSOPEN_CLOEXEC)?;
-        let mount = configure_and_mount(&context, device, options).map_err(|error| {
-            let (device, said) = (device.display(), messages(&context));
-            let error = io::Error::from(error);
-            io::Error::new(error.kind(), format!("mount {filesystem} on {device}: {error}{said}"))
-        })?;
+    pub(super) fn nowhere(device: &Path, filesystem: &str, options: &str) -> io::Result<Self> {
+        let mount = detached(device, filesystem, options)?;
         // With the process number, and not `self`: programs that we start shall find it too.
         let path = format!("/proc/{}/fd/{}", std::process::id(), mount.as_raw_fd());
-        Ok(DiskMount { path: path.into(), _mount: mount })
+        Ok(DiskMount { path: path.into(), nowhere: Some(mount) })
+    }
+
+    pub(super) fn at(
+        mount_point: &Path,
+        device: &Path,
+        filesystem: &str,
+        options: &str,
+    ) -> io::Result<Self> {
+        let mount = detached(device, filesystem, options)?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        rustix::mount::move_mount(mount.as_fd(), "", CWD, mount_point, flags)?;
+        Ok(DiskMount { path: mount_point.to_path_buf(), nowhere: None })
     }
 
     /// The root of the filesystem. Valid in every process as long as this object lives.
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+impl Drop for DiskMount {
+    fn drop(&mut self) {
+        if self.nowhere.take().is_none() && !unmount_patiently(&self.path, BUSY_PATIENCE) {
+            eprintln!("{} stayed busy and was detached", self.path.display());
+        }
+    }
+}
+
+fn detached(device: &Path, filesystem: &str, options: &str) -> io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen(filesystem, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    configure_and_mount(&context, device, options).map_err(|error| {
+        let (device, said) = (device.display(), messages(&context));
+        let error = io::Error::from(error);
+        io::Error::new(error.kind(), format!("mount {filesystem} on {device}: {error}{said}"))
+    })
 }
 
 fn configure_and_mount(

@@ -55,8 +55,8 @@ impl SectorMask {
     }
 
     /// Those for which `keep` says yes; it is asked once for each, in order.
-    pub fn filter(self, mut keep: impl FnMut() -> bool) -> Self {
-        SectorMask(self.iter().fold(0, |mask, sector| mask | u8::from(keep()) << sector))
+    pub fn filter(self, mut keep: impl FnMut(usize) -> bool) -> Self {
+        SectorMask(self.iter().fold(0, |mask, sector| mask | u8::from(keep(sector)) << sector))
     }
 
     pub fn is_empty(self) -> bool {

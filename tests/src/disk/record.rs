@@ -13,7 +13,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::image::Image;
-use super::page::{PAGE_BYTES, Page, SectorMask, Span};
+use super::page::{Page, SectorMask, Span};
+use super::tearing::Tearing;
 
 const SEGMENT_ENTRIES: usize = 1024;
 
@@ -29,8 +30,8 @@ impl fmt::Display for Position {
 
 /// One thing that the disk was told.
 #[derive(Clone)]
-pub struct Entry {
-    pub(super) event: Event,
+struct Entry {
+    event: Event,
     // The number of the last flush entry at or below this one.
     last_flush: Option<u64>,
 }
@@ -213,6 +214,7 @@ impl Log {
             initial: self.initial.clone(),
             cached: cached.clone(),
             segments: segments.into(),
+            tearing: Arc::default(),
         })
     }
 }
@@ -226,9 +228,20 @@ pub struct Record {
     initial: Image,
     cached: Image,
     segments: Arc<[Arc<Vec<Entry>>]>,
+    tearing: Arc<Tearing>,
 }
 
 impl Record {
+    /// The same record of a disk that tears writes elsewhere.
+    #[must_use]
+    pub fn with_tearing(self, tearing: Tearing) -> Self {
+        Record { tearing: Arc::new(tearing), ..self }
+    }
+
+    pub(super) fn tearing(&self) -> &Tearing {
+        &self.tearing
+    }
+
     /// The first position at which the disk's durable content is known.
     pub fn first_position(&self) -> Position {
         self.first
@@ -254,15 +267,11 @@ impl Record {
         self.replay(self.last)
     }
 
-    /// What a reader of the disk saw at `position`.
+    /// What a reader of the disk saw at `position`. From the beginning and not from the nearest
+    /// durable image: that is what this checks.
     pub fn replay(&self, position: Position) -> Image {
-        let (durable, covers) = self.last_flush(position.max(self.first));
-        // From the durable image when that is nearer: it is the replay of what it covers.
-        let (mut image, from) = match position < self.last {
-            true if covers <= position => (durable.clone(), covers.0),
-            _ => (self.initial.clone(), self.base),
-        };
-        for number in from..position.0 {
+        let mut image = self.initial.clone();
+        for number in self.base..position.0 {
             self.entry(number).event.apply(&mut image);
         }
         image
@@ -305,15 +314,5 @@ impl Record {
     fn entry(&self, number: u64) -> &Entry {
         let index = (number - self.base) as usize;
         &self.segments[index / SEGMENT_ENTRIES][index % SEGMENT_ENTRIES]
-    }
-
-    /// Bytes that the entries refer to, shared pages counted once for each write.
-    pub fn written_bytes(&self) -> u64 {
-        let of = |event: &Event| match event {
-            Event::Write(write) => write.fragments.len() * PAGE_BYTES,
-            _ => 0,
-        };
-        let entries = self.segments.iter().flat_map(|segment| segment.iter());
-        entries.map(|entry| of(&entry.event) as u64).sum()
     }
 }

@@ -19,7 +19,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
@@ -35,6 +35,7 @@ use super::clock;
 use super::device::Device;
 use super::faults::Refusal;
 use super::page::PAGE_BYTES;
+use crate::run;
 
 const FILE: INodeNo = INodeNo(2);
 // Nothing ever changes behind the kernel's back.
@@ -49,8 +50,6 @@ const NICENESS: i32 = -10;
 /// The threads that serve one disk.
 pub(super) struct Server {
     thread: JoinHandle<io::Result<()>>,
-    // Nothing is sent: it closes when the thread ends.
-    ended: Receiver<()>,
 }
 
 impl Server {
@@ -59,16 +58,16 @@ impl Server {
         let fuse = File::options().read(true).write(true).open("/dev/fuse")?;
         let mount = mount_detached(&fuse, name)?;
         let (ready, is_ready) = channel();
-        let (alive, ended) = channel();
         let disk_file = DiskFile { device, name: name.to_owned() };
         let original = Arc::new(fuse);
         let fuse = Arc::clone(&original);
         let thread = thread::Builder::new().name("disk".to_owned()).spawn(move || {
-            let _alive: Sender<()> = alive;
-            let fuse = separate(&fuse)?;
-            // Only now may the caller close the original: before, it was the same descriptor.
+            let own = super::sys::table_with_only(fuse.as_fd())?;
+            // The original is for the caller to close, in the table that it stands in; and only
+            // now, because until now it was the same.
+            drop(fuse);
             let _ = ready.send(());
-            serve(disk_file, fuse, threads)
+            serve(disk_file, own, threads)
         })?;
         // An error means that the thread failed before; opening the file will fail then.
         let _ = is_ready.recv();
@@ -76,7 +75,7 @@ impl Server {
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&mount, name, flags, Mode::empty());
         match file {
-            Ok(file) => Ok((Server { thread, ended }, File::from(file))),
+            Ok(file) => Ok((Server { thread }, File::from(file))),
             Err(error) => {
                 drop(mount);
                 Err(thread.join().ok().and_then(Result::err).unwrap_or_else(|| error.into()))
@@ -86,31 +85,28 @@ impl Server {
 
     /// Waits for the end. `None` when it does not come in time: something still has the disk open.
     pub fn join(self, patience: Duration) -> Option<io::Result<()>> {
-        match self.ended.recv_timeout(patience) {
-            Err(RecvTimeoutError::Timeout) => None,
-            _ => {
-                let panicked = || Err(io::Error::other("the disk's server panicked"));
-                Some(self.thread.join().unwrap_or_else(|_| panicked()))
-            }
-        }
+        run::poll(patience, || self.thread.is_finished().then_some(()))?;
+        let panicked = || Err(io::Error::other("the disk's server panicked"));
+        Some(self.thread.join().unwrap_or_else(|_| panicked()))
     }
 }
 
 fn mount_detached(fuse: &File, name: &str) -> io::Result<OwnedFd> {
     let context = rustix::mount::fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let fuse = fuse.as_raw_fd().to_string();
-    let options =
-        [("source", name), ("fd", &fuse), ("rootmode", "40000"), ("user_id", "0"), ("group_id", "0")];
+    let options = [
+        ("source", name),
+        ("fd", &fuse),
+        ("rootmode", "40000"),
+        ("user_id", "0"),
+        ("group_id", "0"),
+    ];
     for (key, value) in options {
         rustix::mount::fsconfig_set_string(context.as_fd(), key, value)?;
     }
     rustix::mount::fsconfig_create(context.as_fd())?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
     Ok(rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
-}
-
-fn separate(fuse: &Arc<File>) -> io::Result<OwnedFd> {
-    super::sys::table_with_only(fuse.as_fd())
 }
 
 fn serve(disk_file: DiskFile, fuse: OwnedFd, threads: usize) -> io::Result<()> {
@@ -122,7 +118,12 @@ fn serve(disk_file: DiskFile, fuse: OwnedFd, threads: usize) -> io::Result<()> {
     let mut config = Config::default();
     config.n_threads = Some(threads);
     config.clone_fd = true;
-    Session::from_fd(disk_file, fuse, SessionACL::All, config)?.run()
+    let outcome = Session::from_fd(disk_file, fuse, SessionACL::All, config)?.run();
+    // The file was closed: the kernel's last request (its release) may still have been on its way.
+    outcome.or_else(|error| match rustix::io::Errno::from_io_error(&error) {
+        Some(rustix::io::Errno::CONNABORTED) => Ok(()),
+        _ => Err(error),
+    })
 }
 
 struct DiskFile {
@@ -159,7 +160,8 @@ impl DiskFile {
 
 impl Filesystem for DiskFile {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let unsupported = |missing| io::Error::other(format!("the kernel's FUSE lacks {missing:?}"));
+        let unsupported =
+            |missing| io::Error::other(format!("the kernel's FUSE lacks {missing:?}"));
         // Without it every write of the loop device waits for the one before.
         config.add_capabilities(InitFlags::FUSE_ASYNC_DIO).map_err(unsupported)?;
         let _ = config.set_max_write(WRITE_BYTES_MAX);

@@ -4,12 +4,14 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 // From the kernel's include/uapi/linux/loop.h and fs.h; libc does not have them.
 const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4c82;
 const BLKFLSBUF: libc::Ioctl = 0x1261;
+// Linux 6.5; new system calls have one number on all architectures that matter.
+const SYS_CACHESTAT: libc::c_long = 451;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 const LO_FLAGS_DIRECT_IO: u32 = 16;
 
@@ -82,13 +84,7 @@ pub(super) fn cached_pages(file: &File) -> io::Result<u64> {
     let mut counts = [0u64; 5];
     // SAFETY: both structures have the layout that the call expects and live through it.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_cachestat,
-            file.as_raw_fd(),
-            range.as_ptr(),
-            counts.as_mut_ptr(),
-            0u32,
-        )
+        libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), range.as_ptr(), counts.as_mut_ptr(), 0u32)
     };
     check(i32::try_from(result).expect("0 or -1"))?;
     Ok(counts[0])

@@ -27,15 +27,16 @@ pub(super) const XFS_MAGIC: u64 = 0x5846_5342;
 pub(super) const BTRFS_MAGIC: u64 = 0x9123_683e;
 pub(super) const FUSE_MAGIC: u64 = 0x6573_5546;
 
-/// Who runs the syncs of a group in parallel.
+/// How a group of several files is made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FenceMechanism {
-    /// io_uring if the kernel lets us, else threads.
+    /// One journal commit where the filesystem allows it, else parallel syncs
+    /// by io_uring, else by threads.
     #[default]
     Auto,
-    /// io_uring; threads with a warning where it cannot be set up.
+    /// Parallel syncs by io_uring; by threads where it cannot be set up.
     Uring,
-    /// Threads.
+    /// Parallel syncs by threads.
     Threads,
 }
 
@@ -74,7 +75,10 @@ impl LinuxFencer {
         // `syncfs(2)` returns 0 and does nothing on a FUSE filesystem, and is
         // unproven on network and stacked ones: only where it was measured.
         let syncfs_works = matches!(filesystem_magic, EXT4_MAGIC | XFS_MAGIC | BTRFS_MAGIC);
-        let marker = JournalMarker::new(filesystem_magic, directory);
+        let marker = match mechanism {
+            FenceMechanism::Auto => JournalMarker::new(filesystem_magic, directory),
+            FenceMechanism::Uring | FenceMechanism::Threads => None,
+        };
         Self { parallel, marker, syncfs_works }
     }
 

@@ -13,12 +13,17 @@ const SECTOR_BYTES: usize = 512;
 /// ones are dropped: fewer crash states are tried, none that could not be.
 const VERSIONS_MAX: usize = 8;
 
+/// Number of what a block shows before it was ever written.
+pub(super) const UNWRITTEN: u64 = 0;
+/// Number of what was on the disk when it was mounted.
+pub(super) const MOUNTED: u64 = 1;
+
 pub(super) type Page = [u8; PAGE_BYTES as usize];
 
 /// One state that a block was in.
 #[derive(Debug, Clone)]
 pub(super) struct Version {
-    /// Rises with time over all blocks. 0: what is there before the first write.
+    /// Rises with time over all blocks; [`UNWRITTEN`] before the first write.
     pub(super) serial: u64,
     /// Position of the journal entry of the write.
     pub(super) position: u64,
@@ -54,18 +59,29 @@ pub(super) struct Survivor {
 }
 
 impl Block {
-    /// A new block; `fill` is what shows where nothing has arrived.
+    /// A new block; `fill` is what a crash shows while nothing has arrived.
     pub(super) fn new(fill: u8) -> Self {
-        Self::with(Arc::new([fill; PAGE_BYTES as usize]))
+        Self::with(UNWRITTEN, Arc::new([fill; PAGE_BYTES as usize]))
     }
 
-    /// A block that holds this and nothing else.
-    pub(super) fn with(page: Arc<Page>) -> Self {
-        Self { versions: vec![Version { serial: 0, position: 0, end: 0, cuts: 0, page }] }
+    /// A block of a disk that is being mounted.
+    pub(super) fn mounted(page: Arc<Page>) -> Self {
+        Self::with(MOUNTED, page)
+    }
+
+    fn with(serial: u64, page: Arc<Page>) -> Self {
+        Self { versions: vec![Version { serial, position: 0, end: 0, cuts: 0, page }] }
+    }
+
+    /// What readers see, to be changed by a write: zeros in a new block,
+    /// whatever the disk holds there.
+    pub(super) fn content(&self) -> Page {
+        let latest = self.latest();
+        if latest.serial == UNWRITTEN { [0; PAGE_BYTES as usize] } else { *latest.page }
     }
 
     /// What readers see.
-    pub(super) fn page(&self) -> &Arc<Page> {
+    pub(super) fn page(&self) -> &Page {
         &self.latest().page
     }
 

@@ -24,7 +24,7 @@ impl Id {
 }
 
 /// A block of the disk; given out once, so that freeing needs no care.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct BlockId(pub(super) u64);
 
 /// The attributes of an inode that change, except its content.

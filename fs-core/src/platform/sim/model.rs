@@ -83,6 +83,17 @@ impl DurabilityModel {
         matches!(self, Self::Writeback | Self::PosixMin)
     }
 
+    /// Whether a replace by rename allocates the blocks of what replaces.
+    pub(super) const fn flushes_on_replace(self) -> bool {
+        matches!(self, Self::Ext4Ordered)
+    }
+
+    /// Whether an append within an allocated block extends the logged length at
+    /// the time of the write.
+    pub(super) const fn extends_within_blocks_at_once(self) -> bool {
+        matches!(self, Self::Ext4Ordered)
+    }
+
     /// Whether blocks and lengths reach the journal at write-back only, their
     /// data first.
     pub(super) const fn delays_allocation(self) -> bool {
@@ -105,6 +116,12 @@ pub struct SimOptions {
     /// Journal entries that may wait; beyond that everything is written back,
     /// as the kernel's flusher does after some seconds. At least 1.
     pub pending_ops_max: usize,
+    /// The fencer can make a group durable by one journal commit
+    /// ([`FenceMethod::SharedCommit`]). True of every model that keeps a prefix;
+    /// with `PosixMin` it is a planted bug, for it commits nothing there.
+    ///
+    /// [`FenceMethod::SharedCommit`]: crate::platform::FenceMethod::SharedCommit
+    pub shared_commit: bool,
     /// Once in so many groups the fencer syncs the whole filesystem instead of
     /// each target. (The engine's own choice would follow the clock.)
     pub whole_fs_one_in: Option<u64>,
@@ -127,6 +144,7 @@ impl SimOptions {
             torn_sectors: true,
             changes_per_tick: 1,
             pending_ops_max: 4096,
+            shared_commit: model.keeps_prefix(),
             whole_fs_one_in: None,
             lie_one_in: None,
             drop_dir_syncs: false,

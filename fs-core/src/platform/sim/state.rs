@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use super::blocks::Block;
+use super::blocks::{Block, MOUNTED};
 use super::image::{Attrs, BlockId, Change, Content, Directory, Id, Image, Node, PAGE_BYTES, Slot};
 use super::model::SimOptions;
 use super::random::Random;
@@ -22,7 +22,7 @@ pub(super) const LINKS_MAX: u32 = 65_000;
 /// The clock starts here: 2001-09-09.
 const CLOCK_START_SECS: i64 = 1_000_000_000;
 const ROOT_INO: u64 = 2;
-const FIRST_INO: u64 = 11;
+pub(super) const FIRST_INO: u64 = 11;
 
 pub(super) const fn raw(errno: i32) -> Errno {
     Errno::from_raw(errno)
@@ -170,7 +170,7 @@ impl State {
             next_ino: FIRST_INO,
             next_id: Id::ROOT.0 + 1,
             next_block: 1,
-            next_serial: 1,
+            next_serial: MOUNTED + 1,
             ticks: 0,
             fail_sync_in: None,
             aborted: false,
@@ -198,6 +198,10 @@ impl State {
     pub(super) fn find(&self, dir: Id, name: &OsStr) -> Result<Option<Id>> {
         let directory = self.directory(dir)?;
         if name.is_empty() {
+            return Err(Errno::NOENT);
+        }
+        let removed = self.attrs(dir)?.nlink == 0;
+        if removed && name != "." && name != ".." {
             return Err(Errno::NOENT);
         }
         if name.len() > NAME_BYTES_MAX {
@@ -280,6 +284,8 @@ impl State {
         let (id, position) = (change.subject(), self.position());
         let cuts = |image: &Image| image.get(id).map(|node| (node.attrs.size, node.attrs.cuts));
         let before = cuts(&self.live);
+        // The lengths that it starts from are those before the change.
+        self.running(id);
         self.live.apply(&change, &mut Vec::new());
         let data = match &change {
             Change::Born(..) | Change::Map { .. } | Change::Unmap { .. } => true,
@@ -297,13 +303,13 @@ impl State {
 
     /// A change as the journal gets it: with the length that is logged so far.
     fn as_logged(&mut self, change: Change) -> Change {
-        match change {
-            Change::Attrs(id, attrs) if self.options.model.delays_allocation() => {
-                let size = self.running(id).logged_size;
-                Change::Attrs(id, Attrs { size, ..attrs })
-            }
-            other => other,
+        let Change::Attrs(id, attrs) = change else { return change };
+        let is_file = self.live.get(id).is_some_and(|node| node.blocks().is_some());
+        if !is_file || !self.options.model.delays_allocation() {
+            return change;
         }
+        let size = self.running(id).logged_size;
+        Change::Attrs(id, Attrs { size, ..attrs })
     }
 
     /// Maps a page at once for readers, but leaves the journal to write-back.
@@ -342,13 +348,17 @@ impl State {
 
     /// Ends the running journal entry.
     pub(super) fn end_op(&mut self) {
-        let op = std::mem::take(&mut self.open_op);
-        if op.changes.is_empty() {
-            return;
-        }
-        self.ops.push_back(op);
+        self.push_op();
         if self.ops.len() >= self.options.pending_ops_max.max(1) {
             self.sync_everything();
+        }
+    }
+
+    /// As [`Self::end_op`], for write-back itself.
+    pub(super) fn push_op(&mut self) {
+        let op = std::mem::take(&mut self.open_op);
+        if !op.changes.is_empty() {
+            self.ops.push_back(op);
         }
     }
 
@@ -393,9 +403,10 @@ impl State {
         }
         self.change(Change::Gone(id));
         self.end_op();
-        self.running.remove(&id);
         self.by_ino.remove(&ino);
+        // Where its name may come back, what was synced of it must too.
         if self.options.model.keeps_prefix() {
+            self.running.remove(&id);
             self.free_inos.insert(ino);
         }
     }

@@ -1,0 +1,6 @@
+//! wip
+mod campaign;
+mod differential;
+mod facts;
+mod walk;
+mod workload;

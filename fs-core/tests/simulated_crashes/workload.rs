@@ -1,0 +1,499 @@
+//! Programs that work on one tree, and power cuts in between.
+//!
+//! Four programs take turns as the seed says. A program whose sync is under way
+//! is blocked; the others go on meanwhile, within the fence, so that their syncs
+//! wait for the next group and their changes fall between the parts of this one.
+//! One thread runs it all.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fs_core::engine::{Engine, EngineConfig, Entry, FileId, NodeId, Tree};
+use fs_core::error::{Errno, Result};
+use fs_core::lane::LaneConfig;
+use fs_core::lane::policy::PolicyConfig;
+use fs_core::platform::sim::{Random, SimBacking, SimOptions};
+use fs_core::platform::{OpenMode, RenameMode};
+use fs_core::types::{Caller, NewMode, SetAttr, SyncKind};
+
+use crate::facts::{Facts, Promise};
+use crate::walk::{Key, Walk};
+
+const PROGRAMS: usize = 4;
+const FILE_BYTES_MAX: usize = 12_000;
+const DIRS_MAX: usize = 8;
+const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, no_atime: false };
+const FILE: NewMode = NewMode { mode: 0o644, umask: 0 };
+const DIRECTORY: NewMode = NewMode { mode: 0o755, umask: 0 };
+
+/// What a run is made of.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub options: SimOptions,
+    /// Operations of all programs together.
+    pub steps: usize,
+    /// One sync in so many fails.
+    pub fail_one_in: u64,
+}
+
+/// What came out of a run.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    pub crashes: u64,
+    pub steps: usize,
+    pub groups: u64,
+    pub group_ops_max: u64,
+    pub syncs_kept: u64,
+    pub syncs_failed: u64,
+    /// Syncs of directories that the engine answered without I/O.
+    pub skipped: u64,
+    /// What was lost first, where, and how.
+    pub loss: Option<String>,
+}
+
+/// A sync that a program asks for, to be submitted without holding the world.
+struct Sync {
+    program: usize,
+    promise: Promise,
+    target: Target,
+}
+
+enum Target {
+    File(FileId, SyncKind),
+    Dir(NodeId),
+}
+
+/// A file that is open.
+struct Opened {
+    key: Key,
+    file: FileId,
+}
+
+struct World {
+    tree: Arc<Tree<SimBacking>>,
+    random: Random,
+    facts: Facts,
+    /// Objects that the kernel knows, and how many references it holds.
+    nodes: BTreeMap<Key, (NodeId, u64)>,
+    opened: Vec<Opened>,
+    blocked: [bool; PROGRAMS],
+    steps_left: usize,
+    fail_one_in: u64,
+    /// Next byte to write: never zero, so that a hole is told from data.
+    byte: u8,
+    outcome: Outcome,
+}
+
+struct Run {
+    world: Mutex<World>,
+}
+
+/// Runs the programs of this seed on a new filesystem, and then, for a second
+/// life, on what a crash has left of it.
+pub fn run(plan: &Plan, seed: u64) -> Outcome {
+    let mut random = Random::new(seed);
+    let options = SimOptions { seed: random.word(), ..plan.options.clone() };
+    let backing = SimBacking::new(options);
+    let first = live(plan, backing.clone(), random.word());
+    if first.loss.is_some() {
+        return first;
+    }
+    let crashed = backing.crash(random.word());
+    let shorter = Plan { steps: plan.steps / 3, ..plan.clone() };
+    let second = live(&shorter, crashed, random.word());
+    Outcome {
+        crashes: first.crashes + second.crashes,
+        steps: first.steps + second.steps,
+        groups: first.groups + second.groups,
+        group_ops_max: first.group_ops_max.max(second.group_ops_max),
+        syncs_kept: first.syncs_kept + second.syncs_kept,
+        syncs_failed: first.syncs_failed + second.syncs_failed,
+        skipped: first.skipped + second.skipped,
+        loss: second.loss,
+    }
+}
+
+/// One boot: an engine on a filesystem until its programs have done their steps.
+fn live(plan: &Plan, backing: SimBacking, seed: u64) -> Outcome {
+    // Nobody comes while one thread waits: never hold a group.
+    let policy = PolicyConfig { hold_ratio_max: 0.0, round_trip_ns: 0, ..PolicyConfig::default() };
+    let lanes = LaneConfig { policy, ..LaneConfig::default() };
+    let engine = Engine::new(&backing, EngineConfig { lanes });
+    let facts = Facts::new(plan.options.model, Walk::of(&backing));
+    let tree = engine.add_tree(backing.clone()).expect("its own filesystem");
+    let nodes = BTreeMap::from([(facts.root(), (NodeId::ROOT, 0))]);
+    let world = World {
+        tree,
+        random: Random::new(seed),
+        facts,
+        nodes,
+        opened: Vec::new(),
+        blocked: [false; PROGRAMS],
+        steps_left: plan.steps,
+        fail_one_in: plan.fail_one_in,
+        byte: 1,
+        outcome: Outcome::default(),
+    };
+    let run = Arc::new(Run { world: Mutex::new(world) });
+    let weak = Arc::downgrade(&run);
+    backing.on_fence(Some(Arc::new(move |_| {
+        weak.upgrade().into_iter().for_each(|run| run.within_fence());
+    })));
+    while run.world().goes_on() {
+        run.step();
+        run.world().maybe_crash();
+    }
+    let lanes = engine.status().lanes;
+    let mut outcome = run.world().outcome.clone();
+    outcome.groups = lanes.groups;
+    outcome.group_ops_max = lanes.group_ops_max;
+    outcome.skipped = lanes.skipped;
+    outcome
+}
+
+impl Run {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One operation of one program that is not blocked.
+    fn step(self: &Arc<Self>) {
+        let sync = self.world().step();
+        let Some(Sync { program, promise, target }) = sync else { return };
+        let tree = Arc::clone(&self.world().tree);
+        let run = Arc::clone(self);
+        let done = Box::new(move |result| run.world().answered(program, promise, result));
+        match target {
+            Target::File(file, kind) => tree.sync_file(caller(program), file, kind, done),
+            Target::Dir(node) => {
+                let dir = tree.open_dir(node).expect("a named directory opens");
+                tree.sync_dir(caller(program), dir, done);
+                tree.release_dir(dir);
+            }
+        }
+    }
+
+    /// What the others do while a fence runs, and cuts of the power in it.
+    fn within_fence(self: &Arc<Self>) {
+        let steps = self.world().random.below(3);
+        for _ in 0..steps {
+            if self.world().goes_on() {
+                self.step();
+            }
+        }
+        self.world().maybe_crash();
+    }
+}
+
+fn caller(program: usize) -> Caller {
+    Caller { uid: 0, gid: 0, thread: program as u32 + 1 }
+}
+
+fn os(name: &str) -> &OsStr {
+    OsStr::new(name)
+}
+
+impl World {
+    fn goes_on(&self) -> bool {
+        self.steps_left > 0 && self.outcome.loss.is_none()
+    }
+
+    fn answered(&mut self, program: usize, promise: Promise, result: Result<()>) {
+        self.blocked[program] = false;
+        match result {
+            Ok(()) => {
+                self.outcome.syncs_kept += 1;
+                self.facts.kept(promise);
+            }
+            Err(_) => {
+                self.outcome.syncs_failed += 1;
+                self.facts.broken(promise);
+            }
+        }
+    }
+
+    // ---- power cuts ----
+
+    fn maybe_crash(&mut self) {
+        if self.outcome.loss.is_some() || self.random.one_in(4) {
+            return;
+        }
+        let seed = self.random.word();
+        let crashed = self.tree.backing().crash(seed);
+        self.outcome.crashes += 1;
+        if let Err(loss) = self.facts.check(&Walk::of(&crashed)) {
+            let (step, crash) = (self.outcome.steps, self.outcome.crashes);
+            self.outcome.loss = Some(format!("after step {step}, crash {crash}: {loss}"));
+        }
+    }
+
+    // ---- choices ----
+
+    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+        from[self.random.index(from.len())].clone()
+    }
+
+    fn name(&mut self) -> &'static str {
+        self.pick(&NAMES)
+    }
+
+    fn dirs(&self) -> Vec<Key> {
+        let named = self.facts.named().into_iter().map(|(_, _, target)| target);
+        let mut dirs: Vec<Key> = named.filter(|&key| self.facts.is_dir(key)).collect();
+        dirs.push(self.facts.root());
+        dirs
+    }
+
+    fn dir(&mut self) -> Key {
+        let dirs = self.dirs();
+        self.pick(&dirs)
+    }
+
+    /// Something with a name: its directory, name and key.
+    fn named(&mut self, is_dir: bool) -> Option<(Key, String, Key)> {
+        let mut named = self.facts.named();
+        named.retain(|(_, _, target)| self.facts.is_dir(*target) == is_dir);
+        if named.is_empty() { None } else { Some(self.pick(&named)) }
+    }
+
+    /// A file that is open; now and then another one is opened or one is closed.
+    fn open_file(&mut self) -> Option<(Key, FileId)> {
+        if self.opened.len() > 8 || (!self.opened.is_empty() && self.random.one_in(12)) {
+            let index = self.random.index(self.opened.len());
+            let Opened { file, .. } = self.opened.swap_remove(index);
+            self.tree.release(file);
+        }
+        if self.opened.is_empty() || self.random.one_in(3) {
+            let (_, _, key) = self.named(false)?;
+            let node = self.node(key);
+            let file = self.tree.open(caller(0), node, READ_WRITE, false).expect("a file opens");
+            self.opened.push(Opened { key, file });
+        }
+        let index = self.random.index(self.opened.len());
+        Some((self.opened[index].key, self.opened[index].file))
+    }
+
+    // ---- objects that the kernel knows ----
+
+    /// The number of an object, looked up by one of its names if need be.
+    fn node(&mut self, key: Key) -> NodeId {
+        if let Some((node, _)) = self.nodes.get(&key) {
+            return *node;
+        }
+        let mut named = self.facts.named().into_iter();
+        let (dir, name, _) = named.find(|place| place.2 == key).expect("a named object");
+        let dir = self.node(dir);
+        let found = self.tree.lookup(dir, os(&name)).expect("a name that is there");
+        assert_eq!(self.know(&found), key, "the name stands for what the test thinks");
+        found.id
+    }
+
+    /// Takes in what the engine has found: one reference more.
+    fn know(&mut self, entry: &Entry) -> Key {
+        let key = self.tree.with_object(entry.id, |backing, object| backing.key_of(object));
+        let key = Key::from(key.and_then(|key| key).expect("it was just found"));
+        self.nodes.entry(key).or_insert((entry.id, 0)).1 += 1;
+        key
+    }
+
+    /// The kernel forgets an object.
+    fn forget(&mut self) {
+        let keys: Vec<Key> = self.nodes.keys().copied().collect();
+        let key = self.pick(&keys);
+        if key != self.facts.root()
+            && let Some((node, references)) = self.nodes.remove(&key)
+        {
+            self.tree.forget(node, references);
+        }
+    }
+
+    // ---- operations ----
+
+    fn step(&mut self) -> Option<Sync> {
+        let free: Vec<usize> = (0..PROGRAMS).filter(|&program| !self.blocked[program]).collect();
+        if free.is_empty() {
+            return None;
+        }
+        let program = self.pick(&free);
+        self.steps_left -= 1;
+        self.outcome.steps += 1;
+        match self.random.below(100) {
+            0..14 => self.create(program),
+            14..34 => self.write(program),
+            34..38 => self.truncate(program),
+            38..47 => self.rename(false),
+            47..51 => self.rename(true),
+            51..54 => self.exchange(),
+            54..58 => self.link(),
+            58..63 => self.unlink(),
+            63..68 => self.make_dir(program),
+            68..71 => self.remove_dir(),
+            71..73 => self.set_permission(program),
+            73..75 => self.forget(),
+            75..83 => return self.sync_file(program, SyncKind::Full),
+            83..88 => return self.sync_file(program, SyncKind::Data),
+            _ => return Some(self.sync_dir(program)),
+        }
+        None
+    }
+
+    fn create(&mut self, program: usize) {
+        let (dir, name) = (self.dir(), self.name());
+        let old = self.facts.entries(dir).get(name).copied();
+        let mode = OpenMode { truncate: self.random.one_in(4), ..READ_WRITE };
+        let parent = self.node(dir);
+        let made = self.tree.create(caller(program), parent, os(name), FILE, mode, false);
+        if old.is_some_and(|old| self.facts.is_dir(old)) {
+            assert_eq!(made.map(drop), Err(Errno::from_raw(libc::EISDIR)));
+            return;
+        }
+        let (entry, file) = made.expect("a file can be made");
+        let key = self.know(&entry);
+        if old.is_none() {
+            self.facts.born(key, false);
+            self.facts.changed_names(&[(dir, name, Some(key))], &[key]);
+        } else if mode.truncate {
+            self.facts.set_content(key, Vec::new());
+        }
+        self.opened.push(Opened { key, file });
+    }
+
+    fn write(&mut self, program: usize) {
+        let Some((key, file)) = self.open_file() else { return };
+        let mut content = Vec::clone(self.facts.content(key));
+        let offset = match self.random.below(4) {
+            0 => self.random.index(FILE_BYTES_MAX),
+            1 => self.random.index(content.len() + 1),
+            _ => content.len(),
+        };
+        if offset >= FILE_BYTES_MAX {
+            return;
+        }
+        let most = if self.random.one_in(3) { 5000 } else { 700 };
+        let bytes = self.random.index(most).min(FILE_BYTES_MAX - offset) + 1;
+        self.byte = self.byte % 200 + 1;
+        let data = vec![self.byte; bytes];
+        let written = self.tree.write(caller(program), file, &data, offset as u64, false);
+        assert_eq!(written, Ok(bytes));
+        content.resize(content.len().max(offset + bytes), 0);
+        content[offset..offset + bytes].copy_from_slice(&data);
+        self.facts.set_content(key, content);
+    }
+
+    fn truncate(&mut self, program: usize) {
+        let Some((key, file)) = self.open_file() else { return };
+        let mut content = Vec::clone(self.facts.content(key));
+        let size = if self.random.one_in(3) { 0 } else { self.random.index(FILE_BYTES_MAX) };
+        content.resize(size, 0);
+        let change = SetAttr { size: Some(size as u64), ..SetAttr::default() };
+        // By the open file: the object may have no number any more.
+        let Some(&(node, _)) = self.nodes.get(&key) else { return };
+        self.tree.set_attr(caller(program), node, Some(file), &change).expect("any length is fine");
+        self.facts.set_content(key, content);
+    }
+
+    fn rename(&mut self, is_dir: bool) {
+        let Some((from, old_name, moved)) = self.named(is_dir) else { return };
+        let (to, new_name) = (self.dir(), self.name());
+        let victim = self.facts.entries(to).get(new_name).copied();
+        let (from_node, to_node) = (self.node(from), self.node(to));
+        let renamed = self.tree.rename(
+            (from_node, os(&old_name)),
+            (to_node, os(new_name)),
+            RenameMode::default(),
+        );
+        // Both names are the same file already, or it is not possible.
+        if renamed.is_err() || victim == Some(moved) {
+            return;
+        }
+        let names = [(to, new_name, Some(moved)), (from, old_name.as_str(), None)];
+        let mut changed = vec![moved];
+        changed.extend(victim);
+        self.facts.changed_names(&names, &changed);
+    }
+
+    fn exchange(&mut self) {
+        let (one_is_dir, other_is_dir) = (self.random.one_in(2), self.random.one_in(2));
+        let (Some(one), Some(other)) = (self.named(one_is_dir), self.named(other_is_dir)) else {
+            return;
+        };
+        let (one_node, other_node) = (self.node(one.0), self.node(other.0));
+        let mode = RenameMode { exchange: true, ..RenameMode::default() };
+        let done = self.tree.rename((one_node, os(&one.1)), (other_node, os(&other.1)), mode);
+        if done.is_err() || one.2 == other.2 {
+            return;
+        }
+        let names =
+            [(one.0, one.1.as_str(), Some(other.2)), (other.0, other.1.as_str(), Some(one.2))];
+        self.facts.changed_names(&names, &[one.2, other.2]);
+    }
+
+    fn link(&mut self) {
+        let Some((_, _, key)) = self.named(false) else { return };
+        let (dir, name) = (self.dir(), self.name());
+        let (node, parent) = (self.node(key), self.node(dir));
+        if let Ok(entry) = self.tree.link(node, parent, os(name)) {
+            self.know(&entry);
+            self.facts.changed_names(&[(dir, name, Some(key))], &[key]);
+        }
+    }
+
+    fn unlink(&mut self) {
+        let Some((dir, name, key)) = self.named(false) else { return };
+        let parent = self.node(dir);
+        self.tree.unlink(parent, os(&name)).expect("a file's name can be removed");
+        self.facts.changed_names(&[(dir, &name, None)], &[key]);
+    }
+
+    fn make_dir(&mut self, program: usize) {
+        let (dir, name) = (self.dir(), self.name());
+        if self.dirs().len() > DIRS_MAX {
+            return;
+        }
+        let parent = self.node(dir);
+        if let Ok(entry) = self.tree.make_dir(caller(program), parent, os(name), DIRECTORY) {
+            let key = self.know(&entry);
+            self.facts.born(key, true);
+            self.facts.changed_names(&[(dir, name, Some(key))], &[key]);
+        }
+    }
+
+    fn remove_dir(&mut self) {
+        let Some((dir, name, key)) = self.named(true) else { return };
+        let parent = self.node(dir);
+        if self.tree.remove_dir(parent, os(&name)).is_ok() {
+            self.facts.changed_names(&[(dir, &name, None)], &[key]);
+        }
+    }
+
+    fn set_permission(&mut self, program: usize) {
+        let key = self.dir();
+        let node = self.node(key);
+        let change = SetAttr { perm: Some(0o750), ..SetAttr::default() };
+        self.tree.set_attr(caller(program), node, None, &change).expect("any mode is fine");
+        self.facts.changed(&[key]);
+    }
+
+    fn sync_file(&mut self, program: usize, kind: SyncKind) -> Option<Sync> {
+        let (key, file) = self.open_file()?;
+        let promise = self.facts.promise(key, kind);
+        Some(self.sync(program, promise, Target::File(file, kind)))
+    }
+
+    fn sync_dir(&mut self, program: usize) -> Sync {
+        let key = self.dir();
+        let node = self.node(key);
+        let promise = self.facts.promise(key, SyncKind::Full);
+        self.sync(program, promise, Target::Dir(node))
+    }
+
+    fn sync(&mut self, program: usize, promise: Promise, target: Target) -> Sync {
+        self.blocked[program] = true;
+        if self.random.one_in(self.fail_one_in) {
+            self.tree.backing().fail_sync(1);
+        }
+        Sync { program, promise, target }
+    }
+}

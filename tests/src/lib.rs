@@ -22,6 +22,7 @@
 //! - `LANEFS_FSX_OPS=N`: operations of each fsx run; `LANEFS_LONG=1`: the long variants.
 
 pub mod actor;
+pub mod baseline;
 pub mod binary;
 pub mod direct;
 pub mod disk;

@@ -15,7 +15,7 @@ use fs_core::platform::sim::{DurabilityModel, Random, SimBacking, SimOptions};
 use fs_core::platform::{Backing, OpenMode, RenameMode, Seek};
 use fs_core::types::{Attr, Caller, FileKind, NewMode, SetAttr, SetTime, Time};
 
-const SEEDS: u64 = 3000;
+const SEEDS: u64 = 40;
 const STEPS: usize = 400;
 
 /// An operation with everything it needs; ids are the same in both engines.

@@ -130,8 +130,13 @@ impl Facts {
 
     /// All objects with a name; a file with several comes several times.
     pub fn named(&self) -> Vec<(Key, String, Key)> {
+        self.named_below(self.root)
+    }
+
+    /// As [`Self::named`], for those below a directory.
+    pub fn named_below(&self, top: Key) -> Vec<(Key, String, Key)> {
         let mut named = Vec::new();
-        let mut todo = vec![self.root];
+        let mut todo = vec![top];
         while let Some(dir) = todo.pop() {
             for (name, &target) in self.entries(dir) {
                 named.push((dir, name.clone(), target));

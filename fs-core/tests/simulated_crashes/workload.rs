@@ -1,6 +1,6 @@
 //! Programs that work on one tree, and power cuts in between.
 //!
-//! Four programs take turns as the seed says. A program whose sync is under way
+//! Six programs take turns as the seed says. A program whose sync is under way
 //! is blocked; the others go on meanwhile, within the fence, so that their syncs
 //! wait for the next group and their changes fall between the parts of this one.
 //! One thread runs it all.
@@ -14,13 +14,13 @@ use fs_core::error::{Errno, Result};
 use fs_core::lane::LaneConfig;
 use fs_core::lane::policy::PolicyConfig;
 use fs_core::platform::sim::{Random, SimBacking, SimOptions};
-use fs_core::platform::{OpenMode, RenameMode};
+use fs_core::platform::{Backing, OpenMode, RenameMode};
 use fs_core::types::{Caller, NewMode, SetAttr, SyncKind};
 
 use crate::facts::{Facts, Promise};
 use crate::walk::{Key, Walk};
 
-const PROGRAMS: usize = 4;
+const PROGRAMS: usize = 6;
 const FILE_BYTES_MAX: usize = 12_000;
 const DIRS_MAX: usize = 8;
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
@@ -34,8 +34,10 @@ pub struct Plan {
     pub options: SimOptions,
     /// Operations of all programs together.
     pub steps: usize,
-    /// One sync in so many fails.
+    /// One sync in so many fails; 0 for none.
     pub fail_one_in: u64,
+    /// A directory is exported by a second tree of the same engine.
+    pub two_trees: bool,
 }
 
 /// What came out of a run.
@@ -61,28 +63,42 @@ struct Sync {
 }
 
 enum Target {
-    File(FileId, SyncKind),
-    Dir(NodeId),
+    File(Opened, SyncKind),
+    Dir(usize, NodeId),
 }
 
 /// A file that is open.
+#[derive(Clone, Copy)]
 struct Opened {
     key: Key,
+    mount: usize,
     file: FileId,
 }
 
-struct World {
+/// A mount: its tree, and what its kernel knows.
+struct Mount {
     tree: Arc<Tree<SimBacking>>,
-    random: Random,
-    facts: Facts,
+    root: Key,
     /// Objects that the kernel knows, and how many references it holds.
     nodes: BTreeMap<Key, (NodeId, u64)>,
+}
+
+struct World {
+    backing: SimBacking,
+    /// The whole filesystem, and perhaps a directory of it by itself.
+    mounts: Vec<Mount>,
+    random: Random,
+    facts: Facts,
     opened: Vec<Opened>,
+    /// The directory that was synced last: it is often synced again.
+    synced: Option<Key>,
     blocked: [bool; PROGRAMS],
     steps_left: usize,
     fail_one_in: u64,
     /// Next byte to write: never zero, so that a hole is told from data.
     byte: u8,
+    /// Boots of this filesystem so far.
+    life: u32,
     outcome: Outcome,
 }
 
@@ -96,44 +112,54 @@ pub fn run(plan: &Plan, seed: u64) -> Outcome {
     let mut random = Random::new(seed);
     let options = SimOptions { seed: random.word(), ..plan.options.clone() };
     let backing = SimBacking::new(options);
-    let first = live(plan, backing.clone(), random.word());
+    let first = live(plan, backing.clone(), random.word(), 1);
     if first.loss.is_some() {
         return first;
     }
     let crashed = backing.crash(random.word());
     let shorter = Plan { steps: plan.steps / 3, ..plan.clone() };
-    let second = live(&shorter, crashed, random.word());
-    Outcome {
-        crashes: first.crashes + second.crashes,
-        steps: first.steps + second.steps,
-        groups: first.groups + second.groups,
-        group_ops_max: first.group_ops_max.max(second.group_ops_max),
-        syncs_kept: first.syncs_kept + second.syncs_kept,
-        syncs_failed: first.syncs_failed + second.syncs_failed,
-        skipped: first.skipped + second.skipped,
-        loss: second.loss,
+    let second = live(&shorter, crashed, random.word(), 2);
+    let mut both = first;
+    both.add(&second);
+    both
+}
+
+impl Outcome {
+    /// Takes in what came out of another run.
+    pub fn add(&mut self, other: &Self) {
+        self.crashes += other.crashes;
+        self.steps += other.steps;
+        self.groups += other.groups;
+        self.group_ops_max = self.group_ops_max.max(other.group_ops_max);
+        self.syncs_kept += other.syncs_kept;
+        self.syncs_failed += other.syncs_failed;
+        self.skipped += other.skipped;
+        self.loss = self.loss.take().or_else(|| other.loss.clone());
     }
 }
 
 /// One boot: an engine on a filesystem until its programs have done their steps.
-fn live(plan: &Plan, backing: SimBacking, seed: u64) -> Outcome {
+fn live(plan: &Plan, backing: SimBacking, seed: u64, life: u32) -> Outcome {
     // Nobody comes while one thread waits: never hold a group.
     let policy = PolicyConfig { hold_ratio_max: 0.0, round_trip_ns: 0, ..PolicyConfig::default() };
     let lanes = LaneConfig { policy, ..LaneConfig::default() };
     let engine = Engine::new(&backing, EngineConfig { lanes });
-    let facts = Facts::new(plan.options.model, Walk::of(&backing));
-    let tree = engine.add_tree(backing.clone()).expect("its own filesystem");
-    let nodes = BTreeMap::from([(facts.root(), (NodeId::ROOT, 0))]);
+    let mut mounts = vec![Mount::new(&engine, backing.clone())];
+    if plan.two_trees {
+        mounts.extend(Mount::of_a_directory(&engine, &backing));
+    }
     let world = World {
-        tree,
+        facts: Facts::new(plan.options.model, Walk::of(&backing)),
+        backing: backing.clone(),
+        mounts,
         random: Random::new(seed),
-        facts,
-        nodes,
         opened: Vec::new(),
+        synced: None,
         blocked: [false; PROGRAMS],
         steps_left: plan.steps,
         fail_one_in: plan.fail_one_in,
         byte: 1,
+        life,
         outcome: Outcome::default(),
     };
     let run = Arc::new(Run { world: Mutex::new(world) });
@@ -153,6 +179,37 @@ fn live(plan: &Plan, backing: SimBacking, seed: u64) -> Outcome {
     outcome
 }
 
+impl Mount {
+    fn new(engine: &Arc<Engine<SimBacking>>, backing: SimBacking) -> Self {
+        let root = backing.root().expect("there is always a root");
+        let tree = engine.add_tree(backing).expect("the engine's own filesystem");
+        let root = Key::from(root.key);
+        Self { tree, root, nodes: BTreeMap::from([(root, (NodeId::ROOT, 0))]) }
+    }
+
+    /// A mount of a directory that is made for it, or found from an earlier life
+    /// if it still is one.
+    fn of_a_directory(engine: &Arc<Engine<SimBacking>>, backing: &SimBacking) -> Option<Self> {
+        let root = backing.root().expect("there is always a root").object;
+        let name = os("mounted");
+        let found = backing
+            .lookup(&root, name)
+            .or_else(|_| backing.make_dir(caller(0), &root, name, DIRECTORY))
+            .expect("a directory can be made");
+        backing.sync_all().expect("nothing fails yet");
+        let directory = backing.subtree(&found.object).ok()?;
+        Some(Self::new(engine, directory))
+    }
+
+    /// Takes in what the engine has found: one reference more.
+    fn know(&mut self, entry: &Entry) -> Key {
+        let key = self.tree.with_object(entry.id, |backing, object| backing.key_of(object));
+        let key = Key::from(key.and_then(|key| key).expect("it was just found"));
+        self.nodes.entry(key).or_insert((entry.id, 0)).1 += 1;
+        key
+    }
+}
+
 impl Run {
     fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
@@ -162,12 +219,15 @@ impl Run {
     fn step(self: &Arc<Self>) {
         let sync = self.world().step();
         let Some(Sync { program, promise, target }) = sync else { return };
-        let tree = Arc::clone(&self.world().tree);
+        let tree = |mount: usize| Arc::clone(&self.world().mounts[mount].tree);
         let run = Arc::clone(self);
         let done = Box::new(move |result| run.world().answered(program, promise, result));
         match target {
-            Target::File(file, kind) => tree.sync_file(caller(program), file, kind, done),
-            Target::Dir(node) => {
+            Target::File(opened, kind) => {
+                tree(opened.mount).sync_file(caller(program), opened.file, kind, done);
+            }
+            Target::Dir(mount, node) => {
+                let tree = tree(mount);
                 let dir = tree.open_dir(node).expect("a named directory opens");
                 tree.sync_dir(caller(program), dir, done);
                 tree.release_dir(dir);
@@ -221,11 +281,12 @@ impl World {
             return;
         }
         let seed = self.random.word();
-        let crashed = self.tree.backing().crash(seed);
+        let crashed = self.backing.crash(seed);
         self.outcome.crashes += 1;
         if let Err(loss) = self.facts.check(&Walk::of(&crashed)) {
             let (step, crash) = (self.outcome.steps, self.outcome.crashes);
-            self.outcome.loss = Some(format!("after step {step}, crash {crash}: {loss}"));
+            let place = format!("life {} after step {step}, crash {crash}", self.life);
+            self.outcome.loss = Some(format!("{place}: {loss}"));
         }
     }
 
@@ -259,54 +320,66 @@ impl World {
     }
 
     /// A file that is open; now and then another one is opened or one is closed.
-    fn open_file(&mut self) -> Option<(Key, FileId)> {
+    fn open_file(&mut self) -> Option<Opened> {
         if self.opened.len() > 8 || (!self.opened.is_empty() && self.random.one_in(12)) {
             let index = self.random.index(self.opened.len());
-            let Opened { file, .. } = self.opened.swap_remove(index);
-            self.tree.release(file);
+            let Opened { file, mount, .. } = self.opened.swap_remove(index);
+            self.mounts[mount].tree.release(file);
         }
         if self.opened.is_empty() || self.random.one_in(3) {
             let (_, _, key) = self.named(false)?;
-            let node = self.node(key);
-            let file = self.tree.open(caller(0), node, READ_WRITE, false).expect("a file opens");
-            self.opened.push(Opened { key, file });
+            let mount = self.mount(&[key]);
+            let node = self.node(mount, key);
+            let file = self.mounts[mount].tree.open(caller(0), node, READ_WRITE, false);
+            self.opened.push(Opened { key, mount, file: file.expect("a file opens") });
         }
-        let index = self.random.index(self.opened.len());
-        Some((self.opened[index].key, self.opened[index].file))
+        Some(self.opened[self.random.index(self.opened.len())])
     }
 
-    // ---- objects that the kernel knows ----
+    // ---- mounts, and objects that their kernels know ----
+
+    /// A mount in which all of these can be reached.
+    fn mount(&mut self, keys: &[Key]) -> usize {
+        let usable = |mount: &Mount| {
+            let mut reached: Vec<Key> =
+                self.facts.named_below(mount.root).into_iter().map(|place| place.2).collect();
+            reached.push(mount.root);
+            keys.iter().all(|key| reached.contains(key))
+        };
+        let usable: Vec<usize> =
+            (0..self.mounts.len()).filter(|&mount| usable(&self.mounts[mount])).collect();
+        self.pick(&usable)
+    }
 
     /// The number of an object, looked up by one of its names if need be.
-    fn node(&mut self, key: Key) -> NodeId {
-        if let Some((node, _)) = self.nodes.get(&key) {
+    fn node(&mut self, mount: usize, key: Key) -> NodeId {
+        if let Some((node, _)) = self.mounts[mount].nodes.get(&key) {
             return *node;
         }
-        let mut named = self.facts.named().into_iter();
-        let (dir, name, _) = named.find(|place| place.2 == key).expect("a named object");
-        let dir = self.node(dir);
-        let found = self.tree.lookup(dir, os(&name)).expect("a name that is there");
-        assert_eq!(self.know(&found), key, "the name stands for what the test thinks");
+        let mut named = self.facts.named_below(self.mounts[mount].root).into_iter();
+        let (dir, name, _) = named.find(|place| place.2 == key).expect("it can be reached");
+        let dir = self.node(mount, dir);
+        let mount = &mut self.mounts[mount];
+        let found = mount.tree.lookup(dir, os(&name)).expect("a name that is there");
+        assert_eq!(mount.know(&found), key, "the name stands for what the test thinks");
         found.id
     }
 
-    /// Takes in what the engine has found: one reference more.
-    fn know(&mut self, entry: &Entry) -> Key {
-        let key = self.tree.with_object(entry.id, |backing, object| backing.key_of(object));
-        let key = Key::from(key.and_then(|key| key).expect("it was just found"));
-        self.nodes.entry(key).or_insert((entry.id, 0)).1 += 1;
-        key
+    /// A kernel forgets an object.
+    fn forget(&mut self) {
+        let mount = self.random.index(self.mounts.len());
+        let keys: Vec<Key> = self.mounts[mount].nodes.keys().copied().collect();
+        let key = self.pick(&keys);
+        let mount = &mut self.mounts[mount];
+        if key != mount.root
+            && let Some((node, references)) = mount.nodes.remove(&key)
+        {
+            mount.tree.forget(node, references);
+        }
     }
 
-    /// The kernel forgets an object.
-    fn forget(&mut self) {
-        let keys: Vec<Key> = self.nodes.keys().copied().collect();
-        let key = self.pick(&keys);
-        if key != self.facts.root()
-            && let Some((node, references)) = self.nodes.remove(&key)
-        {
-            self.tree.forget(node, references);
-        }
+    fn tree(&self, mount: usize) -> &Tree<SimBacking> {
+        &self.mounts[mount].tree
     }
 
     // ---- operations ----
@@ -343,25 +416,26 @@ impl World {
         let (dir, name) = (self.dir(), self.name());
         let old = self.facts.entries(dir).get(name).copied();
         let mode = OpenMode { truncate: self.random.one_in(4), ..READ_WRITE };
-        let parent = self.node(dir);
-        let made = self.tree.create(caller(program), parent, os(name), FILE, mode, false);
+        let mount = self.mount(&[dir]);
+        let parent = self.node(mount, dir);
+        let made = self.tree(mount).create(caller(program), parent, os(name), FILE, mode, false);
         if old.is_some_and(|old| self.facts.is_dir(old)) {
             assert_eq!(made.map(drop), Err(Errno::from_raw(libc::EISDIR)));
             return;
         }
         let (entry, file) = made.expect("a file can be made");
-        let key = self.know(&entry);
+        let key = self.mounts[mount].know(&entry);
         if old.is_none() {
             self.facts.born(key, false);
             self.facts.changed_names(&[(dir, name, Some(key))], &[key]);
         } else if mode.truncate {
             self.facts.set_content(key, Vec::new());
         }
-        self.opened.push(Opened { key, file });
+        self.opened.push(Opened { key, mount, file });
     }
 
     fn write(&mut self, program: usize) {
-        let Some((key, file)) = self.open_file() else { return };
+        let Some(Opened { key, mount, file }) = self.open_file() else { return };
         let mut content = Vec::clone(self.facts.content(key));
         let offset = match self.random.below(4) {
             0 => self.random.index(FILE_BYTES_MAX),
@@ -375,7 +449,7 @@ impl World {
         let bytes = self.random.index(most).min(FILE_BYTES_MAX - offset) + 1;
         self.byte = self.byte % 200 + 1;
         let data = vec![self.byte; bytes];
-        let written = self.tree.write(caller(program), file, &data, offset as u64, false);
+        let written = self.tree(mount).write(caller(program), file, &data, offset as u64, false);
         assert_eq!(written, Ok(bytes));
         content.resize(content.len().max(offset + bytes), 0);
         content[offset..offset + bytes].copy_from_slice(&data);
@@ -383,14 +457,15 @@ impl World {
     }
 
     fn truncate(&mut self, program: usize) {
-        let Some((key, file)) = self.open_file() else { return };
+        let Some(Opened { key, mount, file }) = self.open_file() else { return };
         let mut content = Vec::clone(self.facts.content(key));
         let size = if self.random.one_in(3) { 0 } else { self.random.index(FILE_BYTES_MAX) };
         content.resize(size, 0);
         let change = SetAttr { size: Some(size as u64), ..SetAttr::default() };
-        // By the open file: the object may have no number any more.
-        let Some(&(node, _)) = self.nodes.get(&key) else { return };
-        self.tree.set_attr(caller(program), node, Some(file), &change).expect("any length is fine");
+        // A removed file that the kernel has forgotten has no number any more.
+        let Some(&(node, _)) = self.mounts[mount].nodes.get(&key) else { return };
+        let set = self.tree(mount).set_attr(caller(program), node, Some(file), &change);
+        set.expect("any length is fine");
         self.facts.set_content(key, content);
     }
 
@@ -398,14 +473,10 @@ impl World {
         let Some((from, old_name, moved)) = self.named(is_dir) else { return };
         let (to, new_name) = (self.dir(), self.name());
         let victim = self.facts.entries(to).get(new_name).copied();
-        let (from_node, to_node) = (self.node(from), self.node(to));
-        let renamed = self.tree.rename(
-            (from_node, os(&old_name)),
-            (to_node, os(new_name)),
-            RenameMode::default(),
-        );
-        // Both names are the same file already, or it is not possible.
-        if renamed.is_err() || victim == Some(moved) {
+        if self.rename_as((from, &old_name), (to, new_name), RenameMode::default()).is_err()
+            // Both names are the same file already: nothing is done.
+            || victim == Some(moved)
+        {
             return;
         }
         let names = [(to, new_name, Some(moved)), (from, old_name.as_str(), None)];
@@ -419,10 +490,8 @@ impl World {
         let (Some(one), Some(other)) = (self.named(one_is_dir), self.named(other_is_dir)) else {
             return;
         };
-        let (one_node, other_node) = (self.node(one.0), self.node(other.0));
         let mode = RenameMode { exchange: true, ..RenameMode::default() };
-        let done = self.tree.rename((one_node, os(&one.1)), (other_node, os(&other.1)), mode);
-        if done.is_err() || one.2 == other.2 {
+        if self.rename_as((one.0, &one.1), (other.0, &other.1), mode).is_err() || one.2 == other.2 {
             return;
         }
         let names =
@@ -430,20 +499,28 @@ impl World {
         self.facts.changed_names(&names, &[one.2, other.2]);
     }
 
+    fn rename_as(&mut self, from: (Key, &str), to: (Key, &str), mode: RenameMode) -> Result<()> {
+        let mount = self.mount(&[from.0, to.0]);
+        let (source, target) = (self.node(mount, from.0), self.node(mount, to.0));
+        self.tree(mount).rename((source, os(from.1)), (target, os(to.1)), mode)
+    }
+
     fn link(&mut self) {
         let Some((_, _, key)) = self.named(false) else { return };
         let (dir, name) = (self.dir(), self.name());
-        let (node, parent) = (self.node(key), self.node(dir));
-        if let Ok(entry) = self.tree.link(node, parent, os(name)) {
-            self.know(&entry);
+        let mount = self.mount(&[key, dir]);
+        let (node, parent) = (self.node(mount, key), self.node(mount, dir));
+        if let Ok(entry) = self.tree(mount).link(node, parent, os(name)) {
+            self.mounts[mount].know(&entry);
             self.facts.changed_names(&[(dir, name, Some(key))], &[key]);
         }
     }
 
     fn unlink(&mut self) {
         let Some((dir, name, key)) = self.named(false) else { return };
-        let parent = self.node(dir);
-        self.tree.unlink(parent, os(&name)).expect("a file's name can be removed");
+        let mount = self.mount(&[dir]);
+        let parent = self.node(mount, dir);
+        self.tree(mount).unlink(parent, os(&name)).expect("a file's name can be removed");
         self.facts.changed_names(&[(dir, &name, None)], &[key]);
     }
 
@@ -452,9 +529,11 @@ impl World {
         if self.dirs().len() > DIRS_MAX {
             return;
         }
-        let parent = self.node(dir);
-        if let Ok(entry) = self.tree.make_dir(caller(program), parent, os(name), DIRECTORY) {
-            let key = self.know(&entry);
+        let mount = self.mount(&[dir]);
+        let parent = self.node(mount, dir);
+        let made = self.tree(mount).make_dir(caller(program), parent, os(name), DIRECTORY);
+        if let Ok(entry) = made {
+            let key = self.mounts[mount].know(&entry);
             self.facts.born(key, true);
             self.facts.changed_names(&[(dir, name, Some(key))], &[key]);
         }
@@ -462,37 +541,47 @@ impl World {
 
     fn remove_dir(&mut self) {
         let Some((dir, name, key)) = self.named(true) else { return };
-        let parent = self.node(dir);
-        if self.tree.remove_dir(parent, os(&name)).is_ok() {
+        let mount = self.mount(&[dir]);
+        let parent = self.node(mount, dir);
+        let is_mounted = self.mounts.iter().any(|mount| mount.root == key);
+        if !is_mounted && self.tree(mount).remove_dir(parent, os(&name)).is_ok() {
             self.facts.changed_names(&[(dir, &name, None)], &[key]);
         }
     }
 
     fn set_permission(&mut self, program: usize) {
         let key = self.dir();
-        let node = self.node(key);
+        let mount = self.mount(&[key]);
+        let node = self.node(mount, key);
         let change = SetAttr { perm: Some(0o750), ..SetAttr::default() };
-        self.tree.set_attr(caller(program), node, None, &change).expect("any mode is fine");
+        let set = self.tree(mount).set_attr(caller(program), node, None, &change);
+        set.expect("any permission is fine");
         self.facts.changed(&[key]);
     }
 
     fn sync_file(&mut self, program: usize, kind: SyncKind) -> Option<Sync> {
-        let (key, file) = self.open_file()?;
-        let promise = self.facts.promise(key, kind);
-        Some(self.sync(program, promise, Target::File(file, kind)))
+        let opened = self.open_file()?;
+        let promise = self.facts.promise(opened.key, kind);
+        Some(self.sync(program, promise, Target::File(opened, kind)))
     }
 
     fn sync_dir(&mut self, program: usize) -> Sync {
-        let key = self.dir();
-        let node = self.node(key);
+        let again = self.synced.filter(|key| self.dirs().contains(key));
+        let key = match again {
+            Some(key) if self.random.one_in(2) => key,
+            _ => self.dir(),
+        };
+        self.synced = Some(key);
+        let mount = self.mount(&[key]);
+        let node = self.node(mount, key);
         let promise = self.facts.promise(key, SyncKind::Full);
-        self.sync(program, promise, Target::Dir(node))
+        self.sync(program, promise, Target::Dir(mount, node))
     }
 
     fn sync(&mut self, program: usize, promise: Promise, target: Target) -> Sync {
         self.blocked[program] = true;
         if self.random.one_in(self.fail_one_in) {
-            self.tree.backing().fail_sync(1);
+            self.backing.fail_sync(1);
         }
         Sync { program, promise, target }
     }

@@ -1,0 +1,169 @@
+//! One slice: all threads of one side work, and after a moment the clock and the counters run.
+//!
+//! The first moment is not counted: it takes a few commits until the threads have found their
+//! rhythm (on ext4 two convoys that alternate). An operation that is only partly inside the slice
+//! counts with that part: when one takes 30 ms, whole ones would make the rate of a short slice
+//! a matter of luck.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::INTERRUPTED;
+use super::workload::Worker;
+use crate::disk::Disk;
+
+/// Long enough for the slowest cell to do some operations.
+const SLICE_MAX: Duration = Duration::from_millis(600);
+/// A median of fewer is not one.
+const SLICES_MIN: u32 = 5;
+const WARM_UP: Duration = Duration::from_millis(60);
+/// And a few commits on top.
+const WARM_UP_FLUSHES: u32 = 10;
+/// How soon a signal or a failure is noticed.
+const CHECK: Duration = Duration::from_millis(20);
+
+/// How long a cell works.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timing {
+    /// Slices of each side; odd, so that the median is one of them.
+    pub slices: u32,
+    slice: Duration,
+    warm_up: Duration,
+}
+
+impl Timing {
+    /// `seconds` for each side, without warm-ups.
+    pub fn new(seconds: f64, flush_time: Duration) -> Self {
+        let slices = ((seconds / SLICE_MAX.as_secs_f64()).ceil() as u32).max(SLICES_MIN) | 1;
+        let slice = Duration::from_secs_f64(seconds / f64::from(slices));
+        Timing { slices, slice, warm_up: WARM_UP + WARM_UP_FLUSHES * flush_time }
+    }
+}
+
+/// What one side did in one slice.
+pub(super) struct Slice {
+    /// Operations per second.
+    pub ops_per_s: f64,
+    /// Operations, parts included.
+    pub ops: f64,
+    /// What each operation took that ended inside.
+    pub latencies_us: Vec<f64>,
+    /// Flushes that the disk did.
+    pub flushes: u64,
+    /// Operations from the first to the last, warm-up included.
+    pub all_ops: u64,
+}
+
+struct Operation {
+    started: Instant,
+    ended: Instant,
+}
+
+/// Lets all workers work.
+pub(super) fn run_slice(
+    workers: &mut [Box<dyn Worker>],
+    disk: &Disk,
+    timing: Timing,
+    stop: &AtomicBool,
+) -> Result<Slice, String> {
+    let over = AtomicBool::new(false);
+    let slice = thread::scope(|scope| {
+        let over = &over;
+        let threads = workers.iter_mut().map(|worker| scope.spawn(|| work(&mut **worker, over)));
+        let threads = threads.collect::<Vec<_>>();
+        rest(timing.warm_up, &[stop, over]);
+        let (begin, before) = (Instant::now(), disk.counters());
+        rest(timing.slice, &[stop, over]);
+        let (end, after) = (Instant::now(), disk.counters());
+        over.store(true, Ordering::Relaxed);
+        let mut operations = Vec::new();
+        for thread in threads {
+            operations.extend(thread.join().expect("workers do not panic")?);
+        }
+        io::Result::Ok(count(&operations, begin, end, after.since(before).flushes))
+    });
+    if stop.load(Ordering::Relaxed) {
+        return Err(INTERRUPTED.to_owned());
+    }
+    slice.map_err(|error| error.to_string())
+}
+
+fn work(worker: &mut dyn Worker, over: &AtomicBool) -> io::Result<Vec<Operation>> {
+    let mut operations = Vec::new();
+    while !over.load(Ordering::Relaxed) {
+        let started = Instant::now();
+        // One failure ends the slice for all.
+        worker.operate().inspect_err(|_| over.store(true, Ordering::Relaxed))?;
+        operations.push(Operation { started, ended: Instant::now() });
+    }
+    Ok(operations)
+}
+
+// Sleeps, unless one of the flags says that it is of no use any more.
+fn rest(time: Duration, flags: &[&AtomicBool]) {
+    let end = Instant::now() + time;
+    while !flags.iter().any(|flag| flag.load(Ordering::Relaxed)) {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        thread::sleep(left.min(CHECK));
+    }
+}
+
+fn count(operations: &[Operation], begin: Instant, end: Instant, flushes: u64) -> Slice {
+    let part = |operation: &Operation| {
+        let from = operation.started.max(begin);
+        let inside = operation.ended.min(end).saturating_duration_since(from);
+        let whole = operation.ended - operation.started;
+        if whole.is_zero() { 0.0 } else { inside.as_secs_f64() / whole.as_secs_f64() }
+    };
+    let ops = operations.iter().map(part).sum::<f64>();
+    let ended_inside =
+        operations.iter().filter(|operation| (begin..end).contains(&operation.ended));
+    let latency_us =
+        |operation: &Operation| (operation.ended - operation.started).as_secs_f64() * 1e6;
+    Slice {
+        ops_per_s: ops / (end - begin).as_secs_f64(),
+        ops,
+        latencies_us: ended_inside.map(latency_us).collect(),
+        flushes,
+        all_ops: operations.len() as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_counts_with_its_part_inside() {
+        let zero = Instant::now();
+        let at = |ms: u64| zero + Duration::from_millis(ms);
+        let operation = |from: u64, to: u64| Operation { started: at(from), ended: at(to) };
+        let operations = [
+            operation(0, 50),    // before
+            operation(50, 150),  // half
+            operation(150, 250), // whole
+            operation(150, 350), // three quarters
+            operation(300, 400), // after
+        ];
+        let slice = count(&operations, at(100), at(300), 7);
+        assert!((slice.ops - 2.25).abs() < 1e-9, "{}", slice.ops);
+        assert!((slice.ops_per_s - 11.25).abs() < 1e-9, "{}", slice.ops_per_s);
+        assert_eq!(slice.latencies_us.len(), 2);
+        assert_eq!((slice.flushes, slice.all_ops), (7, 5));
+    }
+
+    #[test]
+    fn slices_are_odd_in_number_and_fill_the_time() {
+        for (seconds, slices) in [(0.5, 5), (3.0, 5), (4.0, 7), (60.0, 101)] {
+            let timing = Timing::new(seconds, Duration::ZERO);
+            assert_eq!(timing.slices, slices);
+            let filled = timing.slice.as_secs_f64() * f64::from(slices);
+            assert!((filled - seconds).abs() < 1e-3);
+        }
+    }
+}

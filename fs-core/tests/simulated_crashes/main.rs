@@ -1,6 +1,21 @@
-//! wip
+//! The engine on a disk that loses power, simulated: thousands of crashes a
+//! second, each one repeatable from one number.
+//!
+//! What is promised:
+//! - [`campaign`]: whatever a sync through the engine has promised is there after
+//!   every power cut, on four kinds of filesystem, with several programs at once,
+//!   with two trees, and while syncs fail; above all, a directory that the engine
+//!   says is durable without asking the disk has all its names. Bugs that are
+//!   planted in the fence are found. ([`facts`] says what exactly is promised.)
+//! - [`litmus`]: the simulated filesystems lose what the real ones may lose, and
+//!   nothing else.
+//! - [`differential`]: without power cuts they do what this machine's does.
+
+#![cfg(target_os = "linux")]
+
 mod campaign;
 mod differential;
 mod facts;
+mod litmus;
 mod walk;
 mod workload;

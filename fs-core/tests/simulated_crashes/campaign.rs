@@ -41,13 +41,13 @@ fn plan(model: DurabilityModel, seed: u64) -> Plan {
     let honest = SimOptions::new(model, 0);
     let two_trees = seed % 4 == 1;
     let options = SimOptions {
-        torn_sectors: seed % 5 != 0,
+        torn_sectors: !seed.is_multiple_of(5),
         // A clock that cannot tell changes apart; what one tree does the other
         // notices by the clock only.
-        changes_per_tick: if seed % 3 == 0 && !two_trees { 1_000 } else { 1 },
-        pending_ops_max: if seed % 7 == 0 { 20 } else { honest.pending_ops_max },
-        shared_commit: honest.shared_commit && seed % 2 == 0,
-        whole_fs_one_in: (seed % 6 == 0).then_some(8),
+        changes_per_tick: if seed.is_multiple_of(3) && !two_trees { 1_000 } else { 1 },
+        pending_ops_max: if seed.is_multiple_of(7) { 20 } else { honest.pending_ops_max },
+        shared_commit: honest.shared_commit && seed.is_multiple_of(2),
+        whole_fs_one_in: seed.is_multiple_of(6).then_some(8),
         ..honest
     };
     Plan { options, steps: 150, fail_one_in: 0, two_trees }
@@ -105,7 +105,10 @@ fn is_found(test: &str, plan: impl Fn(u64) -> Plan) {
             println!("found within {crashes} crashes: {told}");
             return;
         }
-        assert!(crashes < CRASHES_TO_FIND, "{test}: {crashes} crashes did not show the planted bug");
+        assert!(
+            crashes < CRASHES_TO_FIND,
+            "{test}: {crashes} crashes did not show the planted bug"
+        );
     }
 }
 

@@ -199,7 +199,8 @@ impl<B: Backing> Side<B> {
             let path = format!("{path}/{text}");
             let mut line = format!("{path} node {} {}", found.id.0, show(&found.attr));
             let xattrs = self.tree.xattr_names(me, found.id).map(|names| {
-                let mut names: Vec<Vec<u8>> = names.split(|&b| b == 0).map(<[u8]>::to_vec).collect();
+                let mut names: Vec<Vec<u8>> =
+                    names.split(|&b| b == 0).map(<[u8]>::to_vec).collect();
                 names.sort();
                 names
             });
@@ -436,13 +437,17 @@ impl Chooser {
             Op::Open(_, node, mode) => {
                 attr(node).is_ok_and(|attr| special(attr) || is_dir(attr) && !mode.write)
             }
-            Op::SetAttr(_, node, _, change) => change.size.is_some() && attr(node).is_ok_and(special),
+            Op::SetAttr(_, node, _, change) => {
+                change.size.is_some() && attr(node).is_ok_and(special)
+            }
             Op::Create(_, dir, text, _, mode, _) => {
                 // Not by the tree: it would give the object a number.
                 let found = sim.tree.with_object(*dir, |backing, dir| {
                     backing.lookup(dir, name(text)).map(|found| found.attr)
                 });
-                found.and_then(|found| found).is_ok_and(|attr| special(attr) || is_dir(attr) && !mode.write)
+                found
+                    .and_then(|found| found)
+                    .is_ok_and(|attr| special(attr) || is_dir(attr) && !mode.write)
             }
             _ => false,
         }
@@ -468,12 +473,8 @@ fn compare(seed: u64) {
     let mut sim = Side::new(SimBacking::new(SimOptions::new(DurabilityModel::Ext4Ordered, seed)));
     let me = machine.me;
     // Scratch directories are nobody else's: mode 0700.
-    let same = SetAttr {
-        perm: Some(0o755),
-        uid: Some(me.uid),
-        gid: Some(me.gid),
-        ..SetAttr::default()
-    };
+    let same =
+        SetAttr { perm: Some(0o755), uid: Some(me.uid), gid: Some(me.gid), ..SetAttr::default() };
     for result in [
         real.tree.set_attr(me, NodeId::ROOT, None, &same),
         sim.tree.set_attr(me, NodeId::ROOT, None, &same),
@@ -482,8 +483,14 @@ fn compare(seed: u64) {
     }
     let root = vec![NodeId::ROOT];
     let random = Random::new(seed);
-    let mut chooser =
-        Chooser { random, machine, nodes: root.clone(), dirs: root, files: Vec::new(), seeks: seed % 2 == 0 };
+    let mut chooser = Chooser {
+        random,
+        machine,
+        nodes: root.clone(),
+        dirs: root,
+        files: Vec::new(),
+        seeks: seed % 2 == 0,
+    };
     let mut history = Vec::new();
     for step in 0..STEPS {
         let op = chooser.op();

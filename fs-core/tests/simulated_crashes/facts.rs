@@ -283,7 +283,8 @@ impl Facts {
     fn check_dir(&self, key: Key, found: &Entries) -> Result<(), String> {
         let facts = self.dirs.get(&key).ok_or(format!("{key:?} never was a directory"))?;
         let logged = facts.log.iter().map(|(name, _)| name);
-        let names: BTreeSet<&String> = found.keys().chain(facts.promised.keys()).chain(logged).collect();
+        let names: BTreeSet<&String> =
+            found.keys().chain(facts.promised.keys()).chain(logged).collect();
         for name in names {
             let found = found.get(name).copied();
             let allowed = facts.promised.get(name).copied() == found

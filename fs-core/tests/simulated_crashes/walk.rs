@@ -71,9 +71,9 @@ impl Walk {
             if child.attr.kind == FileKind::Directory {
                 assert!(!self.dirs.contains_key(&target), "a directory has one name");
                 self.directory(backing, &child);
-            } else if !self.files.contains_key(&target) {
-                let content = content(backing, &child.object, child.attr.size);
-                self.files.insert(target, content);
+            } else {
+                let read = || content(backing, &child.object, child.attr.size);
+                self.files.entry(target).or_insert_with(read);
             }
         }
         self.dirs.insert(key, entries);

@@ -1,4 +1,4 @@
-//! Crash images, served, recovered and judged, by as many threads as there are processors.
+//! Crash images, served, recovered and judged, several at once.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -77,7 +77,7 @@ pub fn judge(
             progress();
         }
     };
-    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let threads = filesystem.benches_max();
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         threads.into_iter().try_for_each(|thread| thread.join().expect("no judge panics"))

@@ -49,6 +49,15 @@ impl Filesystem {
         320
     }
 
+    /// How many images may be mounted side by side. btrfs knows devices by UUID, and images of one
+    /// disk have the same; for the others two for each processor keep it busy.
+    pub fn benches_max(self) -> usize {
+        match self {
+            Filesystem::Btrfs => 1,
+            _ => 2 * std::thread::available_parallelism().map_or(2, usize::from),
+        }
+    }
+
     /// Options for mounting a crash image: what a power cut left may have any UUID twice.
     pub fn image_options(self) -> &'static str {
         match self {

@@ -40,7 +40,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::attr::Changer;
 use self::handles::{SimDir, SimFile, SimObject};
-use self::image::{Content, DOT_COOKIE, DOT_DOT_COOKIE, Id, PAGE_BYTES};
+use self::image::{Content, Id, PAGE_BYTES};
 use self::names::Birth;
 use self::state::{NAME_BYTES_MAX, State, raw};
 use super::{Backing, Found, ObjectKey, OpenMode, RenameMode, Seek};
@@ -481,33 +481,5 @@ impl Backing for SimBacking {
 
     fn sync_all(&self) -> Result<()> {
         self.disk.state().sync_all()
-    }
-}
-
-/// Entries that one step of [`Backing::read_dir`] looks at.
-const ENTRIES_PER_STEP: usize = 128;
-
-impl State {
-    /// Some entries after a cookie, "." and ".." first; none at the end.
-    fn entries_after(&self, id: Id, cookie: u64) -> Result<Vec<DirEntry>> {
-        let directory = self.directory(id)?;
-        if self.attrs(id)?.nlink == 0 {
-            return Err(Errno::NOENT);
-        }
-        let entry = |name: &OsStr, target: Id, cookie| {
-            let node = self.live.get(target);
-            DirEntry {
-                name: name.to_owned(),
-                ino: node.map_or(0, |node| node.ino),
-                kind: node.map(|node| node.kind),
-                next_offset: cookie,
-            }
-        };
-        let dots = [(".", id, DOT_COOKIE), ("..", directory.parent, DOT_DOT_COOKIE)];
-        let dots = dots.into_iter().filter(|dot| dot.2 > cookie);
-        let dots = dots.map(|(name, id, cookie)| entry(OsStr::new(name), id, cookie));
-        let rest = directory.after(cookie.max(DOT_DOT_COOKIE));
-        let rest = rest.map(|(name, slot)| entry(name, slot.target, slot.cookie));
-        Ok(dots.chain(rest).take(ENTRIES_PER_STEP).collect())
     }
 }

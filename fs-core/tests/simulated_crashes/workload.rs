@@ -7,25 +7,24 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use fs_core::engine::{Engine, EngineConfig, Entry, FileId, NodeId, Tree};
-use fs_core::error::{Errno, Result};
+use fs_core::error::Result;
 use fs_core::lane::LaneConfig;
 use fs_core::lane::policy::PolicyConfig;
 use fs_core::platform::sim::{Random, SimBacking, SimOptions};
-use fs_core::platform::{Backing, OpenMode, RenameMode};
-use fs_core::types::{Caller, NewMode, SetAttr, SyncKind};
+use fs_core::platform::{Backing, OpenMode};
+use fs_core::types::{Caller, NewMode, SyncKind};
 
 use crate::facts::{Facts, Promise};
 use crate::walk::{Key, Walk};
 
+mod operations;
+
 const PROGRAMS: usize = 6;
-const FILE_BYTES_MAX: usize = 12_000;
-const DIRS_MAX: usize = 8;
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, no_atime: false };
-const FILE: NewMode = NewMode { mode: 0o644, umask: 0 };
 const DIRECTORY: NewMode = NewMode { mode: 0o755, umask: 0 };
 
 /// What a run is made of.
@@ -212,7 +211,8 @@ impl Mount {
 
 impl Run {
     fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+        // The lanes catch panics of fences and completions: the poison tells.
+        self.world.lock().expect("an assertion failed, see above")
     }
 
     /// One operation of one program that is not blocked.

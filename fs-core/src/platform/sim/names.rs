@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use super::image::{Attrs, Change, Content, Directory, Id, Node};
+use super::image::{Attrs, Change, Content, DOT_COOKIE, DOT_DOT_COOKIE, Directory, Id, Node};
 use super::state::{LINKS_MAX, State, raw};
 use crate::error::{Errno, Result};
 use crate::platform::RenameMode;
-use crate::types::{Caller, FileKind, Time};
+use crate::types::{Caller, DirEntry, FileKind, Time};
 
 /// What a new inode starts with.
 pub(super) struct Birth {
@@ -21,8 +21,35 @@ pub(super) struct Birth {
 
 const SETGID: u16 = 0o2000;
 const SYMLINK_BYTES_MAX: usize = 4095;
+/// Entries that one step of reading a directory looks at.
+const ENTRIES_PER_STEP: usize = 128;
 
 impl State {
+    // ---- reading ----
+
+    /// Some entries after a cookie, "." and ".." first; none at the end.
+    pub(super) fn entries_after(&self, id: Id, cookie: u64) -> Result<Vec<DirEntry>> {
+        let directory = self.directory(id)?;
+        if self.attrs(id)?.nlink == 0 {
+            return Err(Errno::NOENT);
+        }
+        let entry = |name: &OsStr, target: Id, cookie| {
+            let node = self.live.get(target);
+            DirEntry {
+                name: name.to_owned(),
+                ino: node.map_or(0, |node| node.ino),
+                kind: node.map(|node| node.kind),
+                next_offset: cookie,
+            }
+        };
+        let dots = [(".", id, DOT_COOKIE), ("..", directory.parent, DOT_DOT_COOKIE)];
+        let dots = dots.into_iter().filter(|dot| dot.2 > cookie);
+        let dots = dots.map(|(name, id, cookie)| entry(OsStr::new(name), id, cookie));
+        let rest = directory.after(cookie.max(DOT_DOT_COOKIE));
+        let rest = rest.map(|(name, slot)| entry(name, slot.target, slot.cookie));
+        Ok(dots.chain(rest).take(ENTRIES_PER_STEP).collect())
+    }
+
     // ---- making ----
 
     /// Makes an inode with a name.

@@ -18,6 +18,7 @@
 //! down by `Drop`, and the signals only ask for an early end. What SIGKILL leaves is removed by the
 //! next test run (see [`scratch`](crate::scratch)).
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -43,7 +44,36 @@ mod slice;
 mod table;
 mod workload;
 
-const INTERRUPTED: &str = "interrupted";
+// Why measuring ended before its end.
+enum End {
+    Interrupted,
+    Failed(String),
+}
+
+impl End {
+    // Says where it happened.
+    fn at(self, place: &impl Display) -> End {
+        match self {
+            End::Failed(error) => End::Failed(format!("{place}: {error}")),
+            End::Interrupted => End::Interrupted,
+        }
+    }
+}
+
+impl From<String> for End {
+    fn from(error: String) -> End {
+        End::Failed(error)
+    }
+}
+
+impl From<End> for String {
+    fn from(end: End) -> String {
+        match end {
+            End::Failed(error) => error,
+            End::Interrupted => "interrupted; nothing is left mounted or running".to_owned(),
+        }
+    }
+}
 
 /// Measures what `args` ask for and prints it: `tests baseline`.
 ///
@@ -63,10 +93,7 @@ pub fn run(args: &BaselineArgs) -> Result<(), String> {
     let progress = report.progress().clone();
     let outcome = measure(args, &stop, &progress, |comparison| report.add(comparison));
     let written = report.finish();
-    outcome.map_err(|error| match &*error {
-        INTERRUPTED => "interrupted; nothing is left mounted or running".to_owned(),
-        _ => error,
-    })?;
+    outcome?;
     written
 }
 
@@ -89,7 +116,7 @@ fn measure(
     stop: &AtomicBool,
     progress: &ProgressBar,
     mut each: impl FnMut(Comparison) -> Result<(), String>,
-) -> Result<(), String> {
+) -> Result<(), End> {
     progress.set_message("building lanefs");
     binary::lanefs();
     for &fs in &args.filesystems {
@@ -98,20 +125,16 @@ fn measure(
         for &workload in &args.workloads {
             for (flush_ms, threads) in args.grid() {
                 if stop.load(Ordering::Relaxed) {
-                    return Err(INTERRUPTED.to_owned());
+                    return Err(End::Interrupted);
                 }
                 let cell = Cell { fs, workload, threads, flush_ms };
                 progress.set_message(cell.to_string());
                 let timing = Timing::new(args.seconds, cell.flush_time());
                 let outcome = measure_cell(&bench, cell, timing, stop, progress);
-                each(outcome.map_err(|error| explain(cell, error))?)?;
+                each(outcome.map_err(|end| end.at(&cell))?)?;
             }
             bench.clear().map_err(|error| format!("{fs}: cannot remove files: {error}"))?;
         }
     }
     Ok(())
-}
-
-fn explain(cell: Cell, error: String) -> String {
-    if error == INTERRUPTED { error } else { format!("{cell}: {error}") }
 }

@@ -1,6 +1,6 @@
 //! Promise: `tests baseline` measures what it says, on disks whose counters are known.
 //!
-//! - Bare ext4 needs the flushes that it is known to need, and lanefs never needs more.
+//! - Bare ext4 needs the flushes that it is known to need, and lanefs over it no more.
 //! - Each workload runs and gives an object with all fields.
 //! - Ctrl-C ends it soon, and nothing is left: no loop device (so no filesystem on it, and no mount
 //!   over that), no process.
@@ -131,8 +131,10 @@ fn nothing_is_left_after_an_interrupt() {
 
 fn baseline(options: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tests"));
-    // Built here once, and not in the time of the command; its files go where they disturb nobody.
+    // Built here, and not in the time of the command.
     command.env("LANEFS_BIN", binary::lanefs());
+    // Its files must not replace those of a long run.
+    command.env("CARGO_TARGET_DIR", env!("CARGO_TARGET_TMPDIR"));
     command.arg("baseline").args(options);
     command
 }

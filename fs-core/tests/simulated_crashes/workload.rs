@@ -202,7 +202,7 @@ impl Mount {
 
     /// Takes in what the engine has found: one reference more.
     fn know(&mut self, entry: &Entry) -> Key {
-        let key = self.tree.with_object(entry.id, |backing, object| backing.key_of(object));
+        let key = self.tree.with_object(entry.id, SimBacking::key_of);
         let key = Key::from(key.and_then(|key| key).expect("it was just found"));
         self.nodes.entry(key).or_insert((entry.id, 0)).1 += 1;
         key

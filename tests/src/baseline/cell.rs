@@ -9,6 +9,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::End;
 use super::bench::{Bench, Filesystem};
 use super::slice::{Slice, Timing, run_slice};
 use super::workload::{Worker, Workload};
@@ -44,6 +45,15 @@ pub enum Subject {
     Bare,
     /// A lanefs mount over it.
     Lanefs,
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Subject::Bare => "the bare filesystem",
+            Subject::Lanefs => "lanefs",
+        })
+    }
 }
 
 /// What one side of a cell did: a line of the results.
@@ -89,7 +99,7 @@ pub(super) fn measure_cell(
     timing: Timing,
     stop: &AtomicBool,
     progress: &ProgressBar,
-) -> Result<Comparison, String> {
+) -> Result<Comparison, End> {
     let failed = |error: std::io::Error| format!("cannot prepare the files: {error}");
     let Cell { workload, threads, .. } = cell;
     bench.disk().set_flush_time(Duration::ZERO);
@@ -111,8 +121,8 @@ pub(super) fn measure_cell(
     }
     let comparison = Comparison {
         ratio: ratio(&bare.slices, &lanefs.slices),
-        bare: bare.measurement(),
-        lanefs: lanefs.measurement(),
+        bare: bare.measurement()?,
+        lanefs: lanefs.measurement()?,
     };
     drop((bare, lanefs));
     bench.disk().set_flush_time(Duration::ZERO);
@@ -141,34 +151,31 @@ impl<'m> Side<'m> {
         if self.mounted.is_some() { Subject::Lanefs } else { Subject::Bare }
     }
 
-    fn take_turn(
-        &mut self,
-        bench: &Bench,
-        timing: Timing,
-        stop: &AtomicBool,
-    ) -> Result<(), String> {
+    fn take_turn(&mut self, bench: &Bench, timing: Timing, stop: &AtomicBool) -> Result<(), End> {
         let ready = self.workers.iter_mut().try_for_each(|worker| worker.get_ready());
         let ready = ready.and_then(|()| bench.settle(self.cell.flush_time()));
         ready.map_err(|error| format!("between two slices: {error}"))?;
         let requests_before = self.mounted.map_or(0, requests);
-        let slice = run_slice(&mut self.workers, bench.disk(), timing, stop)?;
+        let subject = self.subject();
+        let slice = run_slice(&mut self.workers, bench.disk(), timing, stop)
+            .map_err(|end| end.at(&format!("a thread on {subject} failed")))?;
         self.requests += self.mounted.map_or(0, requests) - requests_before;
-        if slice.latencies_us.is_empty() {
-            let subject = self.subject();
-            return Err(format!("no operation ended in a slice of {subject:?}: raise --seconds"));
-        }
         self.slices.push(slice);
         Ok(())
     }
 
-    fn measurement(&self) -> Measurement {
+    fn measurement(&self) -> Result<Measurement, End> {
         let Cell { fs, workload, threads, flush_ms } = self.cell;
         let ops = self.slices.iter().map(|slice| slice.ops).sum::<f64>();
         let flushes = self.slices.iter().map(|slice| slice.flushes).sum::<u64>();
         let all_ops = self.slices.iter().map(|slice| slice.all_ops).sum::<u64>();
         let latencies_us = self.slices.iter().flat_map(|slice| slice.latencies_us.iter().copied());
         let latencies_us = sorted(latencies_us);
-        Measurement {
+        if latencies_us.is_empty() {
+            let error = format!("no operation on {} ended: raise --seconds", self.subject());
+            return Err(error.into());
+        }
+        Ok(Measurement {
             subject: self.subject(),
             fs,
             workload,
@@ -181,7 +188,7 @@ impl<'m> Side<'m> {
             requests_per_op: self
                 .mounted
                 .map(|_| rounded(self.requests as f64 / all_ops as f64, 3)),
-        }
+        })
     }
 }
 

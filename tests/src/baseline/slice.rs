@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::INTERRUPTED;
+use super::End;
 use super::workload::Worker;
 use crate::disk::Disk;
 
@@ -67,7 +67,7 @@ pub(super) fn run_slice(
     disk: &Disk,
     timing: Timing,
     stop: &AtomicBool,
-) -> Result<Slice, String> {
+) -> Result<Slice, End> {
     let over = AtomicBool::new(false);
     let slice = thread::scope(|scope| {
         let over = &over;
@@ -85,9 +85,9 @@ pub(super) fn run_slice(
         io::Result::Ok(count(&operations, begin, end, after.since(before).flushes))
     });
     if stop.load(Ordering::Relaxed) {
-        return Err(INTERRUPTED.to_owned());
+        return Err(End::Interrupted);
     }
-    slice.map_err(|error| error.to_string())
+    slice.map_err(|error| End::Failed(error.to_string()))
 }
 
 fn work(worker: &mut dyn Worker, over: &AtomicBool) -> io::Result<Vec<Operation>> {

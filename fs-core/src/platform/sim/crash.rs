@@ -235,7 +235,7 @@ fn set_content(image: &mut Image, id: Id, size: u64, pages: &Pages) {
 /// A block with what survived of it; `left` bytes of it belong to the file.
 fn mounted(survivor: Survivor, left: u64) -> Block {
     let left = left.min(PAGE_BYTES) as usize;
-    if survivor.page[left..].iter().all(|&byte| byte == 0) {
+    if survivor.page[left..] == [0; PAGE_BYTES as usize][left..] {
         return Block::mounted(survivor.page);
     }
     let mut page = *survivor.page;

@@ -5,7 +5,7 @@ use fs_core::error::{Errno, Result};
 use fs_core::platform::{OpenMode, RenameMode};
 use fs_core::types::{NewMode, SetAttr, SyncKind};
 
-use super::{DIRECTORY, Opened, READ_WRITE, Sync, Target, World, caller, os};
+use super::{DIRECTORY, Opened, PROGRAMS, READ_WRITE, Sync, Target, World, caller, os};
 use crate::facts::Promise;
 use crate::walk::Key;
 

@@ -25,7 +25,8 @@ enum Version {
 }
 
 /// A length, and what it may be while the step that makes it is under way: a write that extends the
-/// file does so page by page.
+/// file does so page by page, and a truncation that extends it may first show the end of the block
+/// that it filled with zeros (XFS: the length on disk follows the writes, `xfs_setfilesize`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Length {
     shortest: u64,
@@ -70,7 +71,8 @@ impl FileHistory {
             Change::Truncate { sectors } => {
                 // What is cut off comes back as zeros.
                 self.set(step, sectors..self.sectors.len() as u64, Version::Zero);
-                self.lengths.push((step, Length { shortest: sectors, sectors }));
+                let shortest = self.length().min(sectors);
+                self.lengths.push((step, Length { shortest, sectors }));
             }
         }
     }

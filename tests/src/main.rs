@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::{Parser, Subcommand};
+use tests::baseline::{self, BaselineArgs};
 use tests::powercut::{self, PowercutArgs};
 
 /// Evidence for lanefs: what a power cut leaves, and what syncs cost.
@@ -30,6 +31,8 @@ struct Cli {
 enum Command {
     /// Cut the power of a disk at many moments and look for broken promises.
     Powercut(PowercutArgs),
+    // Its help text stands with its arguments.
+    Baseline(BaselineArgs),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
     }
     let outcome = match cli.command {
         Command::Powercut(args) => powercut::run(&args, &stop),
+        Command::Baseline(args) => baseline::run(&args).map(|()| true),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

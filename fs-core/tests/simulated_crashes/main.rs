@@ -7,6 +7,7 @@
 //!   with two trees, and while syncs fail; above all, a directory that the engine
 //!   says is durable without asking the disk has all its names. Bugs that are
 //!   planted in the fence are found. ([`facts`] says what exactly is promised.)
+//! - [`skipping`]: that answer is not given after any change.
 //! - [`litmus`]: the simulated filesystems lose what the real ones may lose, and
 //!   nothing else.
 //! - [`differential`]: without power cuts they do what this machine's does.
@@ -17,5 +18,6 @@ mod campaign;
 mod differential;
 mod facts;
 mod litmus;
+mod skipping;
 mod walk;
 mod workload;

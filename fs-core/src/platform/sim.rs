@@ -39,7 +39,6 @@ use std::ffi::OsStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::attr::Changer;
-use self::handles::{SimDir, SimFile, SimObject};
 use self::image::{Content, Id, PAGE_BYTES};
 use self::names::Birth;
 use self::state::{NAME_BYTES_MAX, State, raw};
@@ -52,7 +51,7 @@ mod blocks;
 mod crash;
 mod data;
 mod fence;
-pub mod handles;
+mod handles;
 mod image;
 mod model;
 mod names;
@@ -61,6 +60,7 @@ mod state;
 mod sync;
 
 pub use self::fence::{FenceHook, FencePoint, SimFencer};
+pub use self::handles::{SimDir, SimFile, SimObject};
 pub use self::model::{DurabilityModel, STALE_BYTE, SimOptions};
 pub use self::random::Random;
 
@@ -91,7 +91,8 @@ pub struct SimBacking {
 /// What happened on a simulated disk so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SimFigures {
-    /// Syncs asked for and not lied about; one of everything counts as one.
+    /// Syncs that reached the disk: each file's, each directory's, each commit
+    /// for a group, and each of everything.
     pub syncs: u64,
     /// Syncs that were answered without being done.
     pub lies: u64,
@@ -118,9 +119,9 @@ impl SimBacking {
     }
 
     /// The filesystem as a power cut at this moment could leave it, repaired and
-    /// mounted: a filesystem of its own, with the same handles, no open files
-    /// and honest settings as before. This one is left alone. The same seed at
-    /// the same moment gives the same result.
+    /// mounted: a filesystem of its own, with the same handles and settings and
+    /// no open files. This one is left alone. The same seed at the same moment
+    /// gives the same result.
     ///
     /// The backing that is returned is the root of the filesystem.
     #[must_use]

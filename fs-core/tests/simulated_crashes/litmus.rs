@@ -7,8 +7,9 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use fs_core::error::{Errno, Result};
-use fs_core::platform::sim::handles::{SimFile, SimObject};
-use fs_core::platform::sim::{DurabilityModel, STALE_BYTE, SimBacking, SimOptions};
+use fs_core::platform::sim::{
+    DurabilityModel, STALE_BYTE, SimBacking, SimFile, SimObject, SimOptions,
+};
 use fs_core::platform::{Backing, FenceMethod, Fencer, OpenMode, RenameMode, SyncTarget};
 use fs_core::types::{Caller, NewMode, SetAttr, SyncKind};
 

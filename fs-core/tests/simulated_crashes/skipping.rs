@@ -32,14 +32,20 @@ fn rename(tree: &SimTree, from: (NodeId, &str), to: (NodeId, &str), exchange: bo
 
 const CHANGES: [(&str, Change); 16] = [
     ("create", |tree, dir| {
-        tree.create(ME, dir, name("new"), FILE, READ_WRITE, true).map(drop).unwrap();
+        tree.create(ME, dir, name("new"), FILE, READ_WRITE, true).unwrap();
     }),
-    ("mknod", |tree, dir| drop(tree.make_node(ME, dir, name("new"), FILE, (0, 0)).unwrap())),
-    ("mkdir", |tree, dir| drop(tree.make_dir(ME, dir, name("new"), DIRECTORY).unwrap())),
-    ("symlink", |tree, dir| drop(tree.make_symlink(ME, dir, name("new"), name("x")).unwrap())),
+    ("mknod", |tree, dir| {
+        tree.make_node(ME, dir, name("new"), FILE, (0, 0)).unwrap();
+    }),
+    ("mkdir", |tree, dir| {
+        tree.make_dir(ME, dir, name("new"), DIRECTORY).unwrap();
+    }),
+    ("symlink", |tree, dir| {
+        tree.make_symlink(ME, dir, name("new"), name("x")).unwrap();
+    }),
     ("link", |tree, dir| {
         let file = tree.lookup(dir, name("file")).unwrap().id;
-        drop(tree.link(file, dir, name("new")).unwrap());
+        tree.link(file, dir, name("new")).unwrap();
     }),
     ("unlink", |tree, dir| tree.unlink(dir, name("file")).unwrap()),
     ("rmdir", |tree, dir| tree.remove_dir(dir, name("sub")).unwrap()),
@@ -54,7 +60,7 @@ const CHANGES: [(&str, Change); 16] = [
     }),
     ("chmod", |tree, dir| {
         let change = SetAttr { perm: Some(0o700), ..SetAttr::default() };
-        tree.set_attr(ME, dir, None, &change).map(drop).unwrap();
+        tree.set_attr(ME, dir, None, &change).unwrap();
     }),
     ("setxattr", |tree, dir| tree.set_xattr(ME, dir, name("user.x"), b"1", 0).unwrap()),
 ];

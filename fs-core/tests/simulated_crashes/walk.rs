@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use fs_core::platform::sim::SimBacking;
-use fs_core::platform::sim::handles::SimObject;
+use fs_core::platform::sim::{SimBacking, SimObject};
 use fs_core::platform::{Backing, Found, ObjectKey, OpenMode};
 use fs_core::types::{Caller, FileKind};
 

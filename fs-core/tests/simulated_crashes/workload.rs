@@ -92,6 +92,8 @@ struct World {
     /// The directory that was synced last: it is often synced again.
     synced: Option<Key>,
     blocked: [bool; PROGRAMS],
+    /// The open files that blocked programs sync.
+    syncing: [Option<FileId>; PROGRAMS],
     steps_left: usize,
     fail_one_in: u64,
     /// Next byte to write: never zero, so that a hole is told from data.
@@ -155,6 +157,7 @@ fn live(plan: &Plan, backing: &SimBacking, seed: u64, life: u32) -> Outcome {
         opened: Vec::new(),
         synced: None,
         blocked: [false; PROGRAMS],
+        syncing: [None; PROGRAMS],
         steps_left: plan.steps,
         fail_one_in: plan.fail_one_in,
         byte: 1,
@@ -262,6 +265,7 @@ impl World {
 
     fn answered(&mut self, program: usize, promise: Promise, result: Result<()>) {
         self.blocked[program] = false;
+        self.syncing[program] = None;
         match result {
             Ok(()) => {
                 self.outcome.syncs_kept += 1;

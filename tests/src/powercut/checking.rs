@@ -1,9 +1,11 @@
 //! Crash images, served, recovered and judged, several at once.
 
 use std::collections::HashSet;
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use super::cuts::Cuts;
 use super::filesystem::Filesystem;
@@ -11,6 +13,9 @@ use super::notes::Promised;
 use super::recording::Recording;
 use super::workload::Workload;
 use crate::disk::{CrashImage, Disk, DiskOptions, Image};
+use crate::run;
+
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A promise that a crash image does not keep.
 pub struct Loss {
@@ -124,9 +129,16 @@ impl Bench {
     ) -> Result<Outcome, String> {
         self.disk.load(image.clone()).map_err(|error| format!("loading an image: {error}"))?;
         let name = self.filesystem.kernel_name();
-        let mounted = match self.disk.mount(name, self.filesystem.image_options()) {
-            Ok(mounted) => mounted,
-            Err(error) => return Ok(Outcome::Refused(error.to_string())),
+        // The unmount before this mount may not be quite over: the device is busy for a moment.
+        let mounted =
+            run::poll(PATIENCE, || match self.disk.mount(name, self.filesystem.image_options()) {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => None,
+                outcome => Some(outcome),
+            });
+        let mounted = match mounted {
+            Some(Ok(mounted)) => mounted,
+            Some(Err(error)) => return Ok(Outcome::Refused(error.to_string())),
+            None => return Err(format!("{} stays busy", self.disk.path().display())),
         };
         let tree = mounted.path().join("tree");
         let outcome = check(&tree, workload, promised);

@@ -21,9 +21,29 @@ struct Crash<'a> {
     state: &'a State,
     random: Random,
     taste: Taste,
+    reach: Reach,
     /// Entries of the journal up to here are there (not with `PosixMin`).
     position: u64,
     floors: BTreeMap<BlockId, u64>,
+}
+
+/// How much more of the metadata is there than was promised.
+#[derive(Debug, Clone, Copy)]
+enum Reach {
+    Nothing,
+    Everything,
+    Something,
+}
+
+impl Reach {
+    /// A position from the promised one to the last one.
+    fn position(self, promised: u64, last: u64, random: &mut Random) -> u64 {
+        match self {
+            Self::Nothing => promised,
+            Self::Everything => last,
+            Self::Something => promised + random.below(last - promised + 1),
+        }
+    }
 }
 
 /// What survived of a file, by page number.
@@ -43,14 +63,14 @@ impl State {
             2..5 if self.options.torn_sectors => Taste::Torn,
             _ => Taste::Any,
         };
-        let pending = self.ops.len() as u64;
-        let kept = match random.below(4) {
-            0 => 0,
-            1 => pending,
-            _ => random.below(pending + 1),
+        let reach = match random.below(4) {
+            0 => Reach::Nothing,
+            1 => Reach::Everything,
+            _ => Reach::Something,
         };
-        let position = self.committed + kept;
-        let mut crash = Crash { state: self, random, taste, position, floors: BTreeMap::new() };
+        let position = reach.position(self.committed, self.end(), &mut random);
+        let floors = BTreeMap::new();
+        let mut crash = Crash { state: self, random, taste, reach, position, floors };
         let mut image =
             if self.options.model.keeps_prefix() { crash.prefix() } else { crash.own_prefixes() };
         image.nodes.retain(|_, node| node.attrs.nlink > 0);
@@ -107,7 +127,7 @@ impl Crash<'_> {
                     let running = self.state.running.get(&id);
                     let synced = running.map_or(0, |running| running.synced);
                     let synced = synced.max(self.state.committed);
-                    synced + self.random.below(self.state.end() - synced + 1)
+                    self.reach.position(synced, self.state.end(), &mut self.random)
                 });
                 let kept = match change {
                     Change::Born(..) => true,

@@ -192,6 +192,12 @@ impl World {
 
     fn sync_file(&mut self, program: usize, kind: SyncKind) -> Option<Sync> {
         let opened = self.open_file()?;
+        // Of two syncs of one open file at once, Linux tells only one that
+        // write-back failed; what the other promised then is nobody's fault.
+        if self.fail_one_in > 0 && self.syncing.contains(&Some(opened.file)) {
+            return None;
+        }
+        self.syncing[program] = Some(opened.file);
         let promise = self.facts.promise(opened.key, kind);
         Some(self.sync(program, promise, Target::File(opened, kind)))
     }

@@ -308,6 +308,31 @@ fn a_signal_ends_a_busy_mount_too() {
     assert_eq!(std::fs::read(backing.join("open")).unwrap(), b"written before the end");
 }
 
+/// The kernel gives the device number of an ended mount to the next one at once.
+/// A daemon that removed its socket by name, while it still flushed, took the
+/// next mount's away: `status` then called a live mount dead (4 in 240).
+#[test]
+fn mounts_in_quick_succession_keep_their_sockets() {
+    if !can_mount() {
+        return;
+    }
+    let places: Vec<_> = (0..4).map(|_| Place::new()).collect();
+    std::thread::scope(|scope| {
+        for place in &places {
+            scope.spawn(move || {
+                let (backing, mount) = (place.backing(), place.mount());
+                for _ in 0..20 {
+                    expect(0, &["mount", "--daemon"], &[&backing, &mount]);
+                    expect(0, &["status"], &[&mount]);
+                    let output = lanefs(&["umount"], &[&mount]);
+                    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                    assert!(output.status.success() && said.is_empty(), "{said}");
+                }
+            });
+        }
+    });
+}
+
 /// umount(8) knows nothing of the daemon; the daemon must notice, flush and end.
 #[test]
 fn a_foreign_umount_ends_the_daemon() {

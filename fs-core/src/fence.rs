@@ -6,7 +6,8 @@
 //! at once, whichever has been cheaper lately ([`choice`]). It promises exactly what the backing filesystem promises, and
 //! every error reaches the request that it concerns.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use self::choice::MethodChoice;
@@ -43,8 +44,9 @@ impl<B: Backing> BackingFence<B> {
     pub fn run(&self, targets: &[SyncTarget<B>]) -> FenceOutcome {
         let method = self.lock().choose(targets.len());
         let start = Instant::now();
-        let results = self.fencer.run(method, targets);
+        let mut results = self.fencer.run(method, targets);
         let service = start.elapsed();
+        tell_all_of_a_file(targets, &mut results);
         self.lock().observe(method, targets.len(), service);
         FenceOutcome { results, method, service }
     }
@@ -56,5 +58,28 @@ impl<B: Backing> BackingFence<B> {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, MethodChoice> {
         self.choice.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives every request for one open file the error that any of them met. The
+/// kernel tells a failed write-back to an open file once, whichever of its
+/// syncs asks first; the others would be told that all is well.
+fn tell_all_of_a_file<B: Backing>(targets: &[SyncTarget<B>], results: &mut [Result<()>]) {
+    let file = |target: &SyncTarget<B>| match target {
+        SyncTarget::File(file, _) => Some(Arc::as_ptr(file)),
+        SyncTarget::Dir(_) => None,
+    };
+    let failed: HashMap<_, _> = targets
+        .iter()
+        .zip(results.iter())
+        .filter_map(|(target, result)| Some((file(target)?, result.err()?)))
+        .collect();
+    if failed.is_empty() {
+        return;
+    }
+    for (target, result) in targets.iter().zip(results) {
+        if let Some(error) = file(target).and_then(|file| failed.get(&file)) {
+            *result = Err(*error);
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! everybody is answered once and in order, and one failure stays one.
 
 use std::ffi::OsStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,6 +23,8 @@ const LONG: Duration = Duration::from_secs(20);
 enum Plan {
     Succeed,
     Fail(Errno),
+    /// As the kernel does: the first sync is told, the next is not.
+    FailOnce(Errno),
     Panic,
 }
 
@@ -38,6 +41,13 @@ struct FakeFencer {
 struct FakeFile {
     number: u32,
     plan: Plan,
+    told: AtomicBool,
+}
+
+impl FakeFile {
+    fn new(number: u32, plan: Plan) -> Arc<Self> {
+        Arc::new(Self { number, plan, told: AtomicBool::new(false) })
+    }
 }
 
 impl Fencer<Fake> for FakeFencer {
@@ -60,6 +70,8 @@ impl Fencer<Fake> for FakeFencer {
             .map(|file| match file.plan {
                 Plan::Succeed => Ok(()),
                 Plan::Fail(error) => Err(error),
+                Plan::FailOnce(_) if file.told.swap(true, Ordering::Relaxed) => Ok(()),
+                Plan::FailOnce(error) => Err(error),
                 Plan::Panic => panic!("planned by the test"),
             })
             .collect()
@@ -115,9 +127,13 @@ impl Bench {
 }
 
 fn submit(lanes: &Lanes<Fake>, answer: Sender<Answer>, number: u32, plan: Plan) {
-    let target = SyncTarget::File(Arc::new(FakeFile { number, plan }), SyncKind::Full);
+    submit_file(lanes, answer, FakeFile::new(number, plan));
+}
+
+fn submit_file(lanes: &Lanes<Fake>, answer: Sender<Answer>, file: Arc<FakeFile>) {
+    let number = file.number;
     let done = Box::new(move |result| answer.send((number, result)).expect("the test listens"));
-    lanes.submit(u64::from(number), target, done);
+    lanes.submit(u64::from(number), SyncTarget::File(file, SyncKind::Full), done);
 }
 
 #[test]
@@ -158,6 +174,26 @@ fn an_error_reaches_its_own_request_only() {
     assert_eq!(bench.lanes.status().errors, 1);
 }
 
+/// Two threads sync through one open file and meet in a group. The kernel tells a
+/// failed write-back to that file once, so the second was answered with success
+/// although its data was lost.
+#[test]
+fn all_syncs_of_one_open_file_in_a_group_hear_of_its_error() {
+    let bench = Bench::new(LaneConfig::default());
+    let leader = bench.submit_as_leader(1, Plan::Succeed);
+    bench.group();
+    let file = FakeFile::new(2, Plan::FailOnce(Errno::IO));
+    submit_file(&bench.lanes, bench.answers.0.clone(), Arc::clone(&file));
+    bench.submit(3, Plan::Succeed);
+    submit_file(&bench.lanes, bench.answers.0.clone(), file);
+    bench.permit();
+    bench.permit();
+    let answers: Vec<_> = (0..4).map(|_| bench.answer()).collect();
+    let failed = (2, Err(Errno::IO));
+    assert_eq!(answers, [(1, Ok(())), failed, (3, Ok(())), failed]);
+    leader.join().expect("the leader returns");
+}
+
 /// A panic in a fence must not answer with success, must not leave requests
 /// unanswered, and must not leave the lane without a leader.
 #[test]
@@ -182,7 +218,7 @@ fn a_panicking_completion_does_not_keep_others_waiting() {
     let bench = Bench::new(LaneConfig::default());
     let leader = bench.submit_as_leader(1, Plan::Succeed);
     bench.group();
-    let file = Arc::new(FakeFile { number: 2, plan: Plan::Succeed });
+    let file = FakeFile::new(2, Plan::Succeed);
     let done = Box::new(|_: Result<()>| panic!("planned by the test"));
     bench.lanes.submit(2, SyncTarget::File(file, SyncKind::Full), done);
     bench.submit(3, Plan::Succeed);

@@ -293,10 +293,12 @@ impl<B: Backing> Tree<B> {
         let dir = self.nodes.get(dir)?;
         let (found, file, made) =
             self.backing.create(caller, &dir.object, name, new, mode, exclusive)?;
+        let (node, entry) = self.enter(found);
         if made {
             self.applied(&[&dir]);
+        } else if mode.truncate {
+            self.applied(&[&node]);
         }
-        let (node, entry) = self.enter(found);
         let mode = OpenMode { truncate: false, ..mode };
         let open = OpenFile { node, mode, file: OnceLock::from(Arc::new(file)) };
         Ok((entry, FileId(self.files.insert(open))))

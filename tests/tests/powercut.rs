@@ -62,7 +62,7 @@ fn a_planted_lie_is_found() {
     if !require::mount_support() {
         return;
     }
-    let arguments = ["--plant-lie", "1000", "--workload", "append", "--images", "60"];
+    let arguments = ["--plant-lie", "1000", "--workload", "append", "--images", "160"];
     let (code, lines, errors) = campaign(&arguments);
     assert_eq!(code, Some(1), "{errors}");
     assert!(lines[0]["lost"].as_u64().is_some_and(|lost| lost > 0), "{lines:?}");

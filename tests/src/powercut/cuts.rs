@@ -1,8 +1,8 @@
 //! Where to cut.
 //!
 //! Anywhere finds little: between two flushes hardly anything is at stake. So cuts are aimed at what
-//! has just been promised: right after an acknowledgement, and first of all after those that came
-//! without any flush since their step began, which is what an answer given too early looks like.
+//! has just been promised: right after an acknowledgement, and first of all after those that came with
+//! the fewest flushes since their step began, which is what an answer given too early looks like.
 
 use std::collections::VecDeque;
 
@@ -10,13 +10,17 @@ use super::recording::Recording;
 use crate::disk::{CrashImage, CrashImages, Position, crash_image};
 use crate::random::Random;
 
+/// Acknowledgements that are tried first, in turns.
+const SUSPECTS_MAX: usize = 8;
+
 /// An unending supply of crash images of one recording.
 pub struct Cuts<'a> {
     recording: &'a Recording,
     anywhere: CrashImages,
     promises: Vec<Position>,
-    /// Acknowledged without a flush, each once.
+    /// Acknowledgements with the fewest flushes since their step began, worst first.
     suspects: VecDeque<Position>,
+    unflushed_count: usize,
     random: Random,
     count: u64,
 }
@@ -25,20 +29,22 @@ impl<'a> Cuts<'a> {
     /// Cuts of `recording`, all from one seed.
     pub fn new(recording: &'a Recording, seed: u64) -> Self {
         let flushes = recording.record.flushes();
-        let unflushed = |begun: Position, acked: Position| {
-            let next = flushes.partition_point(|flush| *flush <= begun);
-            flushes.get(next).is_none_or(|flush| *flush > acked)
-        };
+        let until = |position: Position| flushes.partition_point(|flush| *flush <= position);
         let steps = recording.history.steps();
         let promises: Vec<_> = steps.iter().filter_map(|step| step.acked).collect();
-        let suspects = steps
+        let mut ranked: Vec<_> = steps
             .iter()
-            .filter_map(|step| step.acked.filter(|acked| unflushed(step.begun, *acked)));
+            .filter_map(|step| Some((until(step.acked?) - until(step.begun), step.acked?)))
+            .collect();
+        ranked.sort_unstable();
+        let unflushed_count = ranked.partition_point(|(count, _)| *count == 0);
+        let suspects = ranked.iter().take(SUSPECTS_MAX.max(unflushed_count));
         Cuts {
             recording,
             anywhere: CrashImages::new(&recording.record, recording.start, seed),
             promises,
-            suspects: suspects.collect(),
+            suspects: suspects.map(|(_, acked)| *acked).collect(),
+            unflushed_count,
             random: Random::new(seed ^ 0xc0ff_ee00),
             count: 0,
         }
@@ -46,7 +52,7 @@ impl<'a> Cuts<'a> {
 
     /// How many acknowledgements came without a flush of their own.
     pub fn suspects_count(&self) -> usize {
-        self.suspects.len()
+        self.unflushed_count
     }
 
     fn at(&mut self, position: Position) -> CrashImage {

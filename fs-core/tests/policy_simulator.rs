@@ -10,6 +10,9 @@
 //! The model: `W` writers in a closed loop of sync and think, one serial device whose fence takes
 //! `F` + 2 us for each record. The policies see exactly the calls that the lane makes. Every writer
 //! has its own seeded random sequence, so runs repeat exactly and policies meet the same thinking.
+//!
+//! One long file, because an integration test is one, and model, policies and tables are read
+//! together.
 
 use fs_core::lane::policy::{CohortPolicy, Decision, Nanos, PolicyConfig, WriterId};
 use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};

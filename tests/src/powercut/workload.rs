@@ -38,6 +38,15 @@ pub trait Workload: Send + Sync {
     fn check(&self, root: &Path, promised: &Promised) -> Result<(), String>;
 }
 
+/// Runs all actors at the same time; the first error is the outcome.
+fn run_actors(count: usize, run: impl Fn(usize) -> io::Result<()> + Sync) -> io::Result<()> {
+    let run = &run;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..count).map(|actor| scope.spawn(move || run(actor))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("no actor panics"))
+    })
+}
+
 /// A workload's name and maker; the maker takes a seed.
 type Entry = (&'static str, fn(u64) -> Box<dyn Workload>);
 

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-use super::Workload;
 use super::contents::{SECTOR_BYTES, sectors};
 use super::history::{Change, FileHistory};
+use super::{Workload, run_actors};
 use crate::mapping::SharedMapping;
 use crate::powercut::notes::{Notes, Promised};
 use crate::random::Random;
@@ -227,12 +227,7 @@ impl Workload for FileWorkload {
     }
 
     fn run(&self, root: &Path, notes: &Notes<'_>) -> io::Result<()> {
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..self.actors.len())
-                .map(|actor| scope.spawn(move || self.run_actor(root, actor, notes)))
-                .collect();
-            threads.into_iter().try_for_each(|thread| thread.join().expect("no actor panics"))
-        })
+        run_actors(self.actors.len(), |actor| self.run_actor(root, actor, notes))
     }
 
     fn check(&self, root: &Path, promised: &Promised) -> Result<(), String> {

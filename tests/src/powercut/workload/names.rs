@@ -4,8 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Workload;
 use super::tree::{Step, Thing, Tree, check};
+use super::{Workload, run_actors};
 use crate::powercut::notes::{Notes, Promised};
 use crate::random::Random;
 
@@ -154,12 +154,7 @@ impl Workload for NamesWorkload {
     }
 
     fn run(&self, root: &Path, notes: &Notes<'_>) -> io::Result<()> {
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..self.actors.len())
-                .map(|actor| scope.spawn(move || self.run_actor(root, actor, notes)))
-                .collect();
-            threads.into_iter().try_for_each(|thread| thread.join().expect("no actor panics"))
-        })
+        run_actors(self.actors.len(), |actor| self.run_actor(root, actor, notes))
     }
 
     fn check(&self, root: &Path, promised: &Promised) -> Result<(), String> {

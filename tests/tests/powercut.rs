@@ -55,14 +55,16 @@ fn nothing_is_lost_on_xfs() {
     nothing_is_lost("xfs", "auto", "10");
 }
 
-/// The campaign can fail: one sync in a thousand answered without being made is found, the case is
-/// kept, and judging it again finds it again.
+/// The campaign can fail: syncs answered without being made are found, the case is kept, and judging it
+/// again finds it again. One in a hundred here: a single lie may do no harm on a busy machine, when
+/// somebody else's commit covers it before its program goes on. (One in a thousand, within 1,000
+/// images: docs/power-cuts.md.)
 #[test]
 fn a_planted_lie_is_found() {
     if !require::mount_support() {
         return;
     }
-    let arguments = ["--plant-lie", "1000", "--workload", "append", "--images", "160"];
+    let arguments = ["--plant-lie", "100", "--workload", "append", "--images", "160"];
     let (code, lines, errors) = campaign(&arguments);
     assert_eq!(code, Some(1), "{errors}");
     assert!(lines[0]["lost"].as_u64().is_some_and(|lost| lost > 0), "{lines:?}");

@@ -19,6 +19,7 @@ pub mod engine;
 pub mod error;
 pub mod fence;
 pub mod lane;
+pub mod log;
 #[allow(unsafe_code)]
 pub mod platform;
 pub mod types;

@@ -9,6 +9,7 @@
 //! objects do not.
 
 use std::ffi::OsStr;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::Result;
@@ -16,7 +17,10 @@ use crate::types::{Attr, Caller, DirEntry, FileKind, FsStats, NewMode, SetAttr, 
 
 #[cfg(target_os = "linux")]
 pub mod linux;
+mod log_store;
 pub mod sim;
+
+pub use self::log_store::{LOG_BLOCK_BYTES, LogBuffer, LogStore};
 
 /// What identifies an object of the backing filesystem for as long as anybody
 /// remembers it: the file handle where there is one, else device and inode
@@ -29,6 +33,15 @@ pub struct ObjectKey {
     pub ino: u64,
     /// Kind and bytes of the file handle, zero-padded; kind 0 means none.
     pub handle: ([u8; HANDLE_BYTES_MAX], u8, i32),
+}
+
+impl ObjectKey {
+    /// The key without its device number, which another boot may give to
+    /// another device: what is written down.
+    #[must_use]
+    pub const fn portable(self) -> Self {
+        Self { dev: 0, ..self }
+    }
 }
 
 /// Longest file handle that is kept inline; ext4 has 8 bytes, XFS 12 to 24,
@@ -93,6 +106,8 @@ pub trait Backing: Send + Sync + Sized + 'static {
     type Dir: Send + Sync + 'static;
     /// Carries out fences; one for all backings of an engine.
     type Fencer: Fencer<Self>;
+    /// Where a log can be kept.
+    type Log: LogStore;
 
     /// The directory itself.
     fn root(&self) -> Result<Found<Self>>;
@@ -238,6 +253,57 @@ pub trait Backing: Send + Sync + Sized + 'static {
     fn stats(&self) -> Result<FsStats>;
     /// Makes everything on the filesystem durable, ours or not.
     fn sync_all(&self) -> Result<()>;
+
+    // ---- what a log needs ----
+
+    /// Why no log can be kept for this filesystem, in words for people; `None`
+    /// if one can. A log relies on: metadata that survives in the order in which
+    /// it was changed; data that write-back puts where it stays; objects that
+    /// are found again by key after a reboot; times that keep nanoseconds.
+    fn log_obstacle(&self) -> Option<String>;
+    /// The object with this key, its device number aside, as
+    /// `open_by_handle_at(2)` finds it; `ESTALE` if it is gone.
+    fn by_key(&self, key: &ObjectKey) -> Result<Found<Self>>;
+    /// Attributes of an open file.
+    fn file_attr(&self, file: &Self::File) -> Result<Attr>;
+    /// Starts to write a file's dirty pages to where they belong, without waiting.
+    fn start_write_back(&self, file: &Self::File) -> Result<()>;
+    /// Writes a file's dirty pages and waits until the device has them all, those
+    /// that were dirtied while others were written included. Not durable: the
+    /// device may hold them in its cache, and the blocks' place in the file is
+    /// in the filesystem's journal at most. Tells a failed write-back once to
+    /// every open file, as a sync does.
+    fn finish_write_back(&self, file: &Self::File) -> Result<()>;
+    /// Byte ranges of a file, in order, that have blocks of their own with data
+    /// in them: not holes, not allocated and unwritten, not waiting for
+    /// allocation, not shared with another file. Overwriting them in place
+    /// changes no metadata. If there are very many, those at the end may be
+    /// missing; ranges may reach past the end of the file.
+    fn settled(&self, file: &Self::File) -> Result<Vec<Range<u64>>>;
+    /// Notes in the times of a file of ours that the stream was applied up to
+    /// `lsn`: a metadata change like any other, unsynced, in the same order.
+    fn set_marker(&self, file: &Self::File, lsn: u64) -> Result<()>;
+    /// What [`Self::set_marker`] noted last.
+    fn marker(&self, file: &Self::File) -> Result<u64>;
+    /// Makes everything durable that the backing filesystem's device had been
+    /// given before, without a journal commit; `file` is any file of ours that
+    /// has no dirty data.
+    fn flush_device(&self, file: &Self::File) -> Result<()>;
+    /// What is different after each boot of the kernel.
+    fn boot_id(&self) -> [u8; 16];
+    /// Makes a log of `bytes` (a multiple of [`LOG_BLOCK_BYTES`]) under a name
+    /// that is free, every block written once, so that writing it again changes
+    /// no metadata; durable when it returns, its name included. `progress` is
+    /// called with the bytes written so far.
+    fn make_log(
+        &self,
+        dir: &Self::Object,
+        name: &OsStr,
+        bytes: u64,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Self::Log>;
+    /// Opens a log that was made before.
+    fn open_log(&self, dir: &Self::Object, name: &OsStr) -> Result<Self::Log>;
 }
 
 /// What one sync request wants made durable. Owns what it names, so that a
@@ -277,6 +343,10 @@ pub trait Fencer<B: Backing>: Send + Sync + 'static {
     /// Makes every target durable and says for each whether it is. One failed
     /// target does not hide the others' results.
     fn run(&self, method: FenceMethod, targets: &[SyncTarget<B>]) -> Vec<Result<()>>;
+    /// Makes durable all metadata changed on the filesystem before the call and
+    /// all data that its device had been given: [`FenceMethod::SharedCommit`] of
+    /// nothing.
+    fn commit(&self) -> Result<()>;
     /// Name of the mechanism in use, for status output.
     fn mechanism(&self) -> &'static str;
 }

@@ -12,7 +12,8 @@ use fs_core::fence::BackingFence;
 use fs_core::lane::policy::PolicyConfig;
 use fs_core::lane::{LaneConfig, Lanes};
 use fs_core::platform::{
-    Backing, FenceMethod, Fencer, Found, OpenMode, RenameMode, Seek, SyncTarget,
+    Backing, FenceMethod, Fencer, Found, LogBuffer, LogStore, ObjectKey, OpenMode, RenameMode,
+    Seek, SyncTarget,
 };
 use fs_core::types::{Attr, Caller, DirEntry, FileKind, FsStats, NewMode, SetAttr, SyncKind};
 
@@ -36,6 +37,31 @@ struct FakeFencer {
     groups: Sender<Vec<u32>>,
     /// One message lets one group pass; none needed when the sender is gone.
     permits: Mutex<Receiver<()>>,
+}
+
+/// A log that there is not.
+enum NoLog {}
+
+impl LogStore for NoLog {
+    fn bytes(&self) -> u64 {
+        match *self {}
+    }
+
+    fn read(&self, _buffer: &mut LogBuffer, _offset: u64, _bytes: usize) -> Result<()> {
+        match *self {}
+    }
+
+    fn write(&self, _data: &LogBuffer, _offset: u64) -> Result<()> {
+        match *self {}
+    }
+
+    fn flush(&self) -> Result<()> {
+        match *self {}
+    }
+
+    fn shares_device(&self) -> bool {
+        match *self {}
+    }
 }
 
 struct FakeFile {
@@ -75,6 +101,10 @@ impl Fencer<Fake> for FakeFencer {
                 Plan::Panic => panic!("planned by the test"),
             })
             .collect()
+    }
+
+    fn commit(&self) -> Result<()> {
+        Err(Errno::NOSYS)
     }
 
     fn mechanism(&self) -> &'static str {
@@ -306,6 +336,7 @@ impl Backing for Fake {
     type File = FakeFile;
     type Dir = FakeFile;
     type Fencer = FakeFencer;
+    type Log = NoLog;
 
     absent! {
         root() -> Found<Self>;
@@ -337,6 +368,24 @@ impl Backing for Fake {
         remove_xattr(&(), &OsStr) -> ();
         stats() -> FsStats;
         sync_all() -> ();
+        by_key(&ObjectKey) -> Found<Self>;
+        file_attr(&FakeFile) -> Attr;
+        start_write_back(&FakeFile) -> ();
+        finish_write_back(&FakeFile) -> ();
+        settled(&FakeFile) -> Vec<std::ops::Range<u64>>;
+        set_marker(&FakeFile, u64) -> ();
+        marker(&FakeFile) -> u64;
+        flush_device(&FakeFile) -> ();
+        make_log(&(), &OsStr, u64, &mut dyn FnMut(u64)) -> NoLog;
+        open_log(&(), &OsStr) -> NoLog;
+    }
+
+    fn log_obstacle(&self) -> Option<String> {
+        Some("a fake".to_owned())
+    }
+
+    fn boot_id(&self) -> [u8; 16] {
+        [0; 16]
     }
 
     fn unpin(&self, (): &()) {}

@@ -53,6 +53,7 @@ mod data;
 mod fence;
 mod handles;
 mod image;
+mod log;
 mod model;
 mod names;
 mod random;
@@ -61,6 +62,7 @@ mod sync;
 
 pub use self::fence::{FenceHook, FencePoint, SimFencer};
 pub use self::handles::{SimDir, SimFile, SimObject};
+pub use self::log::SimLog;
 pub use self::model::{DurabilityModel, STALE_BYTE, SimOptions};
 pub use self::random::Random;
 
@@ -206,6 +208,7 @@ impl Backing for SimBacking {
     type File = SimFile;
     type Dir = SimDir;
     type Fencer = SimFencer;
+    type Log = SimLog;
 
     fn root(&self) -> Result<Found<Self>> {
         self.found(&self.disk.state(), self.root)
@@ -482,5 +485,69 @@ impl Backing for SimBacking {
 
     fn sync_all(&self) -> Result<()> {
         self.disk.state().sync_all()
+    }
+
+    fn log_obstacle(&self) -> Option<String> {
+        Some("not built yet".to_owned())
+    }
+
+    fn by_key(&self, key: &ObjectKey) -> Result<Found<Self>> {
+        let state = self.disk.state();
+        let id = state.by_key(key)?;
+        self.found(&state, id)
+    }
+
+    fn file_attr(&self, file: &SimFile) -> Result<Attr> {
+        Ok(self.disk.state().node(file.id())?.attr())
+    }
+
+    fn start_write_back(&self, file: &SimFile) -> Result<()> {
+        let _ = file;
+        Err(Errno::NOSYS)
+    }
+
+    fn finish_write_back(&self, file: &SimFile) -> Result<()> {
+        let _ = file;
+        Err(Errno::NOSYS)
+    }
+
+    fn settled(&self, file: &SimFile) -> Result<Vec<std::ops::Range<u64>>> {
+        let _ = file;
+        Err(Errno::NOSYS)
+    }
+
+    fn set_marker(&self, file: &SimFile, lsn: u64) -> Result<()> {
+        let _ = (file, lsn);
+        Err(Errno::NOSYS)
+    }
+
+    fn marker(&self, file: &SimFile) -> Result<u64> {
+        let _ = file;
+        Err(Errno::NOSYS)
+    }
+
+    fn flush_device(&self, file: &SimFile) -> Result<()> {
+        let _ = file;
+        Err(Errno::NOSYS)
+    }
+
+    fn boot_id(&self) -> [u8; 16] {
+        [0; 16]
+    }
+
+    fn make_log(
+        &self,
+        dir: &SimObject,
+        name: &OsStr,
+        bytes: u64,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<SimLog> {
+        let _ = (dir, name, bytes, progress);
+        Err(Errno::NOSYS)
+    }
+
+    fn open_log(&self, dir: &SimObject, name: &OsStr) -> Result<SimLog> {
+        let _ = (dir, name);
+        Err(Errno::NOSYS)
     }
 }

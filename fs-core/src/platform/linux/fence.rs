@@ -140,6 +140,10 @@ impl Fencer<LinuxBacking> for LinuxFencer {
         }
     }
 
+    fn commit(&self) -> Result<()> {
+        self.marker.as_ref().ok_or(Errno::NOSYS)?.commit()
+    }
+
     fn mechanism(&self) -> &'static str {
         match (&self.marker, &self.parallel) {
             (Some(_), _) => "one journal commit",

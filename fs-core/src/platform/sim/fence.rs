@@ -139,6 +139,10 @@ impl Fencer<SimBacking> for SimFencer {
         results
     }
 
+    fn commit(&self) -> Result<()> {
+        self.disk.state().commit_marker()
+    }
+
     fn mechanism(&self) -> &'static str {
         "simulator"
     }

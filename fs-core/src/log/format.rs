@@ -1,0 +1,1 @@
+//! How a log looks on disk. (To be written.)

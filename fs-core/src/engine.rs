@@ -16,8 +16,12 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::error::{Errno, Result};
-use crate::fence::BackingFence;
+use crate::fence::log::LogFence;
+use crate::fence::{BackingFence, SyncRequest};
 use crate::lane::{LaneConfig, LaneStatus, Lanes};
+use crate::log::record::Change;
+use crate::log::recovery::RecoveryReport;
+use crate::log::{Log, LogConfig, LogStatus, OpenLogError, Progress};
 use crate::platform::Backing;
 
 mod handles;
@@ -40,6 +44,7 @@ pub struct EngineConfig {
 /// One engine: the stream and the lanes of a backing filesystem.
 pub struct Engine<B: Backing> {
     lanes: Lanes<B>,
+    log: Option<Arc<Log<B>>>,
     filesystem_id: u64,
     /// The last number given out. 1 is what objects start with: "changed by
     /// somebody before we knew it".
@@ -63,19 +68,47 @@ pub struct EngineStatus {
     pub mechanism: &'static str,
     /// The lanes' figures.
     pub lanes: LaneStatus,
+    /// The log's, if one is kept.
+    pub log: Option<LogStatus>,
 }
 
 impl<B: Backing> Engine<B> {
-    /// An engine for the filesystem that `backing` is on.
+    /// An engine without a log for the filesystem that `backing` is on.
     #[must_use]
     pub fn new(backing: &B, config: EngineConfig) -> Arc<Self> {
-        Arc::new(Self {
-            lanes: Lanes::new(BackingFence::new(backing.fencer()), config.lanes),
+        let fence = Arc::new(BackingFence::new(backing.fencer()));
+        Arc::new(Self::build(backing, Lanes::new(fence, config.lanes), None))
+    }
+
+    /// An engine with a log, which lies in the directory `.lanefs` of `backing`
+    /// unless it is given as `elsewhere`. What is in it is recovered first.
+    ///
+    /// # Errors
+    /// See [`OpenLogError`].
+    pub fn with_log(
+        backing: &Arc<B>,
+        config: EngineConfig,
+        log: LogConfig,
+        elsewhere: Option<B::Log>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> std::result::Result<(Arc<Self>, Option<RecoveryReport>), OpenLogError> {
+        let fence = Arc::new(BackingFence::new(backing.fencer()));
+        let (log, report) =
+            Log::open(Arc::clone(backing), Arc::clone(&fence), elsewhere, log, progress)?;
+        let fence = Arc::new(LogFence::new(Arc::clone(&log), Arc::clone(backing), fence));
+        let lanes = Lanes::new(fence, config.lanes);
+        Ok((Arc::new(Self::build(backing, lanes, Some(log))), report))
+    }
+
+    fn build(backing: &B, lanes: Lanes<B>, log: Option<Arc<Log<B>>>) -> Self {
+        Self {
+            lanes,
+            log,
             filesystem_id: backing.filesystem_id(),
             stream: AtomicU64::new(1),
             dir_moved: AtomicU64::new(1),
             trees: Mutex::default(),
-        })
+        }
     }
 
     /// Adds a directory of the same filesystem, to be exported by a mount.
@@ -83,11 +116,11 @@ impl<B: Backing> Engine<B> {
     /// # Errors
     /// `EXDEV` if the directory is on another filesystem: its syncs could not
     /// share this engine's fences. Otherwise what the backing directory says.
-    pub fn add_tree(self: &Arc<Self>, backing: B) -> Result<Arc<Tree<B>>> {
+    pub fn add_tree(self: &Arc<Self>, backing: impl Into<Arc<B>>) -> Result<Arc<Tree<B>>> {
+        let backing = backing.into();
         if backing.filesystem_id() != self.filesystem_id {
             return Err(Errno::XDEV);
         }
-        let backing = Arc::new(backing);
         let tree = Tree::new(Arc::clone(self), Arc::clone(&backing))?;
         let mut trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
         trees.retain(|tree| tree.strong_count() > 0);
@@ -103,28 +136,80 @@ impl<B: Backing> Engine<B> {
     /// error of the filesystem's sync. Nothing is undone in either case.
     pub fn flush(&self, deadline: Duration) -> Result<()> {
         let drained = self.lanes.drain(deadline);
-        let trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        // One filesystem: syncing it once syncs every tree.
-        if let Some(backing) = trees.iter().find_map(Weak::upgrade) {
-            backing.sync_all()?;
+        match &self.log {
+            Some(log) => log.finish(false)?,
+            None => {
+                let trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                // One filesystem: syncing it once syncs every tree.
+                if let Some(backing) = trees.iter().find_map(Weak::upgrade) {
+                    backing.sync_all()?;
+                }
+            }
         }
         if drained { Ok(()) } else { Err(Errno::TIMEDOUT) }
+    }
+
+    /// As [`Self::flush`], for an engine that is used no more: the log is empty and
+    /// says so, and the background thread has ended.
+    ///
+    /// # Errors
+    /// As [`Self::flush`]; the log is kept then, and the next start recovers.
+    pub fn close(&self, deadline: Duration) -> Result<()> {
+        let Some(log) = &self.log else { return self.flush(deadline) };
+        let drained = self.lanes.drain(deadline);
+        log.stop(deadline);
+        log.finish(true)?;
+        if drained { Ok(()) } else { Err(Errno::TIMEDOUT) }
+    }
+
+    /// The log, if one is kept.
+    pub fn log(&self) -> Option<&Arc<Log<B>>> {
+        self.log.as_ref()
     }
 
     /// Figures since the start.
     pub fn status(&self) -> EngineStatus {
         let trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = self.log.as_ref().map(|log| log.status());
+        let in_use = log.as_ref().is_some_and(|log| log.failure.is_none());
         EngineStatus {
-            lsn: self.stream.load(Ordering::Acquire),
+            lsn: self
+                .log
+                .as_ref()
+                .map_or_else(|| self.stream.load(Ordering::Acquire), |log| log.last_lsn()),
             trees: trees.iter().filter(|tree| tree.strong_count() > 0).count(),
-            fence: "backing",
+            fence: if in_use { "log" } else { "backing" },
             mechanism: self.lanes.mechanism(),
             lanes: self.lanes.status(),
+            log,
         }
     }
 
-    /// Numbers an operation that has been applied.
-    fn number(&self) -> Lsn {
-        self.stream.fetch_add(1, Ordering::AcqRel) + 1
+    /// Applies an operation and numbers it. With a log, `prepare` runs in front of
+    /// it with its number, and `describe` tells the log what was done.
+    fn apply<T>(
+        &self,
+        prepare: impl FnOnce(&Log<B>, Lsn) -> Result<()>,
+        operation: impl FnOnce() -> Result<T>,
+        describe: impl FnOnce(&Log<B>, Lsn, &T, &mut Vec<Change>),
+    ) -> Result<(T, Lsn)> {
+        let Some(log) = &self.log else {
+            let value = operation()?;
+            return Ok((value, self.stream.fetch_add(1, Ordering::AcqRel) + 1));
+        };
+        let applied = log.apply(prepare, operation, describe)?;
+        if applied.is_overdue {
+            // Nobody waits for it; whoever comes next finds less to do.
+            self.lanes.submit(0, SyncRequest { target: None, file: None }, Box::new(|_| {}));
+        }
+        Ok((applied.value, applied.lsn))
+    }
+}
+
+impl<B: Backing> Drop for Engine<B> {
+    fn drop(&mut self) {
+        if let Some(log) = &self.log {
+            log.stop(Duration::from_secs(5));
+        }
     }
 }

@@ -10,6 +10,12 @@ use std::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Errno(i32);
 
+/// What macOS calls `ENOATTR`.
+#[cfg(target_os = "macos")]
+const NODATA: i32 = libc::ENOATTR;
+#[cfg(all(unix, not(target_os = "macos")))]
+const NODATA: i32 = libc::ENODATA;
+
 /// What nearly every call of the engine returns.
 pub type Result<T> = std::result::Result<T, Errno>;
 
@@ -42,6 +48,11 @@ impl Errno {
     /// The backing filesystem does not support the operation.
     #[cfg(unix)]
     pub const OPNOTSUPP: Self = Self(libc::EOPNOTSUPP);
+    /// There is no such extended attribute.
+    #[cfg(unix)]
+    pub const NODATA: Self = Self(NODATA);
+    /// No space left.
+    pub const NOSPC: Self = Self(28);
     /// Bad file descriptor.
     pub const BADF: Self = Self(9);
 

@@ -1,10 +1,11 @@
 //! How a group becomes durable.
 //!
-//! So far there is one fence, *backing*: the backing files themselves are
-//! synced. On a filesystem with an ordered journal one commit covers a whole
-//! group; elsewhere each file is synced, in parallel, or the whole filesystem
-//! at once, whichever has been cheaper lately ([`choice`]). It promises exactly what the backing filesystem promises, and
-//! every error reaches the request that it concerns.
+//! | fence | how | promise |
+//! | --- | --- | --- |
+//! | [`BackingFence`] | the backing files themselves are synced: one journal commit for the whole group where the journal keeps its order, else each file in parallel, or the whole filesystem, whichever has been cheaper lately ([`choice`]) | what the backing filesystem promises |
+//! | [`log::LogFence`] | data in place, metadata and what has no durable place yet into the log, one flush for both | more: everything done earlier on the engine |
+//!
+//! With both, every error reaches the request that it concerns.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,24 +13,62 @@ use std::time::{Duration, Instant};
 
 use self::choice::MethodChoice;
 use crate::error::Result;
+use crate::log::tracked::Tracked;
 use crate::platform::{Backing, FenceMethod, Fencer, SyncTarget};
 
 pub mod choice;
+pub mod log;
+
+/// One request to make something durable.
+pub struct SyncRequest<B: Backing> {
+    /// What its program asked for; `None`: everything done so far on the engine.
+    pub target: Option<SyncTarget<B>>,
+    /// What is known of the file, if a log is kept.
+    pub file: Option<Arc<Tracked<B>>>,
+}
+
+impl<B: Backing> From<SyncTarget<B>> for SyncRequest<B> {
+    fn from(target: SyncTarget<B>) -> Self {
+        Self { target: Some(target), file: None }
+    }
+}
+
+/// Makes groups durable.
+pub trait GroupFence<B: Backing>: Send + Sync {
+    /// Makes everything durable that the requests of a group ask for. One
+    /// failed request does not hide the others' results.
+    fn run(&self, group: &[SyncRequest<B>]) -> FenceOutcome;
+    /// Name of the mechanism, for status output.
+    fn mechanism(&self) -> &'static str;
+}
+
+/// How a group became durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// In the backing directory.
+    Backing(FenceMethod),
+    /// One write to the log and one flush.
+    Log,
+    /// All data had its place already: one flush.
+    Flush,
+    /// It was durable already.
+    Nothing,
+}
+
+/// What one fence did.
+pub struct FenceOutcome {
+    /// One result for each request, in order.
+    pub results: Vec<Result<()>>,
+    /// How it was done.
+    pub way: Way,
+    /// How long it took.
+    pub service: Duration,
+}
 
 /// Makes groups durable in the backing directory.
 pub struct BackingFence<B: Backing> {
     fencer: B::Fencer,
     choice: Mutex<MethodChoice>,
-}
-
-/// What one fence did.
-pub struct FenceOutcome {
-    /// One result for each target, in order.
-    pub results: Vec<Result<()>>,
-    /// How it was done.
-    pub method: FenceMethod,
-    /// How long it took.
-    pub service: Duration,
 }
 
 impl<B: Backing> BackingFence<B> {
@@ -40,24 +79,53 @@ impl<B: Backing> BackingFence<B> {
         Self { fencer, choice: Mutex::new(choice) }
     }
 
-    /// Makes all targets durable.
-    pub fn run(&self, targets: &[SyncTarget<B>]) -> FenceOutcome {
-        let method = self.lock().choose(targets.len());
+    /// Makes all targets durable, by one journal commit where `shared` and possible.
+    pub fn run_targets(&self, targets: &[SyncTarget<B>], shared: bool) -> FenceOutcome {
+        let shared = shared && self.fencer.supports(FenceMethod::SharedCommit);
+        let method =
+            if shared { FenceMethod::SharedCommit } else { self.lock().choose(targets.len()) };
         let start = Instant::now();
         let mut results = self.fencer.run(method, targets);
         let service = start.elapsed();
         tell_all_of_a_file(targets, &mut results);
-        self.lock().observe(method, targets.len(), service);
-        FenceOutcome { results, method, service }
+        if !shared {
+            self.lock().observe(method, targets.len(), service);
+        }
+        FenceOutcome { results, way: Way::Backing(method), service }
     }
 
-    /// Name of the platform's mechanism, for status output.
-    pub fn mechanism(&self) -> &'static str {
-        self.fencer.mechanism()
+    /// One journal commit: everything that was changed on the filesystem before
+    /// is durable then, except data that has not been written back.
+    ///
+    /// # Errors
+    /// The filesystem's, or that it has no such journal.
+    pub fn commit(&self) -> Result<()> {
+        self.fencer.commit()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, MethodChoice> {
         self.choice.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B: Backing> GroupFence<B> for BackingFence<B> {
+    fn run(&self, group: &[SyncRequest<B>]) -> FenceOutcome {
+        let targets: Vec<_> = group.iter().filter_map(|request| request.target.clone()).collect();
+        let mut outcome = self.run_targets(&targets, false);
+        if targets.len() < group.len() {
+            // Who asked for no target of his own asked for everything.
+            let mut results = outcome.results.into_iter();
+            let result = |request: &SyncRequest<B>| match request.target {
+                Some(_) => results.next().unwrap_or(Err(crate::error::Errno::IO)),
+                None => self.commit(),
+            };
+            outcome.results = group.iter().map(result).collect();
+        }
+        outcome
+    }
+
+    fn mechanism(&self) -> &'static str {
+        self.fencer.mechanism()
     }
 }
 

@@ -18,15 +18,15 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use self::policy::{CohortPolicy, Decision, Nanos, PolicyConfig, WriterId};
 use self::stats::LaneStats;
 pub use self::stats::LaneStatus;
 use crate::error::{Errno, Result};
-use crate::fence::{BackingFence, FenceOutcome};
-use crate::platform::{Backing, FenceMethod, SyncTarget};
+use crate::fence::{FenceOutcome, GroupFence, SyncRequest, Way};
+use crate::platform::Backing;
 
 pub mod policy;
 mod stats;
@@ -55,7 +55,7 @@ impl Default for LaneConfig {
 
 /// The lanes of one engine.
 pub struct Lanes<B: Backing> {
-    fence: BackingFence<B>,
+    fence: Arc<dyn GroupFence<B>>,
     config: LaneConfig,
     started: Instant,
     state: Mutex<State<B>>,
@@ -78,13 +78,13 @@ struct State<B: Backing> {
 }
 
 struct Parked<B: Backing> {
-    target: SyncTarget<B>,
+    request: SyncRequest<B>,
     done: Completion,
 }
 
 impl<B: Backing> Lanes<B> {
     /// Lanes that lead to `fence`.
-    pub fn new(fence: BackingFence<B>, config: LaneConfig) -> Self {
+    pub fn new(fence: Arc<dyn GroupFence<B>>, config: LaneConfig) -> Self {
         let state = State {
             policy: CohortPolicy::new(config.policy.clone()),
             pending: VecDeque::new(),
@@ -103,9 +103,10 @@ impl<B: Backing> Lanes<B> {
         }
     }
 
-    /// Makes `target` durable and then calls `done`. Returns at once if another
-    /// thread leads; else the calling thread leads until nothing is pending.
-    pub fn submit(&self, writer: WriterId, target: SyncTarget<B>, done: Completion) {
+    /// Makes durable what is requested and then calls `done`. Returns at once if
+    /// another thread leads; else the calling thread leads until nothing is pending.
+    pub fn submit(&self, writer: WriterId, request: impl Into<SyncRequest<B>>, done: Completion) {
+        let request = request.into();
         let mut state = self.lock();
         state.stats.requests += 1;
         if self.config.lie_one_in.is_some_and(|n| state.stats.requests.is_multiple_of(n)) {
@@ -116,10 +117,10 @@ impl<B: Backing> Lanes<B> {
             state.stats.overflows += 1;
             state.alone += 1;
             drop(state);
-            return self.carry_alone(&target, done);
+            return self.carry_alone(&request, done);
         }
         let now = self.now();
-        state.pending.push_back(Parked { target, done });
+        state.pending.push_back(Parked { request, done });
         state.policy.arrived(writer, now);
         if !state.leading {
             state.leading = true;
@@ -201,9 +202,9 @@ impl<B: Backing> Lanes<B> {
     }
 
     fn carry(&self, group: Vec<Parked<B>>) {
-        let (targets, completions): (Vec<_>, Vec<_>) =
-            group.into_iter().map(|parked| (parked.target, parked.done)).unzip();
-        let outcome = self.run_fence(&targets);
+        let (requests, completions): (Vec<_>, Vec<_>) =
+            group.into_iter().map(|parked| (parked.request, parked.done)).unzip();
+        let outcome = self.run_fence(&requests);
         {
             let mut state = self.lock();
             let service = u64::try_from(outcome.service.as_nanos()).unwrap_or(u64::MAX);
@@ -217,8 +218,8 @@ impl<B: Backing> Lanes<B> {
     }
 
     /// One request past the queue, by the thread that brought it.
-    fn carry_alone(&self, target: &SyncTarget<B>, done: Completion) {
-        let outcome = self.run_fence(std::slice::from_ref(target));
+    fn carry_alone(&self, request: &SyncRequest<B>, done: Completion) {
+        let outcome = self.run_fence(std::slice::from_ref(request));
         {
             let mut state = self.lock();
             state.stats.finished(&outcome);
@@ -229,15 +230,15 @@ impl<B: Backing> Lanes<B> {
     }
 
     /// The fence's outcome; a panic in it fails this group and nobody else.
-    fn run_fence(&self, targets: &[SyncTarget<B>]) -> FenceOutcome {
+    fn run_fence(&self, requests: &[SyncRequest<B>]) -> FenceOutcome {
         let start = Instant::now();
-        match catch_unwind(AssertUnwindSafe(|| self.fence.run(targets))) {
-            Ok(outcome) if outcome.results.len() == targets.len() => outcome,
+        match catch_unwind(AssertUnwindSafe(|| self.fence.run(requests))) {
+            Ok(outcome) if outcome.results.len() == requests.len() => outcome,
             _ => {
-                tracing::error!(ops = targets.len(), "a fence panicked; its group gets EIO");
+                tracing::error!(ops = requests.len(), "a fence panicked; its group gets EIO");
                 FenceOutcome {
-                    results: vec![Err(Errno::IO); targets.len()],
-                    method: FenceMethod::Parallel,
+                    results: vec![Err(Errno::IO); requests.len()],
+                    way: Way::Nothing,
                     service: start.elapsed(),
                 }
             }

@@ -22,6 +22,13 @@ pub mod sim;
 
 pub use self::log_store::{LOG_BLOCK_BYTES, LogBuffer, LogStore};
 
+/// A name as the log has it.
+#[cfg(unix)]
+#[must_use]
+pub fn os_name(bytes: &[u8]) -> &OsStr {
+    std::os::unix::ffi::OsStrExt::from_bytes(bytes)
+}
+
 /// What identifies an object of the backing filesystem for as long as anybody
 /// remembers it: the file handle where there is one, else device and inode
 /// number (then the object is pinned open, so that the number cannot be reused).
@@ -264,6 +271,16 @@ pub trait Backing: Send + Sync + Sized + 'static {
     /// The object with this key, its device number aside, as
     /// `open_by_handle_at(2)` finds it; `ESTALE` if it is gone.
     fn by_key(&self, key: &ObjectKey) -> Result<Found<Self>>;
+    /// Whether any two changes of an object, with a look at its attributes in
+    /// between, give it different times of change. (Linux 6.13 on filesystems with
+    /// multigrain timestamps; earlier a change within one clock tick does not show.)
+    fn has_exact_times(&self) -> bool {
+        false
+    }
+    /// Whether [`Self::copy_range`] may let two files share blocks instead of copying.
+    fn may_share_blocks(&self) -> bool {
+        false
+    }
     /// Attributes of an open file.
     fn file_attr(&self, file: &Self::File) -> Result<Attr>;
     /// Starts to write a file's dirty pages to where they belong, without waiting.
@@ -280,6 +297,11 @@ pub trait Backing: Send + Sync + Sized + 'static {
     /// changes no metadata. If there are very many, those at the end may be
     /// missing; ranges may reach past the end of the file.
     fn settled(&self, file: &Self::File) -> Result<Vec<Range<u64>>>;
+    /// Byte ranges of a file, all of them and in order, that have blocks with data in
+    /// them, shared or not: as [`Self::settled`] otherwise.
+    fn allocated(&self, file: &Self::File) -> Result<Vec<Range<u64>>> {
+        self.settled(file)
+    }
     /// Notes in the times of a file of ours that the stream was applied up to
     /// `lsn`: a metadata change like any other, unsynced, in the same order.
     fn set_marker(&self, file: &Self::File, lsn: u64) -> Result<()>;

@@ -128,7 +128,7 @@ impl Bench {
         let (group_sender, groups) = channel();
         let (permits, permit_receiver) = channel();
         let fencer = FakeFencer { groups: group_sender, permits: Mutex::new(permit_receiver) };
-        let lanes = Arc::new(Lanes::new(BackingFence::new(fencer), config));
+        let lanes = Arc::new(Lanes::new(Arc::new(BackingFence::new(fencer)), config));
         Self { lanes, groups, permits, answers: channel() }
     }
 

@@ -20,6 +20,7 @@
 //! the same way. Only a mount that the test makes at a path is the test's to take down.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +32,7 @@ use self::attach::Attachment;
 pub use self::counters::Counters;
 pub use self::crash::{Choice, CrashImage, CrashImages, chosen_image, crash_image};
 use self::device::Device;
+pub use self::extents::file_extents;
 pub use self::faults::Fault;
 pub use self::image::Image;
 pub use self::many::for_each_image;
@@ -46,6 +48,7 @@ mod clock;
 mod counters;
 mod crash;
 mod device;
+mod extents;
 mod faults;
 mod image;
 mod many;
@@ -218,6 +221,12 @@ impl Disk {
     /// Ends all faults but a power cut.
     pub fn clear_faults(&self) {
         self.device.clear_faults();
+    }
+
+    /// Says which bytes of the disk [`Fault::WatchedWriteError`] means, such as those of one file
+    /// ([`file_extents`]). They stay watched until another image is loaded.
+    pub fn watch(&self, bytes: Vec<Range<u64>>) {
+        self.device.watch(bytes);
     }
 
     /// The record so far.

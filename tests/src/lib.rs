@@ -8,11 +8,14 @@
 //!   up even after a killed test run; [`workspace`] knows where things lie.
 //! - [`tools`] brings programs that are missing (Debian packages, cargo tools); [`binary`] builds
 //!   `lanefs` itself; [`require`] says what the machine must offer.
-//! - [`loopfs`] makes a filesystem on a loop device of its own; [`mounted`] mounts lanefs on a
-//!   directory; [`subject`] is both together and what most tests start from.
+//! - [`filesystem`] knows how filesystems are made; [`loopfs`] makes one on a loop device of its
+//!   own; [`mounted`] mounts lanefs on a directory; [`subject`] is both together and what most tests
+//!   start from.
 //! - [`replace`], [`direct`], [`mapping`], [`random`] are workloads and their ingredients; [`actor`]
 //!   is a second process, possibly of another user; [`watchdog`] ends what hangs; [`leftovers`] looks
 //!   for what should be gone.
+//! - [`contest`] lets the bare filesystem and lanefs take turns; [`baseline`], [`performance`] and
+//!   [`powercut`] are the commands of `cargo run -p tests`.
 //!
 //! Environment:
 //! - `LANEFS_SKIP_MOUNT_TESTS=1`: a test that cannot run here says why and passes.
@@ -24,12 +27,15 @@
 pub mod actor;
 pub mod baseline;
 pub mod binary;
+pub mod contest;
 pub mod direct;
 pub mod disk;
+pub mod filesystem;
 pub mod leftovers;
 pub mod loopfs;
 pub mod mapping;
 pub mod mounted;
+pub mod performance;
 pub mod powercut;
 pub mod random;
 pub mod replace;

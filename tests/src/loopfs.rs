@@ -5,15 +5,20 @@
 //! behind; so each makes its own image, device and mount, and takes them down in the opposite
 //! order, with patience: a device stays busy for a moment after its filesystem is gone.
 
+use std::ffi::CString;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use rustix::mount::{MountFlags, mount};
 
+/// Which filesystem.
+pub use crate::filesystem::Filesystem as Kind;
+use crate::filesystem::Making;
 use crate::scratch::{self, Scratch, unmount_patiently};
-use crate::{leftovers, run, tools};
+use crate::{leftovers, run};
 
 const TOOL_DEADLINE: Duration = Duration::from_secs(60);
 const BUSY_DEADLINE: Duration = Duration::from_secs(15);
@@ -24,17 +29,6 @@ pub struct LoopFs {
     mount_point: PathBuf,
     // Last: the directory goes when everything in it is down.
     scratch: Scratch,
-}
-
-/// Which filesystem, and how it is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// ext4, inode tables and journal written out at once: no background work while we count.
-    Ext4,
-    /// XFS; at least 300 MiB.
-    Xfs,
-    /// btrfs; at least 128 MiB.
-    Btrfs,
 }
 
 /// How to make a [`LoopFs`].
@@ -75,9 +69,28 @@ impl LoopFs {
         Self::new(Recipe { kind: Kind::Btrfs, size_mib, in_memory: false, inodes: None })
     }
 
+    /// This filesystem on an image whose every block was written beforehand, so that writing costs
+    /// the filesystem below no allocation; and with direct I/O. As near to a disk as a file can be.
+    ///
+    /// # Panics
+    /// The filesystem below has no direct I/O.
+    #[track_caller]
+    pub fn prewritten(kind: Kind, size_mib: u64) -> Self {
+        let recipe = Recipe { kind, size_mib, in_memory: false, inodes: None };
+        let this = Self::build(recipe, true);
+        let direct = fs::read_to_string(this.of_device("loop/dio"));
+        assert!(direct.is_ok_and(|flag| flag.trim() == "1"), "{}: no direct I/O", this.device);
+        this
+    }
+
     /// Whatever the recipe says.
     #[track_caller]
     pub fn new(recipe: Recipe) -> Self {
+        Self::build(recipe, false)
+    }
+
+    #[track_caller]
+    fn build(recipe: Recipe, prewritten: bool) -> Self {
         let memory = Path::new("/dev/shm");
         let in_memory = recipe.in_memory && scratch::has_room(memory, recipe.size_mib);
         let scratch = match in_memory {
@@ -85,18 +98,23 @@ impl LoopFs {
             false => Scratch::new(recipe.size_mib),
         };
         let image = scratch.path().join("image");
-        let file = fs::File::create(&image).expect("an image file");
+        let mut file = fs::File::create(&image).expect("an image file");
         file.set_len(recipe.size_mib << 20).expect("a sparse image");
-        make_filesystem(recipe, &image);
+        if prewritten {
+            let zeros = vec![0; 1 << 20];
+            (0..recipe.size_mib).try_for_each(|_| file.write_all(&zeros)).expect("room for it");
+            file.sync_all().expect("a written image");
+        }
+        let Recipe { kind, inodes, .. } = recipe;
+        let making = Making { inodes, keep_blocks: prewritten, ..Making::default() };
+        kind.make_as(&image, making);
         let mount_point = scratch.subdirectory("fs");
         // From here on `Drop` cleans up, also when mounting fails.
         let this = LoopFs { device: attach(&image), mount_point, scratch };
-        let (name, options) = match recipe.kind {
-            Kind::Ext4 => ("ext4", Some(c"noinit_itable")),
-            Kind::Xfs => ("xfs", None),
-            Kind::Btrfs => ("btrfs", None),
-        };
-        mount(&this.device, &this.mount_point, name, MountFlags::empty(), options)
+        let options = CString::new(kind.quiet_options()).expect("no zero in it");
+        let options = Some(options).filter(|options| !options.is_empty());
+        let (name, flags) = (kind.kernel_name(), MountFlags::empty());
+        mount(&this.device, &this.mount_point, name, flags, options.as_deref())
             .unwrap_or_else(|error| panic!("mount {name} on {}: {error}", this.device));
         this
     }
@@ -128,12 +146,16 @@ impl LoopFs {
 
     // Field numbers as in the kernel's Documentation/block/stat.rst, counted from one.
     fn statistic(&self, field: usize) -> u64 {
-        let path = Path::new("/sys/block").join(&self.device["/dev/".len()..]).join("stat");
-        let line = fs::read_to_string(&path).expect("the statistics of our device");
+        let path = self.of_device("stat");
+        let line = fs::read_to_string(path).expect("the statistics of our device");
         let value = line.split_whitespace().nth(field - 1);
         value
             .and_then(|text| text.parse().ok())
             .unwrap_or_else(|| panic!("no field {field}: {line}"))
+    }
+
+    fn of_device(&self, file: &str) -> PathBuf {
+        Path::new("/sys/block").join(&self.device["/dev/".len()..]).join(file)
     }
 }
 
@@ -151,26 +173,6 @@ impl Drop for LoopFs {
             eprintln!("{} is still attached", self.device);
         }
     }
-}
-
-fn make_filesystem(recipe: Recipe, image: &Path) {
-    let (package, program) = match recipe.kind {
-        Kind::Ext4 => ("e2fsprogs", "mkfs.ext4"),
-        Kind::Xfs => ("xfsprogs", "mkfs.xfs"),
-        Kind::Btrfs => ("btrfs-progs", "mkfs.btrfs"),
-    };
-    let mut command = Command::new(tools::debian(package, program));
-    match recipe.kind {
-        Kind::Ext4 => {
-            command.args(["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"]);
-            if let Some(inodes) = recipe.inodes {
-                command.args(["-N", &inodes.to_string()]);
-            }
-        }
-        Kind::Xfs => drop(command.args(["-q", "-f"])),
-        Kind::Btrfs => drop(command.args(["-q", "-f"])),
-    }
-    run::run(command.arg(image), TOOL_DEADLINE).expect_success();
 }
 
 // Direct I/O spares caching everything twice; where the image's filesystem cannot do it the kernel

@@ -1,26 +1,29 @@
-//! Long campaigns, by hand: power cuts and baselines. `cargo test` runs short ones.
+//! Long campaigns, by hand: power cuts, baselines, performance. `cargo test` runs short ones.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::{Parser, Subcommand};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tests::baseline::{self, BaselineArgs};
+use tests::performance::{self, PerformanceArgs};
 use tests::powercut::{self, PowercutArgs};
 
-/// Evidence for lanefs: what a power cut leaves, and what syncs cost.
+/// Evidence for lanefs: what a power cut leaves, what syncs cost, and that it is faster.
 #[derive(Debug, Parser)]
 #[command(
     name = "tests",
     max_term_width = 100,
     after_help = "\
-Exit codes: 0 nothing was lost; 1 something was, or it failed; 2 usage.
+Exit codes: 0 nothing was lost or missed; 1 something was, or it failed; 2 usage.
 
 Examples:
   cargo run --release -p tests -- powercut --fs xfs --images 1000
   cargo run --release -p tests -- powercut --fence none --workload maildir
   cargo run --release -p tests -- powercut --plant-lie 1000   # must find losses
-  cargo run --release -p tests -- baseline --fs ext4 --flush-ms 2"
+  cargo run --release -p tests -- baseline --fs ext4 --flush-ms 2
+  cargo run --release -p tests -- performance latency --options fence=log"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -31,21 +34,23 @@ struct Cli {
 enum Command {
     /// Cut the power of a disk at many moments and look for broken promises.
     Powercut(PowercutArgs),
-    // Its help text stands with its arguments.
+    // Their help texts stand with their arguments.
     Baseline(BaselineArgs),
+    Performance(PerformanceArgs),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // Set by Ctrl-C: everything that was made is dropped, and so taken down, on the way out.
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
         let watched = signal_hook::flag::register(signal, Arc::clone(&stop));
-        watched.expect("these two signals can be watched");
+        watched.expect("these signals can be watched");
     }
     let outcome = match cli.command {
         Command::Powercut(args) => powercut::run(&args, &stop),
-        Command::Baseline(args) => baseline::run(&args).map(|()| true),
+        Command::Baseline(args) => baseline::run(&args, &stop).map(|()| true),
+        Command::Performance(args) => performance::run(&args, &stop),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -51,6 +51,11 @@ pub(super) struct DirState {
 }
 
 impl<B: Backing> Node<B> {
+    /// What the log knows the object by.
+    pub(super) const fn key(&self) -> ObjectKey {
+        self.key.portable()
+    }
+
     /// Notes that operation `lsn` changed this object.
     pub(super) fn change(&self, lsn: Lsn) {
         self.changed.fetch_max(lsn, Ordering::AcqRel);

@@ -5,13 +5,20 @@ use std::ffi::OsStr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
+use self::describe::{Prepare, made, nothing};
 use super::handles::HandleTable;
 use super::nodes::{DirState, Node, NodeId, NodeTable};
 use super::{Engine, Lsn};
-use crate::error::Result;
+use crate::error::{Errno, Result};
 use crate::lane::Completion;
-use crate::platform::{Backing, Found, OpenMode, RenameMode, Seek, SyncTarget};
-use crate::types::{Attr, Caller, DirEntry, FileKind, FsStats, NewMode, SetAttr, SyncKind};
+use crate::log::record::Change;
+use crate::log::tracked::Tracked;
+use crate::log::{HOME_NAME, Log};
+use crate::platform::{Backing, Found, OpenMode, RenameMode, SyncTarget};
+use crate::types::{Attr, Caller, DirEntry, FileKind, FsStats, NewMode, SetAttr};
+
+mod describe;
+mod files;
 
 /// Number of an open file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,6 +41,8 @@ pub struct Entry {
 struct OpenFile<B: Backing> {
     node: Arc<Node<B>>,
     mode: OpenMode,
+    /// What the log knows of the file, if this open may write it.
+    tracked: Option<Arc<Tracked<B>>>,
     /// Opened when first needed where that is no later than the first write: a
     /// failed write-back is reported to files that were open when it failed.
     file: OnceLock<Arc<B::File>>,
@@ -48,6 +57,8 @@ struct OpenDir<B: Backing> {
 pub struct Tree<B: Backing> {
     engine: Arc<Engine<B>>,
     backing: Arc<B>,
+    /// The root of this tree holds the engine's own directory, which is hidden.
+    hides_home: bool,
     nodes: NodeTable<B>,
     files: HandleTable<OpenFile<B>>,
     dirs: HandleTable<OpenDir<B>>,
@@ -55,8 +66,10 @@ pub struct Tree<B: Backing> {
 
 impl<B: Backing> Tree<B> {
     pub(super) fn new(engine: Arc<Engine<B>>, backing: Arc<B>) -> Result<Self> {
-        let nodes = NodeTable::new(backing.root()?);
-        Ok(Self { engine, backing, nodes, files: HandleTable::new(), dirs: HandleTable::new() })
+        let root = backing.root()?;
+        let hides_home = backing.lookup(&root.object, OsStr::new(HOME_NAME)).is_ok();
+        let (files, dirs) = (HandleTable::new(), HandleTable::new());
+        Ok(Self { engine, backing, hides_home, nodes: NodeTable::new(root), files, dirs })
     }
 
     /// The engine that this tree belongs to.
@@ -79,12 +92,14 @@ impl<B: Backing> Tree<B> {
     /// Finds a name.
     pub fn lookup(&self, dir: NodeId, name: &OsStr) -> Result<Entry> {
         let dir = self.nodes.get(dir)?;
+        self.check_name(&dir, name, Errno::NOENT)?;
         Ok(self.enter(self.backing.lookup(&dir.object, name)?).1)
     }
 
     /// Finds a name in an open directory.
     pub fn lookup_in(&self, dir: DirId, name: &OsStr) -> Result<Entry> {
         let dir = self.dirs.get(dir.0)?;
+        self.check_name(&dir.node, name, Errno::NOENT)?;
         Ok(self.enter(self.backing.lookup(&dir.node.object, name)?).1)
     }
 
@@ -102,10 +117,9 @@ impl<B: Backing> Tree<B> {
         mode: NewMode,
         device: (u32, u32),
     ) -> Result<Entry> {
-        let dir = self.nodes.get(dir)?;
-        let found = self.backing.make_node(caller, &dir.object, name, mode, device)?;
-        self.applied(&[&dir]);
-        Ok(self.enter(found).1)
+        self.make(dir, name, OsStr::new(""), |dir| {
+            self.backing.make_node(caller, dir, name, mode, device)
+        })
     }
 
     /// Makes a directory.
@@ -116,10 +130,7 @@ impl<B: Backing> Tree<B> {
         name: &OsStr,
         mode: NewMode,
     ) -> Result<Entry> {
-        let dir = self.nodes.get(dir)?;
-        let found = self.backing.make_dir(caller, &dir.object, name, mode)?;
-        self.applied(&[&dir]);
-        Ok(self.enter(found).1)
+        self.make(dir, name, OsStr::new(""), |dir| self.backing.make_dir(caller, dir, name, mode))
     }
 
     /// Makes a symbolic link.
@@ -130,33 +141,73 @@ impl<B: Backing> Tree<B> {
         name: &OsStr,
         target: &OsStr,
     ) -> Result<Entry> {
+        self.make(dir, name, target, |dir| self.backing.make_symlink(caller, dir, name, target))
+    }
+
+    fn make(
+        &self,
+        dir: NodeId,
+        name: &OsStr,
+        target: &OsStr,
+        make: impl FnOnce(&B::Object) -> Result<Found<B>>,
+    ) -> Result<Entry> {
         let dir = self.nodes.get(dir)?;
-        let found = self.backing.make_symlink(caller, &dir.object, name, target)?;
-        self.applied(&[&dir]);
+        self.check_name(&dir, name, Errno::PERM)?;
+        let found = self.change(
+            &[&dir],
+            nothing,
+            || make(&dir.object),
+            |_, _, found, changes| changes.push(made(dir.key(), name, found, target)),
+        )?;
         Ok(self.enter(found).1)
     }
 
     /// Gives a node one more name.
     pub fn link(&self, id: NodeId, dir: NodeId, name: &OsStr) -> Result<Entry> {
         let (node, dir) = (self.nodes.get(id)?, self.nodes.get(dir)?);
-        let found = self.backing.link(&node.object, &dir.object, name)?;
-        self.applied(&[&dir, &node]);
+        self.check_name(&dir, name, Errno::PERM)?;
+        let found = self.change(
+            &[&dir, &node],
+            nothing,
+            || self.backing.link(&node.object, &dir.object, name),
+            |_, _, _, changes| changes.push(describe::linked(node.key(), dir.key(), name)),
+        )?;
         Ok(self.enter(found).1)
     }
 
     /// Removes a name that is not a directory's.
     pub fn unlink(&self, dir: NodeId, name: &OsStr) -> Result<()> {
-        let dir = self.nodes.get(dir)?;
-        self.keeping_victim(&dir, name, || self.backing.unlink(&dir.object, name))?;
-        self.applied(&[&dir]);
-        Ok(())
+        self.remove(dir, name, false, |dir| self.backing.unlink(dir, name))
     }
 
     /// Removes an empty directory.
     pub fn remove_dir(&self, dir: NodeId, name: &OsStr) -> Result<()> {
+        self.remove(dir, name, true, |dir| self.backing.remove_dir(dir, name))
+    }
+
+    fn remove(
+        &self,
+        dir: NodeId,
+        name: &OsStr,
+        is_dir: bool,
+        remove: impl FnOnce(&B::Object) -> Result<()>,
+    ) -> Result<()> {
         let dir = self.nodes.get(dir)?;
-        self.keeping_victim(&dir, name, || self.backing.remove_dir(&dir.object, name))?;
-        self.applied(&[&dir]);
+        self.check_name(&dir, name, Errno::NOENT)?;
+        let victim = self.change(
+            &[&dir],
+            nothing,
+            || {
+                let victim = self.victim(&dir, name)?;
+                self.keeping(victim.as_ref(), || remove(&dir.object))?;
+                Ok(victim)
+            },
+            |_, _, victim, changes| {
+                changes
+                    .extend(victim.as_ref().map(|v| describe::removed(dir.key(), name, v, is_dir)));
+            },
+        )?;
+        self.forget_removed(victim.as_ref());
         Ok(())
     }
 
@@ -168,19 +219,42 @@ impl<B: Backing> Tree<B> {
         mode: RenameMode,
     ) -> Result<()> {
         let (from, to) = (self.nodes.get(source.0)?, self.nodes.get(target.0)?);
+        self.check_name(&from, source.1, Errno::NOENT)?;
+        self.check_name(&to, target.1, Errno::PERM)?;
         let moves_dir = |dir: &Node<B>, name| {
             self.backing.kind_at(&dir.object, name) == Ok(FileKind::Directory)
         };
         let dir_moved = moves_dir(&from, source.1) || (mode.exchange && moves_dir(&to, target.1));
-        let rename = || self.backing.rename((&from.object, source.1), (&to.object, target.1), mode);
-        if mode.exchange || mode.no_replace {
-            rename()?;
-        } else {
-            self.keeping_victim(&to, target.1, rename)?;
+        if let Some(log) = &self.engine.log {
+            self.join_replacement(log, (&from, source.1), (&to, target.1));
         }
-        let lsn = self.applied(&[&from, &to]);
+        let rename = || self.backing.rename((&from.object, source.1), (&to.object, target.1), mode);
+        let (renamed, lsn) = self.change_numbered(
+            &[&from, &to],
+            nothing,
+            || {
+                let moved = self.found_for_log(&from, source.1)?;
+                let displaced = self.victim(&to, target.1)?;
+                if mode.exchange || mode.no_replace {
+                    rename()?;
+                } else {
+                    self.keeping(displaced.as_ref(), rename)?;
+                }
+                Ok((moved, displaced))
+            },
+            |_, _, (moved, displaced), changes| {
+                let names = ((from.key(), source.1), (to.key(), target.1));
+                let renamed = moved
+                    .as_ref()
+                    .map(|moved| describe::renamed(names, moved, displaced.as_ref(), mode));
+                changes.extend(renamed);
+            },
+        )?;
         if dir_moved {
             self.engine.dir_moved.fetch_max(lsn, Ordering::AcqRel);
+        }
+        if !mode.exchange {
+            self.forget_removed(renamed.1.as_ref());
         }
         Ok(())
     }
@@ -208,9 +282,21 @@ impl<B: Backing> Tree<B> {
             }
             _ => None,
         };
-        let attr = self.backing.set_attr(caller, &node.object, file.as_deref(), change)?;
-        self.applied(&[&node]);
-        Ok(attr)
+        self.change(
+            &[&node],
+            |log, lsn| match change.size {
+                Some(size) => log.mark(lsn, &node.key(), size, describe::resized(node.key(), size)),
+                None => Ok(()),
+            },
+            || self.backing.set_attr(caller, &node.object, file.as_deref(), change),
+            |log, lsn, attr, changes| {
+                if let Some(size) = change.size {
+                    log.resized(&node.key(), size, lsn);
+                    changes.push(describe::resized(node.key(), size));
+                }
+                changes.extend(describe::attrs(node.key(), change, attr));
+            },
+        )
     }
 
     /// Target of a symbolic link.
@@ -246,142 +332,28 @@ impl<B: Backing> Tree<B> {
         flags: u32,
     ) -> Result<()> {
         let node = self.nodes.get(id)?;
-        self.backing.set_xattr(caller, &node.object, name, value, flags)?;
-        self.applied(&[&node]);
-        Ok(())
+        self.change(
+            &[&node],
+            nothing,
+            || self.backing.set_xattr(caller, &node.object, name, value, flags),
+            |_, _, (), changes| changes.push(describe::xattr_set(node.key(), name, value)),
+        )
     }
 
     /// Removes an extended attribute.
     pub fn remove_xattr(&self, id: NodeId, name: &OsStr) -> Result<()> {
         let node = self.nodes.get(id)?;
-        self.backing.remove_xattr(&node.object, name)?;
-        self.applied(&[&node]);
-        Ok(())
+        self.change(
+            &[&node],
+            nothing,
+            || self.backing.remove_xattr(&node.object, name),
+            |_, _, (), changes| changes.push(describe::xattr_removed(node.key(), name)),
+        )
     }
 
     /// Sizes of the filesystem.
     pub fn stats(&self) -> Result<FsStats> {
         self.backing.stats()
-    }
-
-    // ---- files ----
-
-    /// Opens a file. With `lazy`, a file that is only read is not opened before
-    /// something needs it (passthrough readers never do).
-    pub fn open(&self, caller: Caller, id: NodeId, mode: OpenMode, lazy: bool) -> Result<FileId> {
-        let node = self.nodes.get(id)?;
-        let open = OpenFile { node, mode, file: OnceLock::new() };
-        if !lazy || mode.write || mode.truncate {
-            self.file_of(caller, &open)?;
-        }
-        if mode.truncate {
-            self.applied(&[&open.node]);
-        }
-        Ok(FileId(self.files.insert(open)))
-    }
-
-    /// Makes a file and opens it; without `exclusive` an existing one is opened.
-    pub fn create(
-        &self,
-        caller: Caller,
-        dir: NodeId,
-        name: &OsStr,
-        new: NewMode,
-        mode: OpenMode,
-        exclusive: bool,
-    ) -> Result<(Entry, FileId)> {
-        let dir = self.nodes.get(dir)?;
-        let (found, file, made) =
-            self.backing.create(caller, &dir.object, name, new, mode, exclusive)?;
-        let (node, entry) = self.enter(found);
-        if made {
-            self.applied(&[&dir]);
-        } else if mode.truncate {
-            self.applied(&[&node]);
-        }
-        let mode = OpenMode { truncate: false, ..mode };
-        let open = OpenFile { node, mode, file: OnceLock::from(Arc::new(file)) };
-        Ok((entry, FileId(self.files.insert(open))))
-    }
-
-    fn backing_file(&self, caller: Caller, file: FileId) -> Result<Arc<B::File>> {
-        self.file_of(caller, &*self.files.get(file.0)?)
-    }
-
-    /// Runs `call` with the backing object of a node.
-    pub fn with_object<T>(&self, id: NodeId, call: impl FnOnce(&B, &B::Object) -> T) -> Result<T> {
-        Ok(call(&self.backing, &self.nodes.get(id)?.object))
-    }
-
-    /// Closes a file.
-    pub fn release(&self, file: FileId) {
-        self.files.remove(file.0);
-    }
-
-    /// Reads; short only at the end of the file.
-    pub fn read(
-        &self,
-        caller: Caller,
-        file: FileId,
-        buffer: &mut [u8],
-        offset: u64,
-    ) -> Result<usize> {
-        self.backing.read(&*self.backing_file(caller, file)?, buffer, offset)
-    }
-
-    /// Writes; set-user-id bits go unless `keep_suid`.
-    pub fn write(
-        &self,
-        caller: Caller,
-        file: FileId,
-        data: &[u8],
-        offset: u64,
-        keep_suid: bool,
-    ) -> Result<usize> {
-        let file = self.backing_file(caller, file)?;
-        self.backing.write(caller, &*file, data, offset, keep_suid)
-    }
-
-    /// Allocates, punches, collapses: the modes of `fallocate(2)`.
-    pub fn allocate(
-        &self,
-        caller: Caller,
-        file: FileId,
-        mode: u32,
-        offset: u64,
-        bytes: u64,
-    ) -> Result<()> {
-        let file = self.backing_file(caller, file)?;
-        self.backing.allocate(caller, &*file, mode, offset, bytes)
-    }
-
-    /// Finds data or a hole.
-    pub fn seek(&self, caller: Caller, file: FileId, offset: u64, what: Seek) -> Result<u64> {
-        self.backing.seek(&*self.backing_file(caller, file)?, offset, what)
-    }
-
-    /// Copies between open files; may copy less than asked for.
-    pub fn copy_range(
-        &self,
-        caller: Caller,
-        source: (FileId, u64),
-        target: (FileId, u64),
-        bytes: u64,
-    ) -> Result<u64> {
-        let (from, to) =
-            (self.backing_file(caller, source.0)?, self.backing_file(caller, target.0)?);
-        self.backing.copy_range(caller, (&*from, source.1), (&*to, target.1), bytes)
-    }
-
-    /// Makes a file durable, then calls `done`; never waits for another group.
-    pub fn sync_file(&self, caller: Caller, file: FileId, kind: SyncKind, done: Completion) {
-        match self.backing_file(caller, file) {
-            Ok(file) => {
-                let writer = u64::from(caller.thread);
-                self.engine.lanes.submit(writer, SyncTarget::File(file, kind), done);
-            }
-            Err(error) => done(Err(error)),
-        }
     }
 
     // ---- directories ----
@@ -401,7 +373,10 @@ impl<B: Backing> Tree<B> {
         offset: u64,
         visit: &mut dyn FnMut(DirEntry) -> bool,
     ) -> Result<()> {
-        self.backing.read_dir(&self.dirs.get(dir.0)?.dir, offset, visit)
+        let open = self.dirs.get(dir.0)?;
+        let hides = self.hides_home && open.node.id == NodeId::ROOT;
+        let mut visit = |entry: DirEntry| (hides && entry.name == HOME_NAME) || visit(entry);
+        self.backing.read_dir(&open.dir, offset, &mut visit)
     }
 
     /// Closes a directory.
@@ -409,9 +384,13 @@ impl<B: Backing> Tree<B> {
         self.dirs.remove(dir.0);
     }
 
-    /// Makes a directory durable, then calls `done`: at once if nothing in it
-    /// changed since it was last made durable.
+    /// Makes a directory durable, then calls `done`: at once if it is durable. With
+    /// a log that means everything applied so far; without, that nothing in the
+    /// directory changed since it was last made durable.
     pub fn sync_dir(&self, caller: Caller, dir: DirId, done: Completion) {
+        if let Some(log) = &self.engine.log {
+            return self.sync_dir_by_log(log, caller, dir, done);
+        }
         let state = self.dirs.get(dir.0).and_then(|open| Ok((self.dir_state(&open)?, open)));
         let (covered, open) = match state {
             Ok(state) => state,
@@ -449,39 +428,114 @@ impl<B: Backing> Tree<B> {
         Ok(DirState { lsn, ctime: self.backing.attr(&open.node.object)?.ctime })
     }
 
+    fn sync_dir_by_log(&self, log: &Log<B>, caller: Caller, dir: DirId, done: Completion) {
+        let open = match self.dirs.get(dir.0) {
+            Ok(open) => open,
+            Err(error) => return done(Err(error)),
+        };
+        if log.is_all_durable() {
+            self.engine.lanes.count_skipped();
+            return done(Ok(()));
+        }
+        let target = SyncTarget::Dir(Arc::clone(&open.dir));
+        self.engine.lanes.submit(u64::from(caller.thread), target, done);
+    }
+
+    /// Refuses the name of the engine's own directory.
+    fn check_name(&self, dir: &Node<B>, name: &OsStr, refusal: Errno) -> Result<()> {
+        let is_home = self.hides_home && dir.id == NodeId::ROOT && name == HOME_NAME;
+        if is_home { Err(refusal) } else { Ok(()) }
+    }
+
+    /// What a name stands for that is about to be removed. Without a log only a
+    /// wish: the name must be removable even if no descriptor is to be had.
+    fn victim(&self, dir: &Node<B>, name: &OsStr) -> Result<Option<Found<B>>> {
+        match self.backing.lookup(&dir.object, name) {
+            Ok(found) => Ok(Some(found)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) if self.engine.log.is_some() => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// What a name stands for, if the log wants to know.
+    fn found_for_log(&self, dir: &Node<B>, name: &OsStr) -> Result<Option<Found<B>>> {
+        if self.engine.log.is_none() {
+            return Ok(None);
+        }
+        self.backing.lookup(&dir.object, name).map(Some)
+    }
+
     /// Runs an operation that removes a name. If that is the last name of an
     /// object that the kernel knows, the object stays usable until it is forgotten.
-    fn keeping_victim(
+    fn keeping(
         &self,
-        dir: &Node<B>,
-        name: &OsStr,
+        victim: Option<&Found<B>>,
         remove: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        let victim = self.backing.lookup(&dir.object, name).ok().and_then(|found| {
-            let last = found.attr.nlink <= 1 || found.attr.kind == FileKind::Directory;
-            self.nodes.find(&found.key).filter(|_| last)
-        });
-        let Some(victim) = victim else { return remove() };
+        let victim = victim.filter(|found| loses_last_name(found));
+        let Some(victim) = victim.and_then(|found| self.nodes.find(&found.key)) else {
+            return remove();
+        };
         // Without a descriptor to spare the name must still be removable.
         let _ = self.backing.pin(&victim.object);
         remove().inspect_err(|_| self.backing.unpin(&victim.object))
     }
 
-    /// Numbers an operation that has just been applied to these objects.
-    fn applied(&self, changed: &[&Arc<Node<B>>]) -> Lsn {
-        let lsn = self.engine.number();
+    /// The log needs to know no more of a file that has lost its last name.
+    fn forget_removed(&self, victim: Option<&Found<B>>) {
+        if let (Some(log), Some(victim)) = (&self.engine.log, victim)
+            && loses_last_name(victim)
+        {
+            log.files.removed(&victim.key);
+        }
+    }
+
+    /// A rename over a file is all or nothing in a power cut, also if nobody asks
+    /// for a sync: what replaces it is written in place first, and its content is
+    /// made durable together with its name.
+    fn join_replacement(
+        &self,
+        log: &Log<B>,
+        source: (&Node<B>, &OsStr),
+        target: (&Node<B>, &OsStr),
+    ) {
+        if self.backing.kind_at(&target.0.object, target.1) != Ok(FileKind::Regular) {
+            return;
+        }
+        let Ok(found) = self.backing.lookup(&source.0.object, source.1) else { return };
+        if let Some(file) = log.files.find(&found.key) {
+            log.join(&file, &found.object);
+        }
+    }
+
+    /// Applies an operation that changes these objects.
+    fn change<T>(
+        &self,
+        changed: &[&Arc<Node<B>>],
+        prepare: impl Prepare<B>,
+        operation: impl FnOnce() -> Result<T>,
+        describe: impl FnOnce(&Log<B>, Lsn, &T, &mut Vec<Change>),
+    ) -> Result<T> {
+        Ok(self.change_numbered(changed, prepare, operation, describe)?.0)
+    }
+
+    /// As [`Self::change`], with the operation's number.
+    fn change_numbered<T>(
+        &self,
+        changed: &[&Arc<Node<B>>],
+        prepare: impl Prepare<B>,
+        operation: impl FnOnce() -> Result<T>,
+        describe: impl FnOnce(&Log<B>, Lsn, &T, &mut Vec<Change>),
+    ) -> Result<(T, Lsn)> {
+        let (value, lsn) = self.engine.apply(prepare, operation, describe)?;
         for node in changed {
             node.change(lsn);
         }
-        lsn
+        Ok((value, lsn))
     }
+}
 
-    fn file_of(&self, caller: Caller, open: &OpenFile<B>) -> Result<Arc<B::File>> {
-        if let Some(file) = open.file.get() {
-            return Ok(Arc::clone(file));
-        }
-        let file = Arc::new(self.backing.open(caller, &open.node.object, open.mode)?);
-        // Two threads may open at once; one of the two files is kept.
-        Ok(Arc::clone(open.file.get_or_init(|| file)))
-    }
+fn loses_last_name<B: Backing>(found: &Found<B>) -> bool {
+    found.attr.nlink <= 1 || found.attr.kind == FileKind::Directory
 }

@@ -4,7 +4,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::policy::Nanos;
-use crate::fence::FenceOutcome;
+use crate::fence::{FenceOutcome, Way};
 use crate::platform::FenceMethod;
 
 /// Longest time that is told apart in a histogram: a minute.
@@ -21,6 +21,9 @@ pub(super) struct LaneStats {
     group_ops_max: u64,
     whole_fs_groups: u64,
     shared_commit_groups: u64,
+    log_groups: u64,
+    flush_groups: u64,
+    free_groups: u64,
     errors: u64,
     last_error: Option<String>,
     hold_ns: Histogram<u64>,
@@ -46,6 +49,12 @@ pub struct LaneStatus {
     pub whole_fs_groups: u64,
     /// Groups made durable by one journal commit for all.
     pub shared_commit_groups: u64,
+    /// Groups made durable by one write to the log and one flush.
+    pub log_groups: u64,
+    /// Groups whose data had its place already: one flush.
+    pub flush_groups: u64,
+    /// Groups that turned out to be durable already: no I/O.
+    pub free_groups: u64,
     /// Requests carried out past a full queue.
     pub queue_overflows: u64,
     /// Requests waiting now.
@@ -81,6 +90,9 @@ impl LaneStats {
             group_ops_max: 0,
             whole_fs_groups: 0,
             shared_commit_groups: 0,
+            log_groups: 0,
+            flush_groups: 0,
+            free_groups: 0,
             errors: 0,
             last_error: None,
             hold_ns: histogram(),
@@ -99,8 +111,14 @@ impl LaneStats {
     pub(super) fn finished(&mut self, outcome: &FenceOutcome) {
         let service = u64::try_from(outcome.service.as_nanos()).unwrap_or(u64::MAX);
         self.fence_ns.saturating_record(service);
-        self.whole_fs_groups += u64::from(outcome.method == FenceMethod::WholeFs);
-        self.shared_commit_groups += u64::from(outcome.method == FenceMethod::SharedCommit);
+        match outcome.way {
+            Way::Backing(FenceMethod::WholeFs) => self.whole_fs_groups += 1,
+            Way::Backing(FenceMethod::SharedCommit) => self.shared_commit_groups += 1,
+            Way::Backing(FenceMethod::Parallel) => {}
+            Way::Log => self.log_groups += 1,
+            Way::Flush => self.flush_groups += 1,
+            Way::Nothing => self.free_groups += 1,
+        }
         for error in outcome.results.iter().filter_map(|result| result.err()) {
             self.errors += 1;
             self.last_error = Some(error.to_string());
@@ -119,6 +137,9 @@ impl LaneStats {
             group_ops_mean: mean,
             whole_fs_groups: self.whole_fs_groups,
             shared_commit_groups: self.shared_commit_groups,
+            log_groups: self.log_groups,
+            flush_groups: self.flush_groups,
+            free_groups: self.free_groups,
             queue_overflows: self.overflows,
             pending: pending as u64,
             hold_us_p50: us(self.hold_ns.value_at_quantile(0.5)),

@@ -14,30 +14,35 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
 use self::caller::Privileges;
+use self::device_flush::DeviceFlush;
 use self::object::{FdCache, ObjectInner};
 use super::{Backing, Found, ObjectKey, OpenMode, RenameMode, Seek};
 use crate::error::{Errno, Result};
 use crate::types::{Attr, Caller, DirEntry, FileKind, FsStats, NewMode, SetAttr};
 
 mod attr;
+mod boot;
 mod caller;
+mod device_flush;
 mod directory;
+mod extents;
 mod fence;
 mod file;
 mod log;
 mod mount_clone;
 mod object;
+mod ordered;
 mod xattr;
 
 pub use self::caller::{raise_open_files_limit, running_as_root};
 pub use self::directory::Dir;
 pub use self::fence::{FenceMechanism, LinuxFencer};
-pub use self::log::LinuxLog;
+pub use self::log::{DeviceContent, LinuxLog, LogPathError, inspect_device};
 
 /// How to open a backing directory.
 #[derive(Debug, Clone, Copy, Default)]
@@ -99,6 +104,8 @@ pub struct LinuxBacking {
     options: BackingOptions,
     magic: u64,
     device: u64,
+    device_flush: DeviceFlush,
+    exact_times: OnceLock<bool>,
 }
 
 impl LinuxBacking {
@@ -143,6 +150,8 @@ impl LinuxBacking {
             // The type of f_type differs between targets; the bits do not.
             magic: stat.f_type as u64,
             device,
+            device_flush: DeviceFlush::default(),
+            exact_times: OnceLock::new(),
         })
     }
 
@@ -505,12 +514,19 @@ impl Backing for LinuxBacking {
     }
 
     fn log_obstacle(&self) -> Option<String> {
-        Some("not built yet".to_owned())
+        let (root, mechanism) = (self.root.as_fd(), self.options.mechanism);
+        ordered::can_keep_log(self.magic, root, self.handles, mechanism).err()
     }
 
     fn by_key(&self, key: &ObjectKey) -> Result<Found<Self>> {
-        let _ = key;
-        Err(Errno::NOSYS)
+        let fd = self.cache.retry_errno(|| object::open_key(self.root.as_fd(), key))?;
+        let found = self.found(fd)?;
+        // Somebody keeps it open, or it waits to be freed: it has no name any more.
+        if found.attr.nlink == 0 { Err(Errno::STALE) } else { Ok(found) }
+    }
+
+    fn has_exact_times(&self) -> bool {
+        *self.exact_times.get_or_init(|| ordered::has_exact_times(self.root.as_fd()))
     }
 
     fn file_attr(&self, file: &Self::File) -> Result<Attr> {
@@ -518,37 +534,35 @@ impl Backing for LinuxBacking {
     }
 
     fn start_write_back(&self, file: &Self::File) -> Result<()> {
-        let _ = file;
-        Err(Errno::NOSYS)
+        fence::start_write_back(file.as_fd())
     }
 
     fn finish_write_back(&self, file: &Self::File) -> Result<()> {
-        let _ = file;
-        Err(Errno::NOSYS)
+        fence::finish_write_back(file.as_fd())
     }
 
     fn settled(&self, file: &Self::File) -> Result<Vec<std::ops::Range<u64>>> {
-        let _ = file;
-        Err(Errno::NOSYS)
+        extents::settled(file, self.magic)
+    }
+
+    fn allocated(&self, file: &Self::File) -> Result<Vec<std::ops::Range<u64>>> {
+        extents::allocated(file)
     }
 
     fn set_marker(&self, file: &Self::File, lsn: u64) -> Result<()> {
-        let _ = (file, lsn);
-        Err(Errno::NOSYS)
+        attr::set_marker(file, lsn)
     }
 
     fn marker(&self, file: &Self::File) -> Result<u64> {
-        let _ = file;
-        Err(Errno::NOSYS)
+        attr::marker(file)
     }
 
     fn flush_device(&self, file: &Self::File) -> Result<()> {
-        let _ = file;
-        Err(Errno::NOSYS)
+        self.device_flush.flush(self.root.as_fd(), file.as_fd())
     }
 
     fn boot_id(&self) -> [u8; 16] {
-        [0; 16]
+        boot::id()
     }
 
     fn make_log(
@@ -558,13 +572,15 @@ impl Backing for LinuxBacking {
         bytes: u64,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self::Log> {
-        let _ = (dir, name, bytes, progress);
-        Err(Errno::NOSYS)
+        self.prepare_thread();
+        let parent = self.fd(dir)?;
+        let sync_name = || Ok(rustix::fs::fsync(self.open_dir(dir)?.as_fd())?);
+        LinuxLog::make(parent.as_fd(), name, bytes, true, sync_name, progress)
     }
 
     fn open_log(&self, dir: &Self::Object, name: &OsStr) -> Result<Self::Log> {
-        let _ = (dir, name);
-        Err(Errno::NOSYS)
+        let parent = self.fd(dir)?;
+        self.cache.retry_errno(|| LinuxLog::open(parent.as_fd(), name, true))
     }
 }
 

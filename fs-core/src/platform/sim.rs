@@ -35,25 +35,25 @@
 //! | `crash` | what a power cut leaves |
 //! | `handles`, `fence` | open files and directories; the fencer |
 
-use std::ffi::OsStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use self::attr::Changer;
-use self::image::{Content, Id, PAGE_BYTES};
-use self::names::Birth;
-use self::state::{NAME_BYTES_MAX, State, raw};
-use super::{Backing, Found, ObjectKey, OpenMode, RenameMode, Seek};
-use crate::error::{Errno, Result};
-use crate::types::{Attr, Caller, DirEntry, FileKind, FsStats, NewMode, SetAttr};
+use self::device::Plan;
+use self::image::Id;
+use self::state::State;
+use super::{Found, ObjectKey};
+use crate::error::Result;
 
 mod attr;
+mod backing;
 mod blocks;
 mod crash;
 mod data;
+mod device;
 mod fence;
 mod handles;
 mod image;
 mod log;
+mod log_blocks;
 mod model;
 mod names;
 mod random;
@@ -80,6 +80,15 @@ impl Disk {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Calls the hook.
+    fn at(&self, point: FencePoint) {
+        // A copy, so that the hook may sync and set another hook.
+        let hook = self.hook.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(hook) = hook {
+            hook(point);
+        }
+    }
 }
 
 /// A directory of a simulated filesystem and everything below it. A clone is
@@ -102,6 +111,16 @@ pub struct SimFigures {
     pub committed_ops: u64,
     /// Journal entries that a power cut may lose.
     pub pending_ops: u64,
+    /// Flushes of the device: two for a journal commit, one where there is
+    /// nothing to commit, one for a log.
+    pub flushes: u64,
+    /// Writes of logs that were asked for.
+    pub log_writes: u64,
+    /// Flushes of logs that were done.
+    pub log_flushes: u64,
+    /// What the kernel did by itself: [`SimOptions::flusher_one_in`] and
+    /// [`SimOptions::commit_one_in`].
+    pub unasked: u64,
 }
 
 impl SimBacking {
@@ -135,7 +154,27 @@ impl SimBacking {
     /// pages count as clean afterwards, without being on disk, and every file
     /// that is open reports the error once, as on Linux. 0 takes the plan back.
     pub fn fail_sync(&self, nth: u64) {
-        self.disk.state().fail_sync_in = Some(nth).filter(|&nth| nth > 0);
+        self.disk.state().plans.sync = Plan::new(nth);
+    }
+
+    /// As [`Self::fail_sync`], for journal commits of the fencer alone: nothing
+    /// is durable by it, what was written out stays written out.
+    pub fn fail_commit(&self, nth: u64) {
+        self.disk.state().plans.commit = Plan::new(nth);
+    }
+
+    /// Has the `nth` write of a log from now on fail with `EIO`; any sectors of
+    /// it are written nevertheless.
+    pub fn fail_log_write(&self, nth: u64) {
+        self.disk.state().plans.log_write = Plan::new(nth);
+    }
+
+    /// Has the `nth` flush of a log from now on fail with `EIO`. Of each block
+    /// that it should have made durable the writes are durable, or still in the
+    /// cache, or gone; [`SimOptions::failed_flush_loses_data`] says whether that
+    /// goes for files too.
+    pub fn fail_log_flush(&self, nth: u64) {
+        self.disk.state().plans.log_flush = Plan::new(nth);
     }
 
     /// The journal fails for good: changes are refused with `EROFS`, syncs with
@@ -159,16 +198,6 @@ impl SimBacking {
         self.disk.state().key(object.id)
     }
 
-    /// The object with this key, as `open_by_handle_at(2)` would find it.
-    ///
-    /// # Errors
-    /// `ESTALE` if it is gone.
-    pub fn by_key(&self, key: &ObjectKey) -> Result<Found<Self>> {
-        let state = self.disk.state();
-        let id = state.by_key(key)?;
-        self.found(&state, id)
-    }
-
     /// What happened so far.
     #[must_use]
     pub fn figures(&self) -> SimFigures {
@@ -178,376 +207,15 @@ impl SimBacking {
             lies: state.lies,
             committed_ops: state.committed,
             pending_ops: state.end() - state.committed,
+            flushes: state.flushes,
+            log_writes: state.log_writes,
+            log_flushes: state.log_flushes,
+            unasked: state.unasked,
         }
     }
 
     fn found(&self, state: &State, id: Id) -> Result<Found<Self>> {
         let (key, attr) = (state.key(id)?, state.node(id)?.attr());
         Ok(Found { key, object: SimObject::new(&self.disk, id), attr })
-    }
-
-    /// Whether an inode can be opened so.
-    fn check_open(state: &State, id: Id, mode: OpenMode) -> Result<()> {
-        match state.node(id)?.kind {
-            FileKind::Regular => Ok(()),
-            FileKind::Directory if mode.write || mode.truncate => Err(raw(libc::EISDIR)),
-            FileKind::Directory => Ok(()),
-            FileKind::Symlink => Err(raw(libc::ELOOP)),
-            _ => Err(raw(libc::ENXIO)),
-        }
-    }
-}
-
-/// What a mode asks for, less what the umask forbids.
-const fn masked(mode: NewMode) -> u16 {
-    (mode.mode & 0o7777 & !(mode.umask & 0o777)) as u16
-}
-
-impl Backing for SimBacking {
-    type Object = SimObject;
-    type File = SimFile;
-    type Dir = SimDir;
-    type Fencer = SimFencer;
-    type Log = SimLog;
-
-    fn root(&self) -> Result<Found<Self>> {
-        self.found(&self.disk.state(), self.root)
-    }
-
-    fn lookup(&self, dir: &SimObject, name: &OsStr) -> Result<Found<Self>> {
-        let state = self.disk.state();
-        let id = state.existing(dir.id, name)?;
-        self.found(&state, id)
-    }
-
-    fn pin(&self, object: &SimObject) -> Result<()> {
-        object.pin()
-    }
-
-    fn unpin(&self, object: &SimObject) {
-        object.unpin();
-    }
-
-    fn kind_at(&self, dir: &SimObject, name: &OsStr) -> Result<FileKind> {
-        let state = self.disk.state();
-        Ok(state.node(state.existing(dir.id, name)?)?.kind)
-    }
-
-    fn attr(&self, object: &SimObject) -> Result<Attr> {
-        Ok(self.disk.state().node(object.id)?.attr())
-    }
-
-    fn set_attr(
-        &self,
-        caller: Caller,
-        object: &SimObject,
-        file: Option<&SimFile>,
-        change: &SetAttr,
-    ) -> Result<Attr> {
-        self.disk.state().set_attr(caller, object.id, file, change)
-    }
-
-    fn read_link(&self, object: &SimObject) -> Result<Vec<u8>> {
-        self.disk.state().read_link(object.id)
-    }
-
-    fn make_node(
-        &self,
-        caller: Caller,
-        dir: &SimObject,
-        name: &OsStr,
-        mode: NewMode,
-        device: (u32, u32),
-    ) -> Result<Found<Self>> {
-        let kind = match mode.mode & libc::S_IFMT {
-            libc::S_IFREG => FileKind::Regular,
-            libc::S_IFIFO => FileKind::Fifo,
-            libc::S_IFSOCK => FileKind::Socket,
-            libc::S_IFCHR => FileKind::CharDevice,
-            libc::S_IFBLK => FileKind::BlockDevice,
-            libc::S_IFDIR => return Err(Errno::PERM),
-            _ => return Err(Errno::INVAL),
-        };
-        let is_device = matches!(kind, FileKind::CharDevice | FileKind::BlockDevice);
-        let content = match kind {
-            FileKind::Regular => Content::File(std::collections::BTreeMap::new()),
-            _ => Content::Nothing,
-        };
-        let device = if is_device { device } else { (0, 0) };
-        let birth = Birth { kind, perm: masked(mode), device, content };
-        let mut state = self.disk.state();
-        let id = state.make(caller, dir.id, name, birth)?;
-        self.found(&state, id)
-    }
-
-    fn make_dir(
-        &self,
-        caller: Caller,
-        dir: &SimObject,
-        name: &OsStr,
-        mode: NewMode,
-    ) -> Result<Found<Self>> {
-        let mut state = self.disk.state();
-        let id = state.make_dir(caller, dir.id, name, masked(mode))?;
-        self.found(&state, id)
-    }
-
-    fn make_symlink(
-        &self,
-        caller: Caller,
-        dir: &SimObject,
-        name: &OsStr,
-        target: &OsStr,
-    ) -> Result<Found<Self>> {
-        let mut state = self.disk.state();
-        let id = state.make_symlink(caller, dir.id, name, target)?;
-        self.found(&state, id)
-    }
-
-    fn link(&self, object: &SimObject, dir: &SimObject, name: &OsStr) -> Result<Found<Self>> {
-        let mut state = self.disk.state();
-        state.link(object.id, dir.id, name)?;
-        self.found(&state, object.id)
-    }
-
-    fn unlink(&self, dir: &SimObject, name: &OsStr) -> Result<()> {
-        self.disk.state().unlink(dir.id, name)
-    }
-
-    fn remove_dir(&self, dir: &SimObject, name: &OsStr) -> Result<()> {
-        self.disk.state().remove_dir(dir.id, name)
-    }
-
-    fn rename(
-        &self,
-        source: (&SimObject, &OsStr),
-        target: (&SimObject, &OsStr),
-        mode: RenameMode,
-    ) -> Result<()> {
-        self.disk.state().rename((source.0.id, source.1), (target.0.id, target.1), mode)
-    }
-
-    fn open(&self, caller: Caller, object: &SimObject, mode: OpenMode) -> Result<SimFile> {
-        let mut state = self.disk.state();
-        Self::check_open(&state, object.id, mode)?;
-        if mode.truncate {
-            state.set_size(Changer::new(caller), object.id, 0)?;
-        }
-        drop(state);
-        Ok(SimFile::new(&self.disk, object.id, mode))
-    }
-
-    fn create(
-        &self,
-        caller: Caller,
-        dir: &SimObject,
-        name: &OsStr,
-        new: NewMode,
-        mode: OpenMode,
-        exclusive: bool,
-    ) -> Result<(Found<Self>, SimFile, bool)> {
-        let new = NewMode { mode: new.mode & 0o7777 | libc::S_IFREG, ..new };
-        match self.make_node(caller, dir, name, new, (0, 0)) {
-            Ok(found) => {
-                let file = SimFile::new(&self.disk, found.object.id, mode);
-                Ok((found, file, true))
-            }
-            Err(Errno::EXIST) if !exclusive => {
-                let found = self.lookup(dir, name)?;
-                let file = self.open(caller, &found.object, mode)?;
-                Ok((found, file, false))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn read(&self, file: &SimFile, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        if buffer.is_empty() {
-            return Ok(0);
-        }
-        self.disk.state().read(file.readable()?, buffer, offset)
-    }
-
-    fn write(
-        &self,
-        caller: Caller,
-        file: &SimFile,
-        data: &[u8],
-        offset: u64,
-        keep_suid: bool,
-    ) -> Result<usize> {
-        if data.is_empty() {
-            return Ok(0);
-        }
-        let changer = Changer { keeps_bits: keep_suid, gid: caller.gid };
-        self.disk.state().write(changer, file.writable()?, data, offset)
-    }
-
-    fn allocate(
-        &self,
-        caller: Caller,
-        file: &SimFile,
-        mode: u32,
-        offset: u64,
-        bytes: u64,
-    ) -> Result<()> {
-        self.disk.state().allocate(Changer::new(caller), file, mode, (offset, bytes))
-    }
-
-    fn seek(&self, file: &SimFile, offset: u64, what: Seek) -> Result<u64> {
-        self.disk.state().seek(file.id(), offset, what)
-    }
-
-    fn copy_range(
-        &self,
-        caller: Caller,
-        source: (&SimFile, u64),
-        target: (&SimFile, u64),
-        bytes: u64,
-    ) -> Result<u64> {
-        let (from, to) = (source.0.readable()?, target.0.writable()?);
-        self.disk.state().copy_range(Changer::new(caller), (from, source.1), (to, target.1), bytes)
-    }
-
-    fn open_dir(&self, object: &SimObject) -> Result<SimDir> {
-        let state = self.disk.state();
-        if state.node(object.id)?.kind == FileKind::Symlink {
-            return Err(raw(libc::ELOOP));
-        }
-        state.directory(object.id)?;
-        drop(state);
-        Ok(SimDir::new(&self.disk, object.id))
-    }
-
-    fn read_dir(
-        &self,
-        dir: &SimDir,
-        offset: u64,
-        visit: &mut dyn FnMut(DirEntry) -> bool,
-    ) -> Result<()> {
-        let mut offset = offset;
-        loop {
-            // A copy, so that `visit` may use the backing.
-            let entries = self.disk.state().entries_after(dir.id(), offset)?;
-            let Some(last) = entries.last() else { return Ok(()) };
-            offset = last.next_offset;
-            for entry in entries {
-                if !visit(entry) {
-                    return Ok(());
-                }
-            }
-        }
-    }
-
-    fn xattr(&self, object: &SimObject, name: &OsStr) -> Result<Vec<u8>> {
-        self.disk.state().xattr(object.id, name)
-    }
-
-    fn xattr_names(&self, object: &SimObject) -> Result<Vec<u8>> {
-        self.disk.state().xattr_names(object.id)
-    }
-
-    fn set_xattr(
-        &self,
-        _caller: Caller,
-        object: &SimObject,
-        name: &OsStr,
-        value: &[u8],
-        flags: u32,
-    ) -> Result<()> {
-        self.disk.state().set_xattr(object.id, name, value, flags)
-    }
-
-    fn remove_xattr(&self, object: &SimObject, name: &OsStr) -> Result<()> {
-        self.disk.state().remove_xattr(object.id, name)
-    }
-
-    fn fencer(&self) -> SimFencer {
-        SimFencer { disk: Arc::clone(&self.disk) }
-    }
-
-    fn filesystem_id(&self) -> u64 {
-        Arc::as_ptr(&self.disk).addr() as u64
-    }
-
-    fn stats(&self) -> Result<FsStats> {
-        Ok(FsStats {
-            blocks: 1 << 30,
-            blocks_free: 1 << 30,
-            blocks_available: 1 << 30,
-            files: 1 << 30,
-            files_free: 1 << 30,
-            block_bytes: PAGE_BYTES as u32,
-            fragment_bytes: PAGE_BYTES as u32,
-            name_bytes_max: NAME_BYTES_MAX as u32,
-        })
-    }
-
-    fn sync_all(&self) -> Result<()> {
-        self.disk.state().sync_all()
-    }
-
-    fn log_obstacle(&self) -> Option<String> {
-        Some("not built yet".to_owned())
-    }
-
-    fn by_key(&self, key: &ObjectKey) -> Result<Found<Self>> {
-        let state = self.disk.state();
-        let id = state.by_key(key)?;
-        self.found(&state, id)
-    }
-
-    fn file_attr(&self, file: &SimFile) -> Result<Attr> {
-        Ok(self.disk.state().node(file.id())?.attr())
-    }
-
-    fn start_write_back(&self, file: &SimFile) -> Result<()> {
-        let _ = file;
-        Err(Errno::NOSYS)
-    }
-
-    fn finish_write_back(&self, file: &SimFile) -> Result<()> {
-        let _ = file;
-        Err(Errno::NOSYS)
-    }
-
-    fn settled(&self, file: &SimFile) -> Result<Vec<std::ops::Range<u64>>> {
-        let _ = file;
-        Err(Errno::NOSYS)
-    }
-
-    fn set_marker(&self, file: &SimFile, lsn: u64) -> Result<()> {
-        let _ = (file, lsn);
-        Err(Errno::NOSYS)
-    }
-
-    fn marker(&self, file: &SimFile) -> Result<u64> {
-        let _ = file;
-        Err(Errno::NOSYS)
-    }
-
-    fn flush_device(&self, file: &SimFile) -> Result<()> {
-        let _ = file;
-        Err(Errno::NOSYS)
-    }
-
-    fn boot_id(&self) -> [u8; 16] {
-        [0; 16]
-    }
-
-    fn make_log(
-        &self,
-        dir: &SimObject,
-        name: &OsStr,
-        bytes: u64,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<SimLog> {
-        let _ = (dir, name, bytes, progress);
-        Err(Errno::NOSYS)
-    }
-
-    fn open_log(&self, dir: &SimObject, name: &OsStr) -> Result<SimLog> {
-        let _ = (dir, name);
-        Err(Errno::NOSYS)
     }
 }

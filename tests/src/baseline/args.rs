@@ -1,15 +1,14 @@
 //! The command line, and the grid of cells that it asks for.
 
-use super::bench::Filesystem;
-use super::workload::Workload;
+use crate::contest::{self, Workload};
+use crate::filesystem::Filesystem;
 
 const THREADS_MAX: usize = 256;
 /// What the disk is made for; longer flushes would also outlast the slices.
 const FLUSH_MS_MAX: f64 = 10.0;
-/// Below, a slice of a slow cell has hardly an operation in it.
-const SECONDS_MIN: f64 = 0.5;
-/// Above, a single cell would outlast the watchdog of a mount.
-const SECONDS_MAX: f64 = 120.0;
+/// Those that lanefs is made for.
+const FILESYSTEMS: [Filesystem; 3] =
+    [Filesystem::Ext4, Filesystem::Ext4FastCommit, Filesystem::Xfs];
 
 /// Compare durable operations on bare filesystems with the same on lanefs over them.
 ///
@@ -24,12 +23,12 @@ pub struct BaselineArgs {
 
     /// The filesystems, bare and below lanefs.
     #[arg(long = "fs", value_name = "NAME", value_enum, value_delimiter = ',')]
-    #[arg(default_values_t = Filesystem::ALL)]
+    #[arg(default_values_t = FILESYSTEMS)]
     pub filesystems: Vec<Filesystem>,
 
     /// What the threads do.
     #[arg(long = "workload", value_name = "NAME", value_enum, value_delimiter = ',')]
-    #[arg(default_values_t = Workload::ALL)]
+    #[arg(default_values_t = Workload::BASIC)]
     pub workloads: Vec<Workload>,
 
     /// How many threads do it at the same time: 1 to 256.
@@ -43,7 +42,7 @@ pub struct BaselineArgs {
     pub flush_ms: Vec<f64>,
 
     /// How long to measure each side of each cell, in seconds: 0.5 to 120.
-    #[arg(long, value_name = "S", value_parser = seconds, default_value_t = 3.0)]
+    #[arg(long, value_name = "S", value_parser = contest::seconds, default_value_t = 3.0)]
     pub seconds: f64,
 }
 
@@ -67,16 +66,7 @@ fn threads(text: &str) -> Result<usize, String> {
 }
 
 fn flush_ms(text: &str) -> Result<f64, String> {
-    between(text, 0.0, FLUSH_MS_MAX, "milliseconds")
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    between(text, SECONDS_MIN, SECONDS_MAX, "seconds")
-}
-
-fn between(text: &str, min: f64, max: f64, unit: &str) -> Result<f64, String> {
-    let number = text.parse().ok().filter(|number| (min..=max).contains(number));
-    number.ok_or_else(|| format!("expected {min} to {max} {unit}"))
+    contest::between(text, 0.0, FLUSH_MS_MAX, "milliseconds")
 }
 
 #[cfg(test)]
@@ -117,8 +107,8 @@ mod tests {
     #[test]
     fn what_is_not_possible_is_refused_with_what_is() {
         for (words, said) in [
-            ("--fs zfs", "[possible values: ext4, ext4-fast-commit, xfs]"),
-            ("--workload read", "[possible values: append, overwrite, replace, varmail]"),
+            ("--fs zfs", "[possible values: ext4, ext4-fast-commit, xfs, btrfs]"),
+            ("--workload read", "[possible values: append, overwrite, replace, varmail,"),
             ("--threads 0", "expected a number of threads from 1 to 256"),
             ("--threads many", "expected a number of threads from 1 to 256"),
             ("--flush-ms 11", "expected 0 to 10 milliseconds"),

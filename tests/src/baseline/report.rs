@@ -10,8 +10,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::BaselineArgs;
 use super::cell::{Comparison, Measurement};
-use super::slice::Timing;
 use super::{plot, table};
+use crate::contest::Timing;
 use crate::workspace;
 
 const CSV_HEADER: &str = "subject,fs,workload,threads,flush_ms,ops_per_s,p50_us,p99_us,\

@@ -5,6 +5,7 @@
 //! durable when the flush is done; what arrives while it waits is not. An entry is in the record
 //! before its request is answered.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -91,6 +92,10 @@ impl Device {
         self.lock().faults.clear();
     }
 
+    pub fn watch(&self, bytes: Vec<Range<u64>>) {
+        self.lock().faults.watch(bytes);
+    }
+
     pub fn record(&self) -> Option<Record> {
         let state = self.lock();
         state.log.snapshot(&state.cached)
@@ -149,7 +154,8 @@ impl Device {
 
         let mut state = self.lock_when_not_stuck();
         let grows = spans.iter().any(|span| state.cached.page(span.page).is_none());
-        state.faults.write(grows).inspect_err(|_| self.counters.failed())?;
+        let bytes = offset..offset + data.len() as u64;
+        state.faults.write(bytes, grows).inspect_err(|_| self.counters.failed())?;
         let State { cached, log, .. } = &mut *state;
         log.push(Event::Write(write_to(cached, &spans, pages, data)));
         self.position.store(log.position().0, Ordering::SeqCst);
@@ -166,7 +172,8 @@ impl Device {
     pub fn discard(&self, offset: u64, length: u64) -> Result<(), Refusal> {
         self.check(offset, length)?;
         let mut state = self.lock_when_not_stuck();
-        state.faults.write(false).inspect_err(|_| self.counters.failed())?;
+        let bytes = offset..offset + length;
+        state.faults.write(bytes, false).inspect_err(|_| self.counters.failed())?;
         state.cached.zero(offset, length);
         state.log.push(Event::Discard { offset, length });
         self.position.store(state.log.position().0, Ordering::SeqCst);

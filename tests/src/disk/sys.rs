@@ -1,4 +1,5 @@
-//! The system calls that no safe wrapper covers: loop devices and a descriptor table of one's own.
+//! The system calls that no safe wrapper covers: loop devices, a file's extents, a descriptor table
+//! of one's own.
 //!
 //! The only `unsafe` of the disk.
 
@@ -10,6 +11,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4c82;
 const BLKFLSBUF: libc::Ioctl = 0x1261;
+// From include/uapi/linux/fiemap.h.
+const FS_IOC_FIEMAP: libc::Ioctl = 0xc020_660b_u32 as libc::Ioctl;
+const FIEMAP_FLAG_SYNC: u32 = 1;
 // Linux 6.5; new system calls have one number on all architectures that matter.
 const SYS_CACHESTAT: libc::c_long = 451;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
@@ -37,6 +41,57 @@ struct LoopConfig {
 }
 
 const _: () = assert!(size_of::<LoopConfig>() == 304);
+
+/// `struct fiemap` with room for extents.
+#[repr(C)]
+struct Fiemap {
+    start: u64,
+    length: u64,
+    flags: u32,
+    mapped: u32,
+    count: u32,
+    reserved: u32,
+    extents: [Extent; FIEMAP_EXTENTS],
+}
+
+/// Extents that one call may return.
+pub(super) const FIEMAP_EXTENTS: usize = 64;
+
+/// `struct fiemap_extent`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct Extent {
+    /// Where it begins in the file.
+    pub logical: u64,
+    /// Where on the device.
+    pub physical: u64,
+    /// Bytes.
+    pub length: u64,
+    reserved64: [u64; 2],
+    /// `FIEMAP_EXTENT_LAST` and others.
+    pub flags: u32,
+    reserved: [u32; 3],
+}
+
+const _: () = assert!(size_of::<Extent>() == 56);
+
+/// Where on its device a file lies, from `start` on; at most [`FIEMAP_EXTENTS`] extents.
+pub(super) fn fiemap(file: &File, start: u64) -> io::Result<Vec<Extent>> {
+    let mut map = Fiemap {
+        start,
+        length: u64::MAX - start,
+        flags: FIEMAP_FLAG_SYNC,
+        mapped: 0,
+        count: FIEMAP_EXTENTS as u32,
+        reserved: 0,
+        extents: [Extent::default(); FIEMAP_EXTENTS],
+    };
+    // SAFETY: the request reads and writes a structure of this layout, with as many extents behind
+    // it as its `count` says; it lives through the call.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FIEMAP, &raw mut map) })?;
+    let count = usize::try_from(map.mapped).map_or(FIEMAP_EXTENTS, |n| n.min(FIEMAP_EXTENTS));
+    Ok(map.extents[..count].to_vec())
+}
 
 /// The number of a loop device that nobody uses at this moment.
 pub(super) fn free_loop_device(control: &File) -> io::Result<i32> {

@@ -4,12 +4,22 @@
 //! is acknowledged: noted with the disk's position read *afterwards*, so that a cut at or beyond that
 //! position must not undo it. Its begin is noted with the position read *before*: a step that begins
 //! beyond a cut cannot have left anything.
+//!
+//! With a log a sync promises more than its own file: every operation that had returned before the
+//! sync was called, whoever's it was, is *covered* by it. The disk's position cannot tell what had
+//! returned (unsynced operations write nothing), so begin and end of each step also get a number
+//! from one counter.
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
+use super::snapshot::Snapshot;
 use crate::disk::{Disk, Position};
 
 /// One step of one actor.
@@ -22,8 +32,22 @@ pub struct Ack {
     /// Where the record was when it began.
     pub begun: Position,
     /// Where the record was when it was acknowledged; none if it promises nothing by itself (a write
-    /// that no sync followed) or was under way at the end.
+    /// that no sync followed), failed, or was under way at the end.
     pub acked: Option<Position>,
+    /// When it was called, and when it returned well: numbers of one counter for all actors.
+    pub called: u64,
+    /// The latter.
+    pub returned: Option<u64>,
+    /// Whether a log makes it promise everything that had returned before it was called.
+    pub covers: bool,
+}
+
+/// What a step promises when it returns.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Promise {
+    Nothing,
+    Itself,
+    Everything,
 }
 
 /// Taken down while a workload runs.
@@ -31,6 +55,7 @@ pub struct Ack {
 pub struct Notes<'a> {
     disk: &'a Disk,
     steps: Arc<Mutex<Vec<Ack>>>,
+    clock: Arc<AtomicU64>,
     /// Added to the numbers of actors: several programs share a page.
     first_actor: u32,
 }
@@ -38,13 +63,13 @@ pub struct Notes<'a> {
 impl<'a> Notes<'a> {
     /// An empty page for a workload on `disk`.
     pub fn new(disk: &'a Disk) -> Self {
-        Notes { disk, steps: Arc::default(), first_actor: 0 }
+        Notes { disk, steps: Arc::default(), clock: Arc::default(), first_actor: 0 }
     }
 
     /// The same page, for a program whose actors are counted from `first_actor` on.
     #[must_use]
     pub fn shifted(&self, first_actor: u32) -> Self {
-        Notes { first_actor, ..self.clone() }
+        Notes { first_actor: self.first_actor + first_actor, ..self.clone() }
     }
 
     /// Runs a step that is acknowledged when it returns well.
@@ -54,7 +79,28 @@ impl<'a> Notes<'a> {
         step: u64,
         run: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), E> {
-        self.step(actor, step, true, run)
+        self.step(actor..actor + 1, step, Promise::Itself, run)
+    }
+
+    /// Runs a step that is one of all these actors at once, such as a `syncfs`.
+    pub fn acked_for<E>(
+        &self,
+        actors: Range<u32>,
+        step: u64,
+        run: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.step(actors, step, Promise::Itself, run)
+    }
+
+    /// Runs a step that ends with a sync which, with a log, also promises every operation that had
+    /// returned before.
+    pub fn covering<E>(
+        &self,
+        actor: u32,
+        step: u64,
+        run: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.step(actor..actor + 1, step, Promise::Everything, run)
     }
 
     /// Runs a step that promises nothing.
@@ -64,22 +110,34 @@ impl<'a> Notes<'a> {
         step: u64,
         run: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), E> {
-        self.step(actor, step, false, run)
+        self.step(actor..actor + 1, step, Promise::Nothing, run)
     }
 
     fn step<E>(
         &self,
-        actor: u32,
+        actors: Range<u32>,
         step: u64,
-        promises: bool,
+        promise: Promise,
         run: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), E> {
+        let tick = || self.clock.fetch_add(1, Ordering::SeqCst);
         let begun = self.disk.position();
+        let called = tick();
         let result = run();
-        let acked = (promises && result.is_ok()).then(|| self.disk.position());
+        let returned = result.is_ok().then(tick);
+        let acked = (promise != Promise::Nothing && result.is_ok()).then(|| self.disk.position());
+        let covers = promise == Promise::Everything;
         let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
-        steps.push(Ack { actor: self.first_actor + actor, step, begun, acked });
+        for actor in actors {
+            let actor = self.first_actor + actor;
+            steps.push(Ack { actor, step, begun, acked, called, returned, covers });
+        }
         result
+    }
+
+    /// How many steps were taken down so far.
+    pub fn count(&self) -> usize {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// What was taken down.
@@ -102,62 +160,100 @@ impl History {
 
     /// What a cut at `position` must have kept.
     pub fn at(&self, position: Position) -> Promised {
+        let is_acked = |step: &Ack| step.acked.is_some_and(|acked| acked <= position);
+        // The last sync that counts was called when this was the time: what had returned is covered.
+        let covering = self.steps.iter().filter(|step| step.covers && is_acked(step));
+        let covered_until = covering.map(|step| step.called).max().unwrap_or(0);
         let mut actors: BTreeMap<u32, Progress> = BTreeMap::new();
         for step in self.steps.iter().filter(|step| step.begun <= position) {
             let progress = actors.entry(step.actor).or_default();
             progress.begun = progress.begun.max(step.step);
-            if step.acked.is_some_and(|acked| acked <= position) {
+            if is_acked(step) {
                 progress.acked = progress.acked.max(step.step);
             }
+            if step.returned.is_some_and(|returned| returned < covered_until) || is_acked(step) {
+                progress.covered = progress.covered.max(step.step);
+            }
         }
-        Promised { actors }
+        Promised { actors, ..Promised::default() }
     }
 }
 
 /// How far an actor had got.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Progress {
     /// The last acknowledged step; 0 for none.
     pub acked: u64,
     /// The last step that had begun.
     pub begun: u64,
+    /// With a log: the last step whose operation an acknowledged sync covers. Otherwise as `acked`.
+    pub covered: u64,
 }
 
 /// What must be there, by actor.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Promised {
     actors: BTreeMap<u32, Progress>,
+    /// The promises of the log count, and not only those of a filesystem.
+    pub log: bool,
+    /// Directories below the tree that must be exactly as they were seen; "" is the tree.
+    pub exact: Vec<(String, Arc<Snapshot>)>,
 }
 
 impl Promised {
     /// How far this actor had got.
     pub fn of(&self, actor: u32) -> Progress {
-        self.actors.get(&actor).copied().unwrap_or_default()
+        let progress = self.actors.get(&actor).copied().unwrap_or_default();
+        if self.log { progress } else { Progress { covered: progress.acked, ..progress } }
     }
 
     /// The actors of one program of several, counted from 0.
     #[must_use]
-    pub fn shifted(&self, actors: std::ops::Range<u32>) -> Self {
+    pub fn shifted(&self, actors: Range<u32>) -> Self {
         let first = actors.start;
         let actors = self.actors.range(actors).map(|(actor, p)| (actor - first, *p)).collect();
-        Promised { actors }
+        Promised { actors, log: self.log, exact: Vec::new() }
+    }
+
+    /// Equal promises of one recording have an equal digest.
+    pub fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.actors.hash(&mut hasher);
+        self.log.hash(&mut hasher);
+        for (directory, snapshot) in &self.exact {
+            (directory, Arc::as_ptr(snapshot)).hash(&mut hasher);
+        }
+        hasher.finish()
     }
 
     /// For the file of a kept case.
     pub fn to_json(&self) -> Value {
-        let actors = self.actors.iter().map(|(actor, p)| json!([actor, p.acked, p.begun]));
-        Value::Array(actors.collect())
+        let actors = self.actors.iter();
+        let actors: Vec<_> =
+            actors.map(|(actor, p)| json!([actor, p.acked, p.begun, p.covered])).collect();
+        let exact = self.exact.iter();
+        let exact: Vec<_> = exact.map(|(path, seen)| json!([path, seen.to_json()])).collect();
+        json!({ "actors": actors, "log": self.log, "exact": exact })
     }
 
-    /// The inverse of [`Promised::to_json`].
+    /// The inverse of [`Promised::to_json`]; takes what earlier versions wrote, too.
     pub fn from_json(value: &Value) -> Option<Self> {
         let actor = |entry: &Value| {
             let number = |index: usize| entry.get(index)?.as_u64();
-            let progress = Progress { acked: number(1)?, begun: number(2)? };
-            Some((u32::try_from(number(0)?).ok()?, progress))
+            let (acked, begun) = (number(1)?, number(2)?);
+            let covered = number(3).unwrap_or(acked);
+            Some((u32::try_from(number(0)?).ok()?, Progress { acked, begun, covered }))
         };
-        let actors = value.as_array()?.iter().map(actor).collect::<Option<_>>()?;
-        Some(Promised { actors })
+        let actors = |list: &Value| list.as_array()?.iter().map(actor).collect::<Option<_>>();
+        if value.is_array() {
+            return Some(Promised { actors: actors(value)?, ..Promised::default() });
+        }
+        let directory = |entry: &Value| {
+            let snapshot = Snapshot::from_json(entry.get(1)?)?;
+            Some((entry.get(0)?.as_str()?.to_owned(), Arc::new(snapshot)))
+        };
+        let exact = value["exact"].as_array()?.iter().map(directory).collect::<Option<_>>()?;
+        Some(Promised { actors: actors(&value["actors"])?, log: value["log"].as_bool()?, exact })
     }
 }
 
@@ -166,7 +262,12 @@ mod tests {
     use super::*;
 
     fn step(actor: u32, step: u64, begun: u64, acked: Option<u64>) -> Ack {
-        Ack { actor, step, begun: Position(begun), acked: acked.map(Position) }
+        let (begun, acked) = (Position(begun), acked.map(Position));
+        Ack { actor, step, begun, acked, called: 0, returned: None, covers: false }
+    }
+
+    fn progress(acked: u64, begun: u64, covered: u64) -> Progress {
+        Progress { acked, begun, covered }
     }
 
     #[test]
@@ -174,12 +275,38 @@ mod tests {
         let steps = vec![step(1, 1, 0, Some(5)), step(1, 2, 5, None), step(1, 3, 6, Some(9))];
         let history = History { steps };
         let at = |position| history.at(Position(position)).of(1);
-        assert_eq!(at(4), Progress { acked: 0, begun: 1 });
-        assert_eq!(at(5), Progress { acked: 1, begun: 2 });
-        assert_eq!(at(8), Progress { acked: 1, begun: 3 });
-        assert_eq!(at(9), Progress { acked: 3, begun: 3 });
+        assert_eq!(at(4), progress(0, 1, 0));
+        assert_eq!(at(5), progress(1, 2, 1));
+        assert_eq!(at(8), progress(1, 3, 1));
+        assert_eq!(at(9), progress(3, 3, 3));
         assert_eq!(history.at(Position(9)).of(2), Progress::default());
         let promised = history.at(Position(8));
         assert_eq!(Promised::from_json(&promised.to_json()), Some(promised));
+    }
+
+    #[test]
+    fn an_acknowledged_sync_covers_what_had_returned_before_it_was_called() {
+        let timed = |ack: Ack, called, returned| Ack { called, returned, ..ack };
+        let steps = vec![
+            timed(step(1, 1, 0, None), 0, Some(1)),
+            timed(step(1, 2, 0, None), 2, Some(5)),
+            Ack { covers: true, ..timed(step(2, 1, 0, Some(7)), 4, Some(6)) },
+            timed(step(1, 3, 0, None), 7, Some(8)),
+            Ack { covers: true, ..timed(step(2, 2, 7, Some(9)), 9, Some(10)) },
+        ];
+        let history = History { steps };
+        let at = |position| Promised { log: true, ..history.at(Position(position)) };
+        assert_eq!(at(6).of(1), progress(0, 3, 0));
+        assert_eq!(at(7).of(1), progress(0, 3, 1), "the second returned too late");
+        assert_eq!(at(9).of(1), progress(0, 3, 3));
+        assert_eq!(history.at(Position(9)).of(1), progress(0, 3, 0), "no log, no cover");
+        assert_ne!(at(7).digest(), at(9).digest());
+    }
+
+    #[test]
+    fn cases_of_earlier_versions_are_understood() {
+        let promised = Promised::from_json(&json!([[3, 5, 6]])).expect("a list of actors");
+        assert_eq!(promised.of(3), progress(5, 6, 5));
+        assert!(!promised.log);
     }
 }

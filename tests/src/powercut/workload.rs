@@ -5,17 +5,42 @@
 //! acknowledged step did is demanded.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::notes::{Notes, Promised};
 
+mod bytes;
 mod contents;
 mod files;
 mod history;
 mod many;
 mod names;
+mod order;
+mod parts;
+mod ranges;
 mod sqlite;
+mod syncfs;
 mod tree;
+mod unsynced;
+
+pub use self::parts::Parts;
+
+/// Where a workload runs.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// What programs see.
+    pub root: PathBuf,
+    /// The same directory without lanefs; the same path when there is none.
+    pub backing: PathBuf,
+}
+
+impl Place {
+    /// A directory in it.
+    #[must_use]
+    pub fn below(&self, name: &str) -> Self {
+        Place { root: self.root.join(name), backing: self.backing.join(name) }
+    }
+}
 
 /// Something that runs on a filesystem.
 pub trait Workload: Send + Sync {
@@ -25,11 +50,11 @@ pub trait Workload: Send + Sync {
     /// The filesystem's.
     fn prepare(&self, root: &Path) -> io::Result<()>;
 
-    /// Runs all steps.
+    /// Runs all steps; an actor whose step fails does no more.
     ///
     /// # Errors
-    /// The filesystem's: nothing may fail before the power does.
-    fn run(&self, root: &Path, notes: &Notes<'_>) -> io::Result<()>;
+    /// The filesystem's: nothing may fail before the power does, unless something was made to fail.
+    fn run(&self, place: &Place, notes: &Notes<'_>) -> io::Result<()>;
 
     /// Judges what is left below `root`.
     ///
@@ -43,27 +68,51 @@ fn run_actors(count: usize, run: impl Fn(usize) -> io::Result<()> + Sync) -> io:
     let run = &run;
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..count).map(|actor| scope.spawn(move || run(actor))).collect();
-        threads.into_iter().try_for_each(|thread| thread.join().expect("no actor panics"))
+        // All of them are waited for before the first error counts.
+        let outcomes: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
+        outcomes.into_iter().try_for_each(|outcome| outcome.expect("no actor panics"))
     })
 }
 
-/// A workload's name and maker; the maker takes a seed.
-type Entry = (&'static str, fn(u64) -> Box<dyn Workload>);
+/// A workload's name and how it is made.
+pub struct Entry {
+    /// Its name.
+    pub name: &'static str,
+    /// Only a log keeps what it is promised.
+    pub needs_log: bool,
+    make: fn(u64) -> Box<dyn Workload>,
+}
+
+const fn any(name: &'static str, make: fn(u64) -> Box<dyn Workload>) -> Entry {
+    Entry { name, needs_log: false, make }
+}
+
+const fn log_only(name: &'static str, make: fn(u64) -> Box<dyn Workload>) -> Entry {
+    Entry { name, needs_log: true, make }
+}
 
 /// All workloads.
 pub const WORKLOADS: &[Entry] = &[
-    ("append", files::append),
-    ("overwrite", files::overwrite),
-    ("replace", names::replace),
-    ("maildir", names::maildir),
-    ("names", names::mixed),
-    ("truncate", files::truncate),
-    ("osync", files::osync),
-    ("mmap", files::mmap),
-    ("sqlite-delete", sqlite::delete),
-    ("sqlite-wal", sqlite::wal),
-    ("many", many::many),
-    ("fsx", files::fsx),
+    any("append", files::append),
+    any("overwrite", files::overwrite),
+    any("replace", names::replace),
+    any("maildir", names::maildir),
+    any("names", names::mixed),
+    any("truncate", files::truncate),
+    any("osync", files::osync),
+    any("mmap", files::mmap),
+    any("sqlite-delete", sqlite::delete),
+    any("sqlite-wal", sqlite::wal),
+    any("many", many::many),
+    any("fsx", files::fsx),
+    any("holes", ranges::holes),
+    any("rewrite", ranges::rewrite),
+    any("rewrite-truncate", ranges::rewrite_truncate),
+    any("bypass", ranges::bypass),
+    any("syncfs", syncfs::syncfs),
+    log_only("order", order::single),
+    log_only("order-threads", order::threads),
+    log_only("replace-unsynced", unsynced::replace),
 ];
 
 /// The workload of this name.
@@ -71,10 +120,10 @@ pub const WORKLOADS: &[Entry] = &[
 /// # Errors
 /// There is none; the message lists those there are.
 pub fn by_name(name: &str, seed: u64) -> Result<Box<dyn Workload>, String> {
-    match WORKLOADS.iter().find(|(known, _)| *known == name) {
-        Some((_, make)) => Ok(make(seed)),
+    match WORKLOADS.iter().find(|entry| entry.name == name) {
+        Some(entry) => Ok((entry.make)(seed)),
         None => {
-            let names: Vec<_> = WORKLOADS.iter().map(|(name, _)| *name).collect();
+            let names: Vec<_> = WORKLOADS.iter().map(|entry| entry.name).collect();
             Err(format!("no workload `{name}`: there are {}", names.join(", ")))
         }
     }

@@ -102,6 +102,32 @@ fn timespec(time: Option<SetTime>) -> Timespec {
     }
 }
 
+/// Fractions of a second that a mark may have: all that a time can hold.
+const MARKS_PER_SECOND: u64 = 1_000_000_000;
+
+/// Makes a number the modification time of a file. Seconds stay below what ext4
+/// (2^34) and XFS (2^31 without bigtime) can store for 2 * 10^18 numbers.
+pub(super) fn set_marker(file: &OwnedFd, number: u64) -> Result<()> {
+    let times = Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        last_modification: Timespec {
+            tv_sec: (number / MARKS_PER_SECOND).cast_signed(),
+            tv_nsec: (number % MARKS_PER_SECOND).cast_signed(),
+        },
+    };
+    Ok(rustix::fs::futimens(file, &times)?)
+}
+
+/// The number that [`set_marker`] stored.
+pub(super) fn marker(file: &OwnedFd) -> Result<u64> {
+    let time = stat_fd(file.as_fd())?.0.mtime;
+    let number = u64::try_from(time.secs)
+        .ok()
+        .and_then(|secs| secs.checked_mul(MARKS_PER_SECOND)?.checked_add(u64::from(time.nanos)));
+    // A time before 1970, or one that no number of ours gives.
+    number.ok_or(Errno::RANGE)
+}
+
 /// Sizes of the filesystem that a descriptor is on.
 pub(super) fn filesystem_stats(fd: BorrowedFd<'_>) -> Result<FsStats> {
     let stats = rustix::fs::fstatvfs(fd)?;

@@ -188,19 +188,29 @@ fn write_back(targets: &[SyncTarget<LinuxBacking>]) -> Vec<Result<()>> {
         if let SyncTarget::File(file, _) = target {
             // Queues what it can, so that all files are under way at once. An
             // error is not lost: waiting reports it.
-            let _ = sync_file_range(file.as_fd(), libc::SYNC_FILE_RANGE_WRITE);
+            let _ = start_write_back(file.as_fd());
         }
     }
-    // All three flags together also write pages that were dirtied again while
-    // they were under write-back, which the first pass leaves out (WB_SYNC_ALL).
-    let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
-        | libc::SYNC_FILE_RANGE_WRITE
-        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
     let wait = |target: &SyncTarget<LinuxBacking>| match target {
-        SyncTarget::File(file, _) => sync_file_range(file.as_fd(), all),
+        SyncTarget::File(file, _) => finish_write_back(file.as_fd()),
         SyncTarget::Dir(_) => Ok(()),
     };
     targets.iter().map(wait).collect()
+}
+
+/// Queues the dirty pages of a file.
+pub(super) fn start_write_back(file: BorrowedFd<'_>) -> Result<()> {
+    sync_file_range(file, libc::SYNC_FILE_RANGE_WRITE)
+}
+
+/// Writes the dirty pages of a file and waits for them. All three flags together
+/// also write pages that were dirtied again while they were under write-back,
+/// which the first pass leaves out (`WB_SYNC_ALL`).
+pub(super) fn finish_write_back(file: BorrowedFd<'_>) -> Result<()> {
+    let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+        | libc::SYNC_FILE_RANGE_WRITE
+        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    sync_file_range(file, all)
 }
 
 /// Waits for the pages of a file that are being written, and tells the error
@@ -218,9 +228,17 @@ fn pending_error(target: &SyncTarget<LinuxBacking>) -> Result<()> {
 
 fn sync_file_range(fd: BorrowedFd<'_>, flags: u32) -> Result<()> {
     use std::os::fd::AsRawFd;
-    // SAFETY: plain numbers and an open descriptor; the range 0, 0 is the whole file.
-    let result = unsafe { libc::sync_file_range(fd.as_raw_fd(), 0, 0, flags) };
-    if result == 0 { Ok(()) } else { Err(Errno::from(std::io::Error::last_os_error())) }
+    loop {
+        // SAFETY: plain numbers and an open descriptor; the range 0, 0 is the whole file.
+        let result = unsafe { libc::sync_file_range(fd.as_raw_fd(), 0, 0, flags) };
+        if result == 0 {
+            return Ok(());
+        }
+        let error = Errno::from(std::io::Error::last_os_error());
+        if error.raw() != libc::EINTR {
+            return Err(error);
+        }
+    }
 }
 
 #[cfg(test)]

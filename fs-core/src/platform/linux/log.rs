@@ -1,29 +1,291 @@
-//! The log's blocks on Linux.
+//! The log's blocks on Linux: a file of the backing filesystem, or, outside of
+//! it ([`path`]), a file of another filesystem or a block device.
+//!
+//! Read and written with `O_DIRECT`, flushed by `fdatasync(2)`: on a file whose
+//! blocks were all written once that is one flush of the device's cache and no
+//! journal commit (the times of the file, which a write changes, do not count
+//! for it). Never `RWF_DSYNC`, which a device may answer with a write that
+//! passes its cache (FUA): other data in that cache, which a group relies on,
+//! would stay there.
+//!
+//! Two system calls for write and flush, not one `io_uring_enter(2)` with both
+//! linked: a kernel worker runs the linked flush, which costs more than a system
+//! call (4 KiB on ext4 on a loop device, median: 47 against 124 us with a flush
+//! that costs nothing, 193 against 235 us with 64 KiB and one of 80 us).
+//!
+//! One log has one daemon: `flock(2)` on the file, an exclusive claim on a device.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno as Os;
 
 use crate::error::{Errno, Result};
-use crate::platform::{LogBuffer, LogStore};
+use crate::platform::{LOG_BLOCK_BYTES, LogBuffer, LogStore};
+
+mod inspect;
+mod path;
+
+pub use self::inspect::{DeviceContent, inspect_device};
+pub use self::path::LogPathError;
+
+/// Written at a time while a log is made.
+const MAKE_PIECE_BYTES: usize = 1 << 20;
 
 /// A log in a file or on a block device.
-pub struct LinuxLog {}
+pub struct LinuxLog {
+    file: OwnedFd,
+    bytes: u64,
+    direct: bool,
+    shares_device: bool,
+}
+
+impl LinuxLog {
+    /// Whether blocks go past the page cache; else they go through it, to the
+    /// same effect at a higher price.
+    #[must_use]
+    pub const fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Makes a log under a free name; `sync_name` makes the name durable.
+    pub(super) fn make(
+        dir: BorrowedFd<'_>,
+        name: &OsStr,
+        bytes: u64,
+        shares_device: bool,
+        sync_name: impl FnOnce() -> Result<()>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Self> {
+        if bytes == 0 || !bytes.is_multiple_of(LOG_BLOCK_BYTES as u64) {
+            return Err(Errno::INVAL);
+        }
+        // Not yet O_DIRECT: if that is refused the file has been made all the same.
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?;
+        let made = Self::locked(file, shares_device).and_then(|mut log| {
+            log.bytes = bytes;
+            log.fill(progress)?;
+            sync_name()?;
+            Ok(log)
+        });
+        if made.is_err() {
+            // Part of a log is of no use, and may hold the last free blocks.
+            let _ = rustix::fs::unlinkat(dir, name, AtFlags::empty());
+        }
+        made
+    }
+
+    /// Opens a log that was made before.
+    pub(super) fn open(dir: BorrowedFd<'_>, name: &OsStr, shares_device: bool) -> Result<Self> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+        let stat = rustix::fs::fstat(&file)?;
+        if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+            return Err(Errno::INVAL);
+        }
+        Self::locked(file, shares_device)
+    }
+
+    /// Takes the lock on a regular file, and switches direct I/O on.
+    fn locked(file: OwnedFd, shares_device: bool) -> Result<Self> {
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        let bytes = rustix::fs::fstat(&file)?.st_size.cast_unsigned();
+        let direct = set_direct(&file)?;
+        Ok(Self { file, bytes: whole_blocks(bytes), direct, shares_device })
+    }
+
+    /// Writes every block once and makes all of it durable.
+    fn fill(&self, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        // Asks for the room in one piece and refuses early if there is none.
+        // Alone it would not do: the first write to each allocated block changes
+        // metadata (an unwritten extent becomes a written one).
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, self.bytes) {
+            Ok(()) | Err(Os::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.write_zeros(0, self.bytes, progress)?;
+        Ok(rustix::fs::fsync(&self.file)?)
+    }
+
+    fn write_zeros(&self, from: u64, to: u64, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        let mut zeros = LogBuffer::new();
+        zeros.grow(MAKE_PIECE_BYTES);
+        let mut done = from;
+        while done < to {
+            let piece = (to - done).min(MAKE_PIECE_BYTES as u64) as usize;
+            write_all(self.file.as_fd(), &zeros.bytes()[..piece], done)?;
+            done += piece as u64;
+            progress(done - from);
+        }
+        Ok(())
+    }
+
+    /// A range that is inside the log and made of whole blocks.
+    fn check(&self, offset: u64, bytes: usize) -> Result<()> {
+        let aligned =
+            offset.is_multiple_of(LOG_BLOCK_BYTES as u64) && bytes.is_multiple_of(LOG_BLOCK_BYTES);
+        let inside = offset.checked_add(bytes as u64).is_some_and(|end| end <= self.bytes);
+        if aligned && inside { Ok(()) } else { Err(Errno::INVAL) }
+    }
+}
 
 impl LogStore for LinuxLog {
     fn bytes(&self) -> u64 {
-        0
+        self.bytes
     }
 
-    fn read(&self, _buffer: &mut LogBuffer, _offset: u64, _bytes: usize) -> Result<()> {
-        Err(Errno::NOSYS)
+    fn read(&self, buffer: &mut LogBuffer, offset: u64, bytes: usize) -> Result<()> {
+        buffer.clear();
+        self.check(offset, bytes)?;
+        let read = read_all(self.file.as_fd(), buffer.grow(bytes), offset);
+        if read.is_err() {
+            buffer.clear();
+        }
+        read
     }
 
-    fn write(&self, _data: &LogBuffer, _offset: u64) -> Result<()> {
-        Err(Errno::NOSYS)
+    fn write(&self, data: &LogBuffer, offset: u64) -> Result<()> {
+        self.check(offset, data.len())?;
+        write_all(self.file.as_fd(), data.bytes(), offset)
     }
 
     fn flush(&self) -> Result<()> {
-        Err(Errno::NOSYS)
+        data_sync(self.file.as_fd())
     }
 
     fn shares_device(&self) -> bool {
-        true
+        self.shares_device
+    }
+}
+
+const fn whole_blocks(bytes: u64) -> u64 {
+    bytes - bytes % LOG_BLOCK_BYTES as u64
+}
+
+/// Switches direct I/O on; false where the filesystem has none.
+fn set_direct(file: &OwnedFd) -> Result<bool> {
+    let flags = rustix::fs::fcntl_getfl(file)? | OFlags::DIRECT;
+    match rustix::fs::fcntl_setfl(file, flags) {
+        Ok(()) => Ok(true),
+        Err(Os::INVAL) => {
+            tracing::warn!("no direct I/O for the log; it goes through the page cache");
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn write_all(file: BorrowedFd<'_>, data: &[u8], offset: u64) -> Result<()> {
+    let mut done = 0;
+    while done < data.len() {
+        match rustix::io::pwrite(file, &data[done..], offset + done as u64) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(bytes) => done += bytes,
+            Err(Os::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn read_all(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<()> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match rustix::io::pread(file, &mut buffer[done..], offset + done as u64) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(bytes) => done += bytes,
+            Err(Os::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// `fdatasync(2)`; on a file or device without dirty pages, one flush.
+pub(super) fn data_sync(file: BorrowedFd<'_>) -> Result<()> {
+    loop {
+        match rustix::fs::fdatasync(file) {
+            Err(Os::INTR) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BYTES: u64 = 3 << 20;
+
+    fn make(directory: &std::fs::File, name: &str) -> Result<LinuxLog> {
+        let mut told = 0;
+        let log = LinuxLog::make(
+            directory.as_fd(),
+            OsStr::new(name),
+            BYTES,
+            true,
+            || Ok(rustix::fs::fsync(directory)?),
+            &mut |bytes| told = bytes,
+        )?;
+        assert_eq!(told, BYTES);
+        Ok(log)
+    }
+
+    #[test]
+    fn what_was_written_is_read_again() {
+        let place = tempfile::tempdir().expect("scratch directory");
+        let directory = std::fs::File::open(place.path()).expect("scratch directory");
+        let log = make(&directory, "log").expect("a log");
+        assert_eq!(log.bytes(), BYTES);
+        let mut data = LogBuffer::new();
+        data.extend(&[7; 5000]);
+        data.pad_to_block();
+        log.write_and_flush(&data, 4096).expect("a write");
+        let mut read = LogBuffer::new();
+        read.extend(b"replaced");
+        log.read(&mut read, 0, 16384).expect("a read");
+        assert_eq!(read.len(), 16384);
+        assert!(read.bytes()[..4096].iter().all(|&byte| byte == 0));
+        assert_eq!(&read.bytes()[4096..12288], data.bytes());
+        assert!(read.bytes()[12288..].iter().all(|&byte| byte == 0));
+
+        // Not past the end, and nothing but whole blocks.
+        assert_eq!(log.write(&data, BYTES - 4096), Err(Errno::INVAL));
+        assert_eq!(log.write(&data, 512), Err(Errno::INVAL));
+        assert_eq!(log.read(&mut read, BYTES, 4096), Err(Errno::INVAL));
+        assert!(read.is_empty());
+        assert_eq!(log.read(&mut read, 0, 100), Err(Errno::INVAL));
+
+        drop(log);
+        let log = LinuxLog::open(directory.as_fd(), OsStr::new("log"), true).expect("the log");
+        log.read(&mut read, 4096, 8192).expect("a read");
+        assert_eq!(read.bytes(), data.bytes());
+    }
+
+    #[test]
+    fn a_log_has_one_owner() {
+        let place = tempfile::tempdir().expect("scratch directory");
+        let directory = std::fs::File::open(place.path()).expect("scratch directory");
+        let log = make(&directory, "log").expect("a log");
+        let open = || LinuxLog::open(directory.as_fd(), OsStr::new("log"), true);
+        assert_eq!(open().err().map(Errno::raw), Some(libc::EWOULDBLOCK));
+        assert_eq!(make(&directory, "log").err(), Some(Errno::EXIST));
+        drop(log);
+        open().expect("the log is free");
+    }
+
+    /// A log that does not fit leaves nothing behind.
+    #[test]
+    fn no_half_made_log() {
+        let place = tempfile::tempdir().expect("scratch directory");
+        let directory = std::fs::File::open(place.path()).expect("scratch directory");
+        let far_too_many = 1 << 60;
+        let name = OsStr::new("log");
+        let made =
+            LinuxLog::make(directory.as_fd(), name, far_too_many, true, || Ok(()), &mut |_| {});
+        assert!(made.is_err());
+        assert!(!place.path().join("log").exists());
     }
 }

@@ -214,6 +214,16 @@ pub(super) fn handles_work(root: &OwnedFd) -> bool {
     open_handle(root.as_fd(), &handle, OFlags::PATH | OFlags::CLOEXEC).is_ok()
 }
 
+/// The object with a key's handle, whatever device the key names.
+pub(super) fn open_key(mount: BorrowedFd<'_>, key: &ObjectKey) -> Result<OwnedFd> {
+    let (data, bytes, kind) = key.handle;
+    // Without a handle it is known by number only, which another may have now.
+    if bytes == 0 || usize::from(bytes) > HANDLE_BYTES_MAX {
+        return Err(Errno::STALE);
+    }
+    open_handle(mount, &Handle { bytes, kind, data }, OFlags::PATH | OFlags::CLOEXEC)
+}
+
 fn handle_of(fd: BorrowedFd<'_>) -> Result<Option<Handle>> {
     let mut raw = RawHandle { bytes: 128, kind: 0, data: [0; 128] };
     let mut mount_id = 0;

@@ -15,6 +15,7 @@ const GROUP_EXECUTE: u16 = 0o0010;
 const XATTR_BYTES_MAX: usize = 65_536;
 const XATTR_NAME_BYTES_MAX: usize = 255;
 const XATTR_CREATE: u32 = 1;
+const NANOS_PER_SEC: u64 = 1_000_000_000;
 const XATTR_REPLACE: u32 = 2;
 
 /// Who changes a file, as far as set-user-id bits are concerned.
@@ -97,6 +98,27 @@ impl State {
             self.end_op();
         }
         Ok(self.node(id)?.attr())
+    }
+
+    /// Puts a number into the time of a file's last change: seconds and
+    /// nanoseconds of it as one number.
+    pub(super) fn set_marker(&mut self, id: Id, lsn: u64) -> Result<()> {
+        self.node(id)?;
+        self.writable()?;
+        let now = self.now();
+        let secs = (lsn / NANOS_PER_SEC) as i64;
+        let mtime = Time { secs, nanos: (lsn % NANOS_PER_SEC) as u32 };
+        self.touch(id, now, |attrs| attrs.mtime = mtime);
+        self.end_op();
+        Ok(())
+    }
+
+    /// What [`Self::set_marker`] has put there.
+    pub(super) fn marker(&self, id: Id) -> Result<u64> {
+        let Time { secs, nanos } = self.attrs(id)?.mtime;
+        let secs = u64::try_from(secs).map_err(|_| Errno::RANGE)?;
+        let whole = secs.checked_mul(NANOS_PER_SEC).ok_or(Errno::RANGE)?;
+        whole.checked_add(nanos.into()).ok_or(Errno::RANGE)
     }
 
     /// Target of a symbolic link.

@@ -7,7 +7,7 @@ use super::image::PAGE_BYTES;
 use super::random::Random;
 
 /// The unit that a disk writes whole.
-const SECTOR_BYTES: usize = 512;
+pub(super) const SECTOR_BYTES: usize = 512;
 
 /// Versions of one block that are kept between two syncs. Beyond that, middle
 /// ones are dropped: fewer crash states are tried, none that could not be.
@@ -39,6 +39,8 @@ pub(super) struct Version {
 #[derive(Debug, Clone)]
 pub(super) struct Block {
     versions: Vec<Version>,
+    /// The newest version that the device was given; [`UNWRITTEN`] if none was.
+    given: u64,
 }
 
 /// How a crash chooses among versions.
@@ -70,7 +72,8 @@ impl Block {
     }
 
     fn with(serial: u64, page: Arc<Page>) -> Self {
-        Self { versions: vec![Version { serial, position: 0, end: 0, cuts: 0, page }] }
+        let first = Version { serial, position: 0, end: 0, cuts: 0, page };
+        Self { versions: vec![first], given: serial }
     }
 
     /// What readers see, to be changed by a write: zeros in a new block,
@@ -92,17 +95,26 @@ impl Block {
     pub(super) fn push(&mut self, version: Version) {
         self.versions.push(version);
         if self.versions.len() > VERSIONS_MAX {
-            self.versions.remove(VERSIONS_MAX / 2);
+            // Not the one that the next flush makes durable.
+            let given = self.versions[VERSIONS_MAX / 2].serial == self.given;
+            self.versions.remove(VERSIONS_MAX / 2 + usize::from(given));
         }
     }
 
-    /// The latest version is on disk: no other can come back.
-    pub(super) fn make_durable(&mut self) {
-        self.versions.drain(..self.versions.len() - 1);
+    /// Gives the device the latest version; returns its number.
+    pub(super) fn give(&mut self) -> u64 {
+        self.given = self.latest().serial;
+        self.given
     }
 
-    /// Versions before `serial` cannot come back.
+    /// Whether the device was ever given a content of this block.
+    pub(super) const fn is_written(&self) -> bool {
+        self.given != UNWRITTEN
+    }
+
+    /// Versions before `serial` cannot come back: that one is durable.
     pub(super) fn raise(&mut self, serial: u64) {
+        self.given = self.given.max(serial);
         self.versions.retain(|version| version.serial >= serial);
     }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::blocks::{Block, Survivor, Taste, UNWRITTEN};
 use super::image::{BlockId, Change, Content, Id, Image, Node, PAGE_BYTES};
+use super::log_blocks::LogBlocks;
 use super::random::Random;
 use super::state::{FIRST_INO, State};
 use crate::types::FileKind;
@@ -72,10 +73,13 @@ impl State {
         let floors = BTreeMap::new();
         let mut crash = Crash { state: self, random, taste, reach, position, floors };
         let mut image =
-            if self.options.model.keeps_prefix() { crash.prefix() } else { crash.own_prefixes() };
+            if self.options.orders_metadata() { crash.prefix() } else { crash.own_prefixes() };
+        crash.add_flushed();
         image.nodes.retain(|_, node| node.attrs.nlink > 0);
         let blocks = crash.contents(&mut image);
+        let logs = crash.logs(&image);
         let mut after = Self::from_image(self.options.clone(), image, blocks);
+        after.logs = logs;
         after.options.seed = crash.random.word();
         after.random = crash.random;
         after.continue_numbers(self);
@@ -90,7 +94,10 @@ impl State {
         self.next_serial = before.next_serial;
         self.ticks = before.ticks;
         self.next_ino = before.next_ino;
-        if self.options.model.keeps_prefix() {
+        // Half counts, half tells the crashes of one disk apart.
+        let other = Random::new(self.options.seed).word();
+        self.boot = u128::from((before.boot >> 64) as u64 + 1) << 64 | u128::from(other);
+        if self.options.orders_metadata() {
             self.free_inos =
                 (FIRST_INO..self.next_ino).filter(|ino| !self.by_ino.contains_key(ino)).collect();
         }
@@ -106,12 +113,21 @@ impl Crash<'_> {
         let kept = (self.position - self.state.committed) as usize;
         let mut freed = Vec::new();
         for op in self.state.ops.iter().take(kept) {
-            for &(block, serial) in &op.floors {
-                self.floors.insert(block, serial);
-            }
+            op.floors.iter().for_each(|&floor| raise(&mut self.floors, floor));
             op.changes.iter().for_each(|change| image.apply(change, &mut freed));
         }
         image
+    }
+
+    /// A surviving entry was committed after a flush: what had been written out
+    /// before that entry was made is there.
+    fn add_flushed(&mut self) {
+        if !self.state.options.orders_metadata() {
+            return;
+        }
+        for cached in self.state.cache.iter().filter(|cached| cached.position < self.position) {
+            raise(&mut self.floors, (cached.block, cached.serial));
+        }
     }
 
     /// Each inode with a prefix of its own changes, repaired.
@@ -142,6 +158,7 @@ impl Crash<'_> {
                     positions.insert((*dir, Arc::clone(name)), position);
                 }
                 image.apply(change, &mut freed);
+                op.floors.iter().for_each(|&floor| raise(&mut self.floors, floor));
             }
         }
         repair(&mut image, &positions);
@@ -149,6 +166,13 @@ impl Crash<'_> {
     }
 
     // ---- data ----
+
+    /// What is in the logs whose files are there.
+    fn logs(&mut self, image: &Image) -> BTreeMap<Id, LogBlocks> {
+        let torn = self.state.options.torn_sectors;
+        let there = self.state.logs.iter().filter(|(id, _)| image.nodes.contains_key(id));
+        there.map(|(&id, log)| (id, log.crash(torn, &mut self.random))).collect()
+    }
 
     /// The content of every block that the image maps, and the lengths that
     /// delayed allocation had reached.
@@ -174,12 +198,16 @@ impl Crash<'_> {
     /// Pages whose blocks the journal knows.
     fn logged_pages(&mut self, node: &Node) -> Pages {
         let blocks = node.blocks().into_iter().flatten();
+        let stale = self.state.options.model.shows_stale_data();
         let mut pages = Pages::new();
         for (&page, &block) in blocks {
             let floor = self.floors.get(&block).copied().unwrap_or(0);
             let known = &self.state.blocks[&block];
             let survivor = known.survivor(floor, |_| true, self.taste, &mut self.random);
-            if let Some(survivor) = survivor {
+            // A block that was allocated and not written is a hole to readers,
+            // where allocation follows the data.
+            let shows = |survivor: &Survivor| stale || survivor.oldest.serial != UNWRITTEN;
+            if let Some(survivor) = survivor.filter(shows) {
                 pages.insert(page, (block, survivor));
             }
         }
@@ -236,6 +264,12 @@ impl Crash<'_> {
             _ => lengths[self.random.index(lengths.len())],
         }
     }
+}
+
+/// Versions of a block from this one on.
+fn raise(floors: &mut BTreeMap<BlockId, u64>, (block, serial): (BlockId, u64)) {
+    let floor = floors.entry(block).or_insert(serial);
+    *floor = serial.max(*floor);
 }
 
 /// Gives a file the length and the blocks that survived.

@@ -1,5 +1,6 @@
 //! Content of files: pages in blocks, lengths, holes.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::attr::Changer;
@@ -79,6 +80,28 @@ impl State {
             Seek::Data => found.filter(|&at| at < size).ok_or(raw(libc::ENXIO)),
             Seek::Hole => Ok(found.unwrap_or(size).min(size)),
         }
+    }
+
+    /// Ranges of whole pages with blocks of their own that the device was given
+    /// data for; adjacent ones are one, and those at the end may be missing.
+    pub(super) fn settled(&self, id: Id) -> Result<Vec<Range<u64>>> {
+        self.file(id)?;
+        let delayed = self.running.get(&id).map(|running| &running.delayed);
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for (page, block) in self.node(id)?.blocks().into_iter().flatten() {
+            let waits = delayed.is_some_and(|delayed| delayed.contains(page));
+            if waits || !self.blocks[block].is_written() {
+                continue;
+            }
+            let start = page * PAGE_BYTES;
+            let full = ranges.len() >= self.options.settled_ranges_max;
+            match ranges.last_mut() {
+                Some(last) if last.end == start => last.end += PAGE_BYTES,
+                _ if full => break,
+                _ => ranges.push(start..start + PAGE_BYTES),
+            }
+        }
+        Ok(ranges)
     }
 
     // ---- writing ----
@@ -231,7 +254,7 @@ impl State {
     }
 
     /// Takes the blocks of these pages away.
-    fn drop_pages(&mut self, id: Id, pages: std::ops::Range<u64>) {
+    fn drop_pages(&mut self, id: Id, pages: Range<u64>) {
         let Some(blocks) = self.live.get(id).and_then(|node| node.blocks()) else { return };
         let blocks: Vec<_> = blocks.range(pages).map(|(&page, &block)| (page, block)).collect();
         for (page, block) in blocks {

@@ -13,10 +13,19 @@ pub enum FencePoint {
     Begin(usize),
     /// The target with this number is about to be synced.
     Target(usize),
-    /// The data of all targets is written; one commit for all is next.
+    /// The data of all targets is written; one commit for all is next. Or
+    /// somebody asks for a commit.
     Commit,
     /// All targets are synced; nobody is answered yet.
     End,
+    /// A file's data is about to be written out for a log.
+    WriteBack,
+    /// Blocks of a log are about to be written.
+    LogWrite,
+    /// The log is about to be flushed.
+    LogFlush,
+    /// The log is flushed; nobody is told yet.
+    LogDurable,
 }
 
 /// Called at each [`FencePoint`], by the thread that carries the group.
@@ -30,11 +39,7 @@ pub struct SimFencer {
 
 impl SimFencer {
     fn at(&self, point: FencePoint) {
-        // A copy, so that the hook may sync and set another hook.
-        let hook = self.disk.hook.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        if let Some(hook) = hook {
-            hook(point);
-        }
+        self.disk.at(point);
     }
 
     /// The order in which targets are synced.
@@ -140,7 +145,13 @@ impl Fencer<SimBacking> for SimFencer {
     }
 
     fn commit(&self) -> Result<()> {
-        self.disk.state().commit_marker()
+        self.at(FencePoint::Commit);
+        let mut state = self.disk.state();
+        if state.options.lie_one_in.is_some_and(|n| state.random.one_in(n)) {
+            state.lies += 1;
+            return Ok(());
+        }
+        state.commit_marker()
     }
 
     fn mechanism(&self) -> &'static str {

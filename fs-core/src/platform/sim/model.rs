@@ -83,6 +83,15 @@ impl DurabilityModel {
         matches!(self, Self::Writeback | Self::PosixMin)
     }
 
+    /// Why no log can be kept on it: what [`crate::platform::Backing::log_obstacle`] says.
+    pub(super) const fn log_obstacle(self) -> Option<&'static str> {
+        match self {
+            Self::Ext4Ordered | Self::Xfs => None,
+            Self::Writeback => Some("new blocks may show what was never written to them"),
+            Self::PosixMin => Some("metadata may survive in another order than it was changed in"),
+        }
+    }
+
     /// Whether a replace by rename allocates the blocks of what replaces.
     pub(super) const fn flushes_on_replace(self) -> bool {
         matches!(self, Self::Ext4Ordered)
@@ -130,8 +139,34 @@ pub struct SimOptions {
     /// A planted bug: the fencer answers every sync of a directory without
     /// doing it.
     pub drop_dir_syncs: bool,
-    /// Seed of the choices that the fencer makes: order of a group's targets,
-    /// whole filesystem or not, lies.
+    /// Once in so many operations the kernel's flusher writes dirty pages of a
+    /// file out, all or some.
+    pub flusher_one_in: Option<u64>,
+    /// Once in so many operations the journal commits by itself.
+    pub commit_one_in: Option<u64>,
+    /// Ranges that [`settled`] tells at most.
+    ///
+    /// [`settled`]: crate::platform::Backing::settled
+    pub settled_ranges_max: usize,
+    /// Logs are on a device of their own: a flush of one flushes nothing else,
+    /// and no other flush flushes one.
+    pub log_elsewhere: bool,
+    /// Logs can be made whatever the model.
+    pub log_despite_obstacle: bool,
+    /// A flush of a log that fails may lose data that was written out before and
+    /// counts as clean. Else that stays in the device's cache, for a later flush.
+    pub failed_flush_loses_data: bool,
+    /// A planted bug: a log's flush makes its own writes durable and nothing
+    /// else, though the log is said to share the device.
+    pub log_flush_is_fua: bool,
+    /// A planted bug: once in so many flushes a log's flush does nothing.
+    pub log_lie_one_in: Option<u64>,
+    /// A planted bug: what survives is not a prefix of one journal but of each
+    /// inode's own changes, as on a filesystem whose syncs log single inodes.
+    /// What a sync has committed stays a prefix. Inode numbers are not reused.
+    pub reorder_metadata: bool,
+    /// Seed of what is left to chance before a crash: the order of a group's
+    /// targets, lies, what the kernel does by itself, what a failure leaves.
     pub seed: u64,
 }
 
@@ -148,7 +183,21 @@ impl SimOptions {
             whole_fs_one_in: None,
             lie_one_in: None,
             drop_dir_syncs: false,
+            flusher_one_in: None,
+            commit_one_in: None,
+            settled_ranges_max: usize::MAX,
+            log_elsewhere: false,
+            log_despite_obstacle: false,
+            failed_flush_loses_data: false,
+            log_flush_is_fua: false,
+            log_lie_one_in: None,
+            reorder_metadata: false,
             seed,
         }
+    }
+
+    /// Whether what survives is a prefix of one journal.
+    pub(super) const fn orders_metadata(&self) -> bool {
+        self.model.keeps_prefix() && !self.reorder_metadata
     }
 }

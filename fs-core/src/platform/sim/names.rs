@@ -237,7 +237,7 @@ impl State {
             }
             victim => {
                 if victim.is_some() && self.options.model.flushes_on_replace() {
-                    self.write_back(moved);
+                    self.allocate_dirty(moved);
                 }
                 self.move_name((from, moved), (to, victim), mode);
                 victim.into_iter().for_each(|id| self.free_if_unused(id));

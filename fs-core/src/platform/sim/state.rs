@@ -9,7 +9,9 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use super::blocks::{Block, MOUNTED};
+use super::device::{Cached, Plans};
 use super::image::{Attrs, BlockId, Change, Content, Directory, Id, Image, Node, PAGE_BYTES, Slot};
+use super::log_blocks::LogBlocks;
 use super::model::SimOptions;
 use super::random::Random;
 use crate::error::{Errno, Result};
@@ -112,11 +114,20 @@ pub(super) struct State {
     /// Number of the next version of any block.
     pub(super) next_serial: u64,
     pub(super) ticks: u64,
-    /// The sync that fails, counted from the next one: 1.
-    pub(super) fail_sync_in: Option<u64>,
+    /// What the device was given since its last flush, in this order.
+    pub(super) cache: Vec<Cached>,
+    /// The logs, by the files that stand for them.
+    pub(super) logs: BTreeMap<Id, LogBlocks>,
+    /// Which boot of the machine this is.
+    pub(super) boot: u128,
+    pub(super) plans: Plans,
     pub(super) aborted: bool,
     pub(super) syncs: u64,
     pub(super) lies: u64,
+    pub(super) flushes: u64,
+    pub(super) log_writes: u64,
+    pub(super) log_flushes: u64,
+    pub(super) unasked: u64,
 }
 
 impl State {
@@ -172,10 +183,17 @@ impl State {
             next_block: 1,
             next_serial: MOUNTED + 1,
             ticks: 0,
-            fail_sync_in: None,
+            cache: Vec::new(),
+            logs: BTreeMap::new(),
+            boot: 1,
+            plans: Plans::default(),
             aborted: false,
             syncs: 0,
             lies: 0,
+            flushes: 0,
+            log_writes: 0,
+            log_flushes: 0,
+            unasked: 0,
         }
     }
 
@@ -244,7 +262,7 @@ impl State {
     /// The inode with this handle, as `open_by_handle_at(2)` finds it.
     pub(super) fn by_key(&self, key: &ObjectKey) -> Result<Id> {
         let id = *self.by_ino.get(&key.ino).ok_or(Errno::STALE)?;
-        if self.key(id)? == *key { Ok(id) } else { Err(Errno::STALE) }
+        if self.key(id)?.portable() == key.portable() { Ok(id) } else { Err(Errno::STALE) }
     }
 
     // ---- changing ----
@@ -349,6 +367,7 @@ impl State {
     /// Ends the running journal entry.
     pub(super) fn end_op(&mut self) {
         self.push_op();
+        self.act_unasked();
         if self.ops.len() >= self.options.pending_ops_max.max(1) {
             self.sync_everything();
         }
@@ -405,7 +424,7 @@ impl State {
         self.end_op();
         self.by_ino.remove(&ino);
         // Where its name may come back, what was synced of it must too.
-        if self.options.model.keeps_prefix() {
+        if self.options.orders_metadata() {
             self.running.remove(&id);
             self.free_inos.insert(ino);
         }

@@ -1,8 +1,11 @@
 //! Becoming durable: write-back, journal commits, and what a failure leaves.
+//!
+//! Write-out gives data to the device's cache; a flush makes it durable
+//! (`device`). A journal commit flushes first, then writes its record.
 
 use std::collections::BTreeSet;
 
-use super::image::{Change, Id};
+use super::image::{Change, Id, Node, PAGE_BYTES};
 use super::state::State;
 use crate::error::{Errno, Result};
 use crate::types::SyncKind;
@@ -28,8 +31,9 @@ impl State {
         Ok(())
     }
 
-    /// Writes a file's data and waits for it, as `sync_file_range(2)` with all
-    /// flags: blocks and length are in the journal then, not committed.
+    /// Writes a file's data out and waits for it, as `sync_file_range(2)` with all
+    /// flags: the data is in the device's cache then, blocks and length are in
+    /// the journal, not committed.
     ///
     /// # Errors
     /// As [`Self::sync_file`].
@@ -41,8 +45,7 @@ impl State {
         }
         let known = self.running(id).errors.check(told);
         outcome.and(known)?;
-        self.write_back(id);
-        self.flush_data(id);
+        self.write_out(id);
         Ok(())
     }
 
@@ -52,9 +55,15 @@ impl State {
     /// # Errors
     /// `EIO` if the sync fails.
     pub(super) fn commit_marker(&mut self) -> Result<()> {
+        let fails = self.plans.commit.strikes();
         self.start_sync()?;
+        if fails {
+            return Err(Errno::IO);
+        }
         if self.options.model.keeps_prefix() {
-            self.commit_to(self.end());
+            self.commit_journal(self.end());
+        } else {
+            self.flush_cache();
         }
         Ok(())
     }
@@ -90,33 +99,76 @@ impl State {
     }
 
     /// Counts a sync and says whether it is the one that fails.
-    fn start_sync(&mut self) -> Result<()> {
+    pub(super) fn start_sync(&mut self) -> Result<()> {
         self.syncs += 1;
-        let left = self.fail_sync_in.map(|left| left - 1);
-        self.fail_sync_in = left.filter(|&left| left > 0);
-        if left == Some(0) || self.aborted { Err(Errno::IO) } else { Ok(()) }
+        let fails = self.plans.sync.strikes();
+        if fails || self.aborted { Err(Errno::IO) } else { Ok(()) }
     }
 
     // ---- data ----
 
-    /// Gives delayed pages their blocks, and the journal the file's length: an
-    /// entry that commits only after the data.
-    pub(super) fn write_back(&mut self, id: Id) {
-        let Some(node) = self.live.get(id) else { return };
-        let (attrs, blocks) = (node.attrs, node.blocks().cloned().unwrap_or_default());
+    /// Gives the device all dirty pages of a file, which are clean then, and the
+    /// journal their blocks and the file's length.
+    pub(super) fn write_out(&mut self, id: Id) {
+        let Some(running) = self.running.get_mut(&id) else { return };
+        let dirty = std::mem::take(&mut running.dirty);
+        // First: the journal's entry follows the data.
+        self.give_pages(id, &dirty);
+        self.allocate_all(id, &dirty);
+    }
+
+    /// As [`Self::write_out`], some of the dirty pages.
+    pub(super) fn write_out_some(&mut self, id: Id, pages: &BTreeSet<u64>) {
+        let (Some(running), Some(&last)) = (self.running.get_mut(&id), pages.last()) else {
+            return;
+        };
+        running.dirty.retain(|page| !pages.contains(page));
+        let delayed = pages.intersection(&running.delayed).copied().collect();
+        running.delayed.retain(|page| !pages.contains(page));
+        let reached = (last + 1) * PAGE_BYTES;
+        let length = running.logged_size.max(reached);
+        self.give_pages(id, pages);
+        let size = self.live.get(id).map_or(0, |node| node.attrs.size);
+        self.journal_blocks(id, delayed, length.min(size), pages);
+    }
+
+    /// Gives all delayed pages their blocks, and the journal the file's length:
+    /// an entry that commits only after the data.
+    pub(super) fn allocate_all(&mut self, id: Id, dirty: &BTreeSet<u64>) {
+        let Some(size) = self.live.get(id).map(|node| node.attrs.size) else { return };
         let Some(running) = self.running.get_mut(&id) else { return };
         let delayed = std::mem::take(&mut running.delayed);
-        if delayed.is_empty() && running.logged_size == attrs.size {
+        self.journal_blocks(id, delayed, size, dirty);
+    }
+
+    /// Begins to write a file out whose pages stay dirty until somebody waits for
+    /// them; a commit waits.
+    pub(super) fn allocate_dirty(&mut self, id: Id) {
+        let dirty = self.running(id).dirty.clone();
+        self.allocate_all(id, &dirty);
+    }
+
+    fn journal_blocks(
+        &mut self,
+        id: Id,
+        delayed: BTreeSet<u64>,
+        length: u64,
+        dirty: &BTreeSet<u64>,
+    ) {
+        let Ok(attrs) = self.attrs(id) else { return };
+        let running = self.running(id);
+        if delayed.is_empty() && running.logged_size == length {
             return;
         }
-        running.logged_size = attrs.size;
-        let dirty = running.dirty.clone();
+        running.logged_size = length;
         // The journal's length is needed to read the data, though readers see
         // no change.
         let position = self.position();
         self.running(id).changed_data = position;
         for page in delayed {
-            let block = blocks[&page];
+            let blocks = self.live.get(id).and_then(Node::blocks);
+            let block =
+                *blocks.and_then(|blocks| blocks.get(&page)).expect("a delayed page is mapped");
             self.change(Change::Map { id, page, block });
             // A page that a failed sync left behind is not written again.
             if dirty.contains(&page) {
@@ -133,18 +185,7 @@ impl State {
     pub(super) fn close_written(&mut self, id: Id) {
         let flushes = self.options.model.flushes_on_replace() && !self.aborted;
         if flushes && std::mem::take(&mut self.running(id).flush_on_close) {
-            self.write_back(id);
-        }
-    }
-
-    /// Everything that the file's dirty pages hold is on disk.
-    fn flush_data(&mut self, id: Id) {
-        let Some(blocks) = self.live.get(id).and_then(|node| node.blocks()) else { return };
-        let Some(running) = self.running.get_mut(&id) else { return };
-        for page in std::mem::take(&mut running.dirty) {
-            if let Some(block) = blocks.get(&page).and_then(|block| self.blocks.get_mut(block)) {
-                block.make_durable();
-            }
+            self.allocate_dirty(id);
         }
     }
 
@@ -160,21 +201,30 @@ impl State {
     /// Everything of the filesystem is on disk.
     pub(super) fn sync_everything(&mut self) {
         let ids: Vec<Id> = self.running.keys().copied().collect();
-        for id in ids {
-            self.write_back(id);
-            self.flush_data(id);
-        }
-        self.commit_to(self.end());
+        ids.into_iter().for_each(|id| self.write_out(id));
+        self.commit_journal(self.end());
     }
 
     /// Commits what a sync of this object promises.
-    fn commit_object(&mut self, id: Id, position: u64) {
+    pub(super) fn commit_object(&mut self, id: Id, position: u64) {
         if self.options.model.keeps_prefix() {
-            return self.commit_to(position);
+            return self.commit_journal(position);
         }
         let running = self.running(id);
         running.synced = running.synced.max(position);
+        self.flushes += 1;
+        self.flush_cache();
         self.commit_to(self.covered());
+    }
+
+    /// Flushes the device, and commits the journal up to this position if it is
+    /// not: the commit's record is another flush.
+    pub(super) fn commit_journal(&mut self, position: u64) {
+        self.flush_cache();
+        if position > self.committed {
+            self.flushes += 1;
+            self.commit_to(position);
+        }
     }
 
     /// Up to where all entries are covered whole by syncs of what they change,
@@ -211,6 +261,7 @@ impl State {
                 self.durable.apply(change, &mut freed);
                 if let Change::Gone(id) = change {
                     self.running.remove(id);
+                    self.logs.remove(id);
                 }
             }
         }

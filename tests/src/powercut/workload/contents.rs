@@ -18,5 +18,18 @@ pub fn sector(seed: u64, actor: u32, step: u64, sector: u64) -> [u8; SECTOR_BYTE
 
 /// The bytes of `count` sectors from `first` on.
 pub fn sectors(seed: u64, actor: u32, step: u64, first: u64, count: u64) -> Vec<u8> {
-    (first..first + count).flat_map(|index| sector(seed, actor, step, index)).collect()
+    let mut bytes = Vec::with_capacity(count as usize * SECTOR_BYTES);
+    (first..first + count).for_each(|index| bytes.extend(sector(seed, actor, step, index)));
+    bytes
+}
+
+/// The bytes from `offset` on, as step `step` of an actor writes them.
+pub fn bytes(seed: u64, actor: u32, step: u64, offset: u64, length: u64) -> Vec<u8> {
+    let unit = SECTOR_BYTES as u64;
+    let (first, last) = (offset / unit, (offset + length).div_ceil(unit));
+    let mut bytes = sectors(seed, actor, step, first, last - first);
+    let skip = (offset - first * unit) as usize;
+    bytes.drain(..skip);
+    bytes.truncate(length as usize);
+    bytes
 }

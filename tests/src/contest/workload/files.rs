@@ -9,10 +9,10 @@ use super::{Worker, bytes};
 use crate::random::Random;
 use crate::replace::Replacer;
 
-const BLOCK_BYTES: usize = 4096;
+pub(super) const BLOCK_BYTES: usize = 4096;
 const OVERWRITTEN_BLOCKS: usize = 1024;
-/// From here on a file starts anew before the next slice: 64 of them must find room.
-const APPENDED_BYTES_MAX: u64 = 16 << 20;
+/// From here on a file starts anew after the slice: 64 of them must find room.
+pub(super) const APPENDED_BYTES_MAX: u64 = 16 << 20;
 
 pub(super) struct Append {
     file: File,
@@ -35,16 +35,16 @@ impl Append {
 }
 
 impl Worker for Append {
-    fn get_ready(&mut self) -> io::Result<()> {
+    fn operate(&mut self) -> io::Result<()> {
+        self.file.write_all(&self.block)?;
+        self.file.sync_data()
+    }
+
+    fn tidy_up(&mut self) -> io::Result<()> {
         if self.file.metadata()?.len() > APPENDED_BYTES_MAX {
             self.file.set_len(0)?;
         }
         Ok(())
-    }
-
-    fn operate(&mut self) -> io::Result<()> {
-        self.file.write_all(&self.block)?;
-        self.file.sync_data()
     }
 }
 

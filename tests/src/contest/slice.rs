@@ -1,9 +1,9 @@
-//! One slice: all threads of one side work, and after a moment the clock and the counters run.
+//! One slice: all threads of one side work, and after a moment the clock runs.
 //!
-//! The first moment is not counted: it takes a few commits until the threads have found their
+//! The first moment is not timed: it takes a few commits until the threads have found their
 //! rhythm (on ext4 two convoys that alternate). An operation that is only partly inside the slice
 //! counts with that part: when one takes 30 ms, whole ones would make the rate of a short slice
-//! a matter of luck.
+//! a matter of luck. Operations that would outlast any slice are not cut: then a slice is one of them.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use super::End;
 use super::workload::Worker;
-use crate::disk::Disk;
 
 /// Long enough for the slowest cell to do some operations.
 const SLICE_MAX: Duration = Duration::from_millis(600);
@@ -24,34 +23,46 @@ const WARM_UP_FLUSHES: u32 = 10;
 /// How soon a signal or a failure is noticed.
 const CHECK: Duration = Duration::from_millis(20);
 
-/// How long a cell works.
+/// How long a contest goes on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Timing {
+pub struct Timing {
     /// Slices of each side; odd, so that the median is one of them.
     pub slices: u32,
-    slice: Duration,
-    warm_up: Duration,
+    length: Length,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Length {
+    Time { slice: Duration, warm_up: Duration },
+    OneOperation,
 }
 
 impl Timing {
     /// `seconds` for each side, without warm-ups.
     pub fn new(seconds: f64, flush_time: Duration) -> Self {
-        let slices = ((seconds / SLICE_MAX.as_secs_f64()).ceil() as u32).max(SLICES_MIN) | 1;
+        let slices = slices_in(seconds);
         let slice = Duration::from_secs_f64(seconds / f64::from(slices));
-        Timing { slices, slice, warm_up: WARM_UP + WARM_UP_FLUSHES * flush_time }
+        let warm_up = WARM_UP + WARM_UP_FLUSHES * flush_time;
+        Timing { slices, length: Length::Time { slice, warm_up } }
+    }
+
+    /// For long operations: one in each slice, as many as there would be slices otherwise.
+    pub fn one_operation_each(seconds: f64) -> Self {
+        Timing { slices: slices_in(seconds), length: Length::OneOperation }
     }
 }
 
+fn slices_in(seconds: f64) -> u32 {
+    ((seconds / SLICE_MAX.as_secs_f64()).ceil() as u32).max(SLICES_MIN) | 1
+}
+
 /// What one side did in one slice.
+#[derive(Debug)]
 pub(super) struct Slice {
     /// Operations per second.
     pub ops_per_s: f64,
-    /// Operations, parts included.
-    pub ops: f64,
     /// What each operation took that ended inside.
     pub latencies_us: Vec<f64>,
-    /// Flushes that the disk did.
-    pub flushes: u64,
     /// Operations from the first to the last, warm-up included.
     pub all_ops: u64,
 }
@@ -64,25 +75,34 @@ struct Operation {
 /// Lets all workers work.
 pub(super) fn run_slice(
     workers: &mut [Box<dyn Worker>],
-    disk: &Disk,
     timing: Timing,
     stop: &AtomicBool,
 ) -> Result<Slice, End> {
     let over = AtomicBool::new(false);
     let slice = thread::scope(|scope| {
         let over = &over;
-        let threads = workers.iter_mut().map(|worker| scope.spawn(|| work(&mut **worker, over)));
+        let threads = workers
+            .iter_mut()
+            .map(|worker| scope.spawn(|| work(&mut **worker, timing.length, over)));
+        let begin = Instant::now();
         let threads = threads.collect::<Vec<_>>();
-        rest(timing.warm_up, &[stop, over]);
-        let (begin, before) = (Instant::now(), disk.counters());
-        rest(timing.slice, &[stop, over]);
-        let (end, after) = (Instant::now(), disk.counters());
-        over.store(true, Ordering::Relaxed);
+        let times = match timing.length {
+            Length::Time { slice, warm_up } => {
+                rest(warm_up, &[stop, over]);
+                let begin = Instant::now();
+                rest(slice, &[stop, over]);
+                let end = Instant::now();
+                over.store(true, Ordering::Relaxed);
+                Some((begin, end))
+            }
+            Length::OneOperation => None,
+        };
         let mut operations = Vec::new();
         for thread in threads {
             operations.extend(thread.join().expect("workers do not panic")?);
         }
-        io::Result::Ok(count(&operations, begin, end, after.since(before).flushes))
+        let (begin, end) = times.unwrap_or_else(|| (begin, Instant::now()));
+        io::Result::Ok(count(&operations, begin, end))
     });
     if stop.load(Ordering::Relaxed) {
         return Err(End::Interrupted);
@@ -90,13 +110,16 @@ pub(super) fn run_slice(
     slice.map_err(|error| End::Failed(error.to_string()))
 }
 
-fn work(worker: &mut dyn Worker, over: &AtomicBool) -> io::Result<Vec<Operation>> {
+fn work(worker: &mut dyn Worker, length: Length, over: &AtomicBool) -> io::Result<Vec<Operation>> {
     let mut operations = Vec::new();
     while !over.load(Ordering::Relaxed) {
         let started = Instant::now();
         // One failure ends the slice for all.
         worker.operate().inspect_err(|_| over.store(true, Ordering::Relaxed))?;
         operations.push(Operation { started, ended: Instant::now() });
+        if matches!(length, Length::OneOperation) {
+            break;
+        }
     }
     Ok(operations)
 }
@@ -113,7 +136,7 @@ fn rest(time: Duration, flags: &[&AtomicBool]) {
     }
 }
 
-fn count(operations: &[Operation], begin: Instant, end: Instant, flushes: u64) -> Slice {
+fn count(operations: &[Operation], begin: Instant, end: Instant) -> Slice {
     let part = |operation: &Operation| {
         let from = operation.started.max(begin);
         let inside = operation.ended.min(end).saturating_duration_since(from);
@@ -127,9 +150,7 @@ fn count(operations: &[Operation], begin: Instant, end: Instant, flushes: u64) -
         |operation: &Operation| (operation.ended - operation.started).as_secs_f64() * 1e6;
     Slice {
         ops_per_s: ops / (end - begin).as_secs_f64(),
-        ops,
         latencies_us: ended_inside.map(latency_us).collect(),
-        flushes,
         all_ops: operations.len() as u64,
     }
 }
@@ -150,11 +171,9 @@ mod tests {
             operation(150, 350), // three quarters
             operation(300, 400), // after
         ];
-        let slice = count(&operations, at(100), at(300), 7);
-        assert!((slice.ops - 2.25).abs() < 1e-9, "{}", slice.ops);
-        assert!((slice.ops_per_s - 11.25).abs() < 1e-9, "{}", slice.ops_per_s);
-        assert_eq!(slice.latencies_us.len(), 2);
-        assert_eq!((slice.flushes, slice.all_ops), (7, 5));
+        let slice = count(&operations, at(100), at(300));
+        assert!((slice.ops_per_s - 2.25 / 0.2).abs() < 1e-9, "{}", slice.ops_per_s);
+        assert_eq!((slice.latencies_us.len(), slice.all_ops), (2, 5));
     }
 
     #[test]
@@ -162,8 +181,9 @@ mod tests {
         for (seconds, slices) in [(0.5, 5), (3.0, 5), (4.0, 7), (60.0, 101)] {
             let timing = Timing::new(seconds, Duration::ZERO);
             assert_eq!(timing.slices, slices);
-            let filled = timing.slice.as_secs_f64() * f64::from(slices);
-            assert!((filled - seconds).abs() < 1e-3);
+            let Length::Time { slice, .. } = timing.length else { panic!("{timing:?}") };
+            assert!((slice.as_secs_f64() * f64::from(slices) - seconds).abs() < 1e-3);
+            assert_eq!(Timing::one_operation_each(seconds).slices, slices);
         }
     }
 }

@@ -1,0 +1,244 @@
+//! Open files: reading, writing, making durable.
+
+use std::ffi::OsStr;
+use std::sync::{Arc, OnceLock};
+
+use super::describe::{self, made, nothing};
+use super::{Entry, FileId, OpenFile, Tree};
+use crate::engine::nodes::{Node, NodeId};
+use crate::error::{Errno, Result};
+use crate::fence::SyncRequest;
+use crate::lane::Completion;
+use crate::log::Log;
+use crate::log::record::Change;
+use crate::log::tracked::Tracked;
+use crate::platform::{Backing, OpenMode, Seek, SyncTarget};
+use crate::types::{Caller, NewMode, SetAttr, SyncKind};
+
+/// Modes of `fallocate(2)` that take bytes from a file: `FALLOC_FL_PUNCH_HOLE`,
+/// `FALLOC_FL_ZERO_RANGE`.
+const TAKES_RANGE: u32 = 0x02 | 0x10;
+/// Those that move all bytes behind: `FALLOC_FL_COLLAPSE_RANGE`, `FALLOC_FL_INSERT_RANGE`.
+const MOVES_REST: u32 = 0x08 | 0x20;
+
+impl<B: Backing> Tree<B> {
+    /// Opens a file. With `lazy`, a file that is only read is not opened before
+    /// something needs it (passthrough readers never do).
+    pub fn open(&self, caller: Caller, id: NodeId, mode: OpenMode, lazy: bool) -> Result<FileId> {
+        let node = self.nodes.get(id)?;
+        let mut open = OpenFile { node, mode, tracked: None, file: OnceLock::new() };
+        if mode.truncate {
+            self.open_cut(caller, &open)?;
+        } else if !lazy || mode.write {
+            self.file_of(caller, &open)?;
+        }
+        if mode.write {
+            open.tracked = self.track_open(&open, false);
+        }
+        Ok(FileId(self.files.insert(open)))
+    }
+
+    /// Opens a file and cuts it to nothing.
+    fn open_cut(&self, caller: Caller, open: &OpenFile<B>) -> Result<()> {
+        let key = open.node.key();
+        self.change(
+            &[&open.node],
+            |log, lsn| log.mark(lsn, &key, 0, describe::resized(key, 0)),
+            || self.file_of(caller, open),
+            |log, lsn, _, changes| {
+                log.resized(&key, 0, lsn);
+                changes.push(describe::resized(key, 0));
+            },
+        )
+        .map(drop)
+    }
+
+    /// Makes a file and opens it; without `exclusive` an existing one is opened.
+    pub fn create(
+        &self,
+        caller: Caller,
+        dir: NodeId,
+        name: &OsStr,
+        new: NewMode,
+        mode: OpenMode,
+        exclusive: bool,
+    ) -> Result<(Entry, FileId)> {
+        let dir = self.nodes.get(dir)?;
+        self.check_name(&dir, name, Errno::PERM)?;
+        // Cutting an existing file is an operation of its own.
+        let uncut = OpenMode { truncate: false, ..mode };
+        let created = self.change(
+            &[&dir],
+            nothing,
+            || {
+                let made = self.backing.create(caller, &dir.object, name, new, uncut, exclusive)?;
+                Ok((made.0, made.1, made.2))
+            },
+            |_, _, (found, _, is_new), changes| {
+                changes.extend(is_new.then(|| made(dir.key(), name, found, OsStr::new(""))));
+            },
+        )?;
+        let (found, file, is_new) = created;
+        let (node, mut entry) = self.enter(found);
+        let file = OnceLock::from(Arc::new(file));
+        let mut open = OpenFile { node, mode: uncut, tracked: None, file };
+        if mode.write {
+            open.tracked = self.track_open(&open, is_new);
+        }
+        let id = self.files.insert(open);
+        if mode.truncate && !is_new {
+            let cut = SetAttr { size: Some(0), ..SetAttr::default() };
+            let result = self.set_attr(caller, entry.id, Some(FileId(id)), &cut);
+            entry.attr = result.inspect_err(|_| {
+                self.release(FileId(id));
+                self.forget(entry.id, 1);
+            })?;
+        }
+        Ok((entry, FileId(id)))
+    }
+
+    fn track_open(&self, open: &OpenFile<B>, is_new: bool) -> Option<Arc<Tracked<B>>> {
+        let log = self.engine.log.as_ref()?;
+        let file = open.file.get()?;
+        Some(log.opened(&open.node.key(), file, is_new))
+    }
+
+    pub(super) fn backing_file(&self, caller: Caller, file: FileId) -> Result<Arc<B::File>> {
+        self.file_of(caller, &*self.files.get(file.0)?)
+    }
+
+    /// Runs `call` with the backing object of a node.
+    pub fn with_object<T>(&self, id: NodeId, call: impl FnOnce(&B, &B::Object) -> T) -> Result<T> {
+        Ok(call(&self.backing, &self.nodes.get(id)?.object))
+    }
+
+    /// Closes a file.
+    pub fn release(&self, file: FileId) {
+        let Some(open) = self.files.remove(file.0) else { return };
+        if let (Some(log), Some(tracked)) = (&self.engine.log, &open.tracked)
+            && let Some(file) = open.file.get()
+        {
+            log.closed(tracked, &open.node.object, file);
+        }
+    }
+
+    /// Reads; short only at the end of the file.
+    pub fn read(
+        &self,
+        caller: Caller,
+        file: FileId,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> Result<usize> {
+        self.backing.read(&*self.backing_file(caller, file)?, buffer, offset)
+    }
+
+    /// Writes; set-user-id bits go unless `keep_suid`.
+    pub fn write(
+        &self,
+        caller: Caller,
+        file: FileId,
+        data: &[u8],
+        offset: u64,
+        keep_suid: bool,
+    ) -> Result<usize> {
+        let file = self.backing_file(caller, file)?;
+        self.backing.write(caller, &*file, data, offset, keep_suid)
+    }
+
+    /// Allocates, punches, collapses: the modes of `fallocate(2)`.
+    pub fn allocate(
+        &self,
+        caller: Caller,
+        file: FileId,
+        mode: u32,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<()> {
+        let open = self.files.get(file.0)?;
+        let file = self.file_of(caller, &open)?;
+        let object = open.node.key();
+        let taken = if mode & MOVES_REST != 0 {
+            Some(offset..u64::MAX)
+        } else {
+            (mode & TAKES_RANGE != 0).then(|| offset..offset.saturating_add(bytes))
+        };
+        let change = Change::Allocate { object, mode, offset, bytes };
+        let mark = change.clone();
+        self.change(
+            &[&open.node],
+            |log, lsn| match &taken {
+                Some(range) => log.mark(lsn, &object, range.start, mark),
+                None => Ok(()),
+            },
+            || self.backing.allocate(caller, &*file, mode, offset, bytes),
+            |log, lsn, (), changes| {
+                if let Some(range) = &taken {
+                    log.replaced(&object, range, lsn);
+                }
+                changes.push(change);
+            },
+        )
+    }
+
+    /// Finds data or a hole.
+    pub fn seek(&self, caller: Caller, file: FileId, offset: u64, what: Seek) -> Result<u64> {
+        self.backing.seek(&*self.backing_file(caller, file)?, offset, what)
+    }
+
+    /// Copies between open files; may copy less than asked for.
+    pub fn copy_range(
+        &self,
+        caller: Caller,
+        source: (FileId, u64),
+        target: (FileId, u64),
+        bytes: u64,
+    ) -> Result<u64> {
+        let (from, to) = (self.files.get(source.0.0)?, self.files.get(target.0.0)?);
+        let (read, written) = (self.file_of(caller, &from)?, self.file_of(caller, &to)?);
+        if let Some(log) = self.engine.log.as_ref().filter(|_| self.backing.may_share_blocks()) {
+            // Both may share blocks from now on, and a write to either gets a new place.
+            log.shared(&from.node.key());
+            log.shared(&to.node.key());
+        }
+        self.backing.copy_range(caller, (&*read, source.1), (&*written, target.1), bytes)
+    }
+
+    /// Makes a file durable, then calls `done`; never waits for another group.
+    pub fn sync_file(&self, caller: Caller, file: FileId, kind: SyncKind, done: Completion) {
+        match self.sync_request(caller, file, kind) {
+            Ok(request) => self.engine.lanes.submit(u64::from(caller.thread), request, done),
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    fn sync_request(&self, caller: Caller, file: FileId, kind: SyncKind) -> Result<SyncRequest<B>> {
+        let open = self.files.get(file.0)?;
+        let file = self.file_of(caller, &open)?;
+        let tracked = match &self.engine.log {
+            Some(log) => Some(tracked(log, &open)?),
+            None => None,
+        };
+        Ok(SyncRequest { target: Some(SyncTarget::File(file, kind)), file: tracked })
+    }
+
+    pub(super) fn file_of(&self, caller: Caller, open: &OpenFile<B>) -> Result<Arc<B::File>> {
+        if let Some(file) = open.file.get() {
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(self.backing.open(caller, &open.node.object, open.mode)?);
+        // Two threads may open at once; one of the two files is kept.
+        Ok(Arc::clone(open.file.get_or_init(|| file)))
+    }
+}
+
+/// What the log knows of an open file, ready to be read by it.
+fn tracked<B: Backing>(log: &Log<B>, open: &OpenFile<B>) -> Result<Arc<Tracked<B>>> {
+    let node: &Node<B> = &open.node;
+    let tracked = match &open.tracked {
+        Some(tracked) => Arc::clone(tracked),
+        None => log.track(&node.key()),
+    };
+    log.reader(&tracked, &node.object)?;
+    Ok(tracked)
+}

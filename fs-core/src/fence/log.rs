@@ -1,0 +1,350 @@
+//! The log fence: data in place, the rest into the log, one flush for both.
+//!
+//! | what a group needs | what happens |
+//! | --- | --- |
+//! | nothing: no file has changed since it was last durable, no operation waits | all are answered |
+//! | data whose blocks are committed (overwrites) | written in place; one flush |
+//! | operations, new blocks | written in place; one log group; one flush |
+//! | more new bytes than the log is good for; no room in the log; a failed log | written in place; one journal commit |
+//!
+//! Nothing is answered before its flush or commit has succeeded. A file whose data
+//! could not be written in place tells its error to those who asked for that file.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::{BackingFence, FenceOutcome, GroupFence, SyncRequest, Way};
+use crate::engine::Lsn;
+use crate::error::{Errno, Result};
+use crate::log::format::GroupBuilder;
+use crate::log::tracked::{Collected, Tracked};
+use crate::log::{Log, Tail, WriteError, Writer, device_error};
+use crate::platform::{Backing, FenceMethod, LogStore, SyncTarget};
+use crate::types::Attr;
+
+/// Pages of one file that are compared at a sync; with more a commit is cheaper.
+const COMPARED_PAGES_MAX: usize = 4096;
+
+/// Makes groups durable through the log.
+pub struct LogFence<B: Backing> {
+    log: Arc<Log<B>>,
+    backing: Arc<B>,
+    fence: Arc<BackingFence<B>>,
+    /// Running mean of what a write and a flush of the log take.
+    flush_ns: AtomicU64,
+}
+
+/// One file of a group.
+struct GroupFile<B: Backing> {
+    file: Arc<Tracked<B>>,
+    reader: Arc<B::File>,
+    /// Before its data was written in place: whatever changes the file after this
+    /// was taken changes its times again.
+    before: Attr,
+    /// When its number had been taken.
+    attr: Attr,
+    lsn: Lsn,
+    collected: Collected,
+    /// Time that comparing its live pages took.
+    comparing: Duration,
+}
+
+/// What became of a group's content.
+enum Content {
+    /// It is in the group that is being built.
+    InLog,
+    /// A journal commit is the better way.
+    TooMuch,
+}
+
+impl<B: Backing> LogFence<B> {
+    /// A fence that uses `log`, and `fence` where the log is no use.
+    pub fn new(log: Arc<Log<B>>, backing: Arc<B>, fence: Arc<BackingFence<B>>) -> Self {
+        Self { log, backing, fence, flush_ns: AtomicU64::new(0) }
+    }
+
+    fn make_durable(&self, group: &[SyncRequest<B>], results: &mut [Result<()>]) -> Way {
+        let mut files = self.files_of(group, results);
+        self.write_in_place(group, results);
+
+        // From here on one group at a time.
+        let mut writer = self.log.lock_writer();
+        if self.is_durable(&files) {
+            return Way::Nothing;
+        }
+        let tail = self.cut_stream(&mut files);
+        let mut builder = writer.builder();
+        if tail.count > 0 {
+            builder.raw(&tail.records, tail.count, tail.last_record);
+        }
+        let content = self.collect(&mut files, &mut builder, writer.group_bytes_max());
+        let usable = self.log.failure().is_none();
+        let written = match content {
+            Ok(Content::InLog) if usable => {
+                self.write_group(&mut writer, builder, files.is_empty(), tail.through)
+            }
+            other => {
+                if let Err(error) = other {
+                    tracing::warn!(%error, "a file cannot be read for the log");
+                }
+                writer.give_back(builder);
+                self.commit(&files, &mut writer, tail.through, false)
+            }
+        };
+        let written = match written {
+            Err(WriteError::Full) => self.commit(&files, &mut writer, tail.through, true),
+            Err(WriteError::Failed(error)) if self.log.failure().is_none() => {
+                self.log.give_up(&device_error(error));
+                self.commit(&files, &mut writer, tail.through, false)
+            }
+            other => other,
+        };
+        match written {
+            Ok(way) => {
+                if way != Way::Backing(FenceMethod::SharedCommit) {
+                    for file in files.iter_mut() {
+                        let collected = std::mem::take(&mut file.collected);
+                        file.file.logged(collected, file.lsn, &file.before);
+                    }
+                }
+                self.log.note_durable(tail.through);
+                self.log.note_tail(&writer);
+                let used = writer.used_ratio();
+                drop(writer);
+                files.iter().for_each(|file| file.file.spare_reader());
+                let compared = files.iter().map(|file| file.comparing).sum();
+                let commit = 2 * Duration::from_nanos(self.flush_ns.load(Ordering::Relaxed));
+                self.log.note_group(compared, commit, used);
+                way
+            }
+            Err(WriteError::Failed(error)) => {
+                self.log.lock_stream().put_back(tail);
+                for result in results.iter_mut() {
+                    *result = result.and(Err(error));
+                }
+                Way::Nothing
+            }
+            Err(WriteError::Full) => unreachable!("a commit needs no room in the log"),
+        }
+    }
+
+    /// The files of a group, each once, as they are before their data is written.
+    fn files_of(&self, group: &[SyncRequest<B>], results: &mut [Result<()>]) -> Vec<GroupFile<B>> {
+        let mut places: HashMap<*const Tracked<B>, Result<()>> = HashMap::new();
+        let mut files = Vec::new();
+        for (request, result) in group.iter().zip(results) {
+            let Some(file) = &request.file else { continue };
+            let outcome = places.entry(Arc::as_ptr(file)).or_insert_with(|| {
+                files.extend(self.group_file(file)?);
+                Ok(())
+            });
+            *result = *outcome;
+        }
+        files
+    }
+
+    /// `None` for a file without a name: nobody finds it after a power cut.
+    fn group_file(&self, file: &Arc<Tracked<B>>) -> Result<Option<GroupFile<B>>> {
+        let reader = file.open_reader().ok_or(Errno::BADF)?;
+        let before = self.backing.file_attr(&reader)?;
+        let file = Arc::clone(file);
+        Ok((before.nlink > 0).then(|| GroupFile {
+            file,
+            reader,
+            attr: before,
+            before,
+            lsn: 0,
+            collected: Collected::default(),
+            comparing: Duration::ZERO,
+        }))
+    }
+
+    /// Writes the dirty pages of all files to where they belong, and waits. Each open
+    /// file is told its own error, whoever asks first.
+    fn write_in_place(&self, group: &[SyncRequest<B>], results: &mut [Result<()>]) {
+        if self.log.bugs().no_write_back {
+            return;
+        }
+        let mut open_files: HashMap<*const B::File, Result<()>> = HashMap::new();
+        for file in group.iter().filter_map(open_file) {
+            open_files.entry(Arc::as_ptr(file)).or_insert_with(|| {
+                // An error is not lost: waiting reports it.
+                let _ = self.backing.start_write_back(file);
+                Ok(())
+            });
+        }
+        let mut waited = std::collections::HashSet::new();
+        for (request, result) in group.iter().zip(results) {
+            let Some(file) = open_file(request) else { continue };
+            let outcome = open_files.entry(Arc::as_ptr(file)).or_insert(Ok(()));
+            if waited.insert(Arc::as_ptr(file)) {
+                *outcome = self.backing.finish_write_back(file);
+            }
+            *result = result.and(*outcome);
+        }
+    }
+
+    /// Whether all of this is durable without doing anything.
+    fn is_durable(&self, files: &[GroupFile<B>]) -> bool {
+        self.log.is_all_durable()
+            && (files.is_empty() || self.backing.has_exact_times())
+            && files.iter().all(|file| file.file.is_synced(&file.before))
+    }
+
+    /// Takes what waits in the stream, with the files that joined it, and a number
+    /// for the content of each file. Numbers are taken before content is read: an
+    /// operation that cuts a file later has a larger one, and so takes from the
+    /// record what it cuts.
+    fn cut_stream(&self, files: &mut Vec<GroupFile<B>>) -> Tail<B> {
+        let (mut tail, first) = {
+            let mut stream = self.log.lock_stream();
+            let mut tail = stream.cut();
+            let first = stream.last() + 1;
+            for _ in 0..files.len() + tail.joined.len() {
+                tail.through = stream.take_number();
+            }
+            (tail, first)
+        };
+        tail.joined.retain(|joined| !files.iter().any(|file| Arc::ptr_eq(&file.file, joined)));
+        for joined in &tail.joined {
+            match self.joined_file(joined) {
+                Ok(file) => files.extend(file),
+                Err(error) => {
+                    tracing::warn!(%error, "a renamed file's content cannot be made durable");
+                }
+            }
+        }
+        for (file, lsn) in files.iter_mut().zip(first..) {
+            file.lsn = lsn;
+        }
+        tail
+    }
+
+    fn joined_file(&self, file: &Arc<Tracked<B>>) -> Result<Option<GroupFile<B>>> {
+        if file.open_reader().is_none() {
+            let object = match self.backing.by_key(file.key()) {
+                Err(Errno::STALE) => return Ok(None),
+                other => other?.object,
+            };
+            self.log.reader(file, &object)?;
+        }
+        let found = self.group_file(file)?;
+        if let Some(found) = &found
+            && !self.log.bugs().no_write_back
+        {
+            self.backing.finish_write_back(&found.reader)?;
+        }
+        Ok(found)
+    }
+
+    /// Puts the content that needs it into the group.
+    fn collect(
+        &self,
+        files: &mut [GroupFile<B>],
+        builder: &mut GroupBuilder,
+        group_bytes_max: usize,
+    ) -> Result<Content> {
+        for file in files {
+            // The length at this point of the stream.
+            file.attr = self.backing.file_attr(&file.reader)?;
+            let need = file.file.need(&*self.backing, &file.reader, file.attr.size)?;
+            let room = group_bytes_max.saturating_sub(builder.len()) as u64;
+            if need.new_bytes > self.log.inline_bytes_max()
+                || need.live_pages > COMPARED_PAGES_MAX
+                || need.bytes_max() > room
+            {
+                return Ok(Content::TooMuch);
+            }
+            if need.is_nothing() {
+                continue;
+            }
+            let start = Instant::now();
+            let GroupFile { file: tracked, reader, attr, lsn, .. } = file;
+            let bugs = self.log.bugs();
+            file.collected =
+                tracked.collect(&*self.backing, reader, attr, &need, *lsn, builder, bugs)?;
+            if need.live_pages > 0 {
+                file.comparing = start.elapsed();
+                self.log.count_compared(need.live_pages);
+            }
+        }
+        Ok(Content::InLog)
+    }
+
+    /// One write and one flush, or the flush alone if there is nothing to say.
+    fn write_group(
+        &self,
+        writer: &mut Writer<B::Log>,
+        builder: GroupBuilder,
+        no_files: bool,
+        through: Lsn,
+    ) -> std::result::Result<Way, WriteError> {
+        // Data in place is on another device than the log: both are flushed.
+        if !no_files && !writer.store().shares_device() && !self.log.bugs().no_device_flush {
+            self.log.flush_device().map_err(WriteError::Failed)?;
+        }
+        let start = Instant::now();
+        let way = if builder.is_empty() {
+            writer.give_back(builder);
+            writer.flush().map_err(WriteError::Failed)?;
+            Way::Flush
+        } else {
+            let bytes = writer.write(builder, through, self.log.boot_id(), now_ns())?;
+            self.log.count_group(bytes);
+            Way::Log
+        };
+        let took = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let before = self.flush_ns.load(Ordering::Relaxed);
+        let mean = if before == 0 { took } else { before - before / 8 + took / 8 };
+        self.flush_ns.store(mean, Ordering::Relaxed);
+        Ok(way)
+    }
+
+    /// A journal commit instead of the log: all data is in place already.
+    fn commit(
+        &self,
+        files: &[GroupFile<B>],
+        writer: &mut Writer<B::Log>,
+        through: Lsn,
+        is_full: bool,
+    ) -> std::result::Result<Way, WriteError> {
+        let settled: Vec<_> = files
+            .iter()
+            .map(|file| self.backing.settled(&file.reader).unwrap_or_default())
+            .collect();
+        self.fence.commit().map_err(WriteError::Failed)?;
+        for (file, settled) in files.iter().zip(settled) {
+            file.file.committed(settled, file.lsn, &file.before);
+        }
+        self.log.committed(writer, through, is_full);
+        Ok(Way::Backing(FenceMethod::SharedCommit))
+    }
+}
+
+impl<B: Backing> GroupFence<B> for LogFence<B> {
+    fn run(&self, group: &[SyncRequest<B>]) -> FenceOutcome {
+        let start = Instant::now();
+        let mut results = vec![Ok(()); group.len()];
+        let way = self.make_durable(group, &mut results);
+        FenceOutcome { results, way, service: start.elapsed() }
+    }
+
+    fn mechanism(&self) -> &'static str {
+        if self.log.failure().is_none() { "log" } else { self.fence.mechanism() }
+    }
+}
+
+fn open_file<B: Backing>(request: &SyncRequest<B>) -> Option<&Arc<B::File>> {
+    match &request.target {
+        Some(SyncTarget::File(file, _)) => Some(file),
+        _ => None,
+    }
+}
+
+/// Wall clock, for people who read the log.
+fn now_ns() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}

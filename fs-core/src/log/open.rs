@@ -1,0 +1,283 @@
+//! Opening the log of a backing directory: find or make it, recover, begin anew.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::checkpoint::Checkpointer;
+use super::format::{LOG_BYTES_DEFAULT, LogError, Superblock, read_superblock};
+use super::home::Home;
+use super::recovery::{self, RecoveryError, RecoveryReport};
+use super::stream::Stream;
+use super::tracked::TrackedFiles;
+use super::writer::Writer;
+use super::{Counts, Log};
+use crate::error::Errno;
+use crate::fence::BackingFence;
+use crate::platform::{Backing, LogStore};
+
+/// Settings of a log.
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// Length of a log that is made, in bytes.
+    pub bytes: u64,
+    /// New content of one file beyond this goes without the log: writing it twice
+    /// would take longer than the flush that the log saves.
+    pub inline_bytes_max: u64,
+    /// A background thread makes checkpoints. Off: somebody calls
+    /// [`Log::checkpoint`].
+    pub background: bool,
+    /// A checkpoint follows the first group after this time at the latest.
+    pub checkpoint_interval: Duration,
+    /// Rules that are left out, so that tests can be seen to fail.
+    pub bugs: PlantedBugs,
+}
+
+/// Rules against losing data, each to be left out on purpose: what tests of tests
+/// plant. See `docs/power-cuts.md`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PlantedBugs {
+    /// Recovery writes old bytes over blocks that the backing filesystem kept.
+    pub replay_over_blocks: bool,
+    /// Log space is free after a checkpoint that failed.
+    pub free_after_failed_checkpoint: bool,
+    /// Data in place is not waited for before the log's flush.
+    pub no_write_back: bool,
+    /// A group is answered before its flush.
+    pub answer_before_flush: bool,
+    /// A damaged group ends the log, even if later ones are there.
+    pub damage_is_the_end: bool,
+    /// A log of the same boot is replayed as after a power cut, from its beginning.
+    pub replay_same_boot: bool,
+    /// Truncations leave no mark.
+    pub no_marks: bool,
+    /// Blocks that no journal commit covers count as committed.
+    pub trust_uncommitted: bool,
+    /// Live pages are not compared again.
+    pub no_compare: bool,
+    /// The other device is not flushed when the log has its own.
+    pub no_device_flush: bool,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            bytes: LOG_BYTES_DEFAULT,
+            inline_bytes_max: 512 << 10,
+            background: true,
+            checkpoint_interval: Duration::from_secs(5),
+            bugs: PlantedBugs::default(),
+        }
+    }
+}
+
+/// Why a log cannot be opened: cause and remedy.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenLogError {
+    /// The backing filesystem is not one on which a log is safe.
+    #[error("no log can be kept here: {0}")]
+    Unsuitable(String),
+    /// `.lanefs` cannot be read or made.
+    #[error("cannot {what} in the backing directory's .lanefs: {source}")]
+    Home {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: Errno,
+    },
+    /// The log lies elsewhere.
+    #[error(
+        "this directory's log (UUID {0}) lies elsewhere and may not be empty: \
+         name it with --log PATH"
+    )]
+    Elsewhere(String),
+    /// The log that was named belongs to another directory.
+    #[error(
+        "the log named with --log has UUID {found}, this directory's log has {expected}: \
+         name the right one"
+    )]
+    WrongLog {
+        /// The directory's.
+        expected: String,
+        /// The named one's.
+        found: String,
+    },
+    /// The log is not one, or damaged.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// Recovery failed; nothing is lost by it, it can be tried again.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+}
+
+impl<B: Backing> Log<B> {
+    /// Opens the log of a backing directory, or makes one. What is in it is
+    /// recovered first. `elsewhere` is a log that does not lie in `.lanefs`.
+    ///
+    /// Everything on the backing filesystem is durable when this returns.
+    ///
+    /// # Errors
+    /// See [`OpenLogError`]. Nothing of a log that is there is lost.
+    pub fn open(
+        backing: Arc<B>,
+        fence: Arc<BackingFence<B>>,
+        elsewhere: Option<B::Log>,
+        config: LogConfig,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Arc<Self>, Option<RecoveryReport>), OpenLogError> {
+        if let Some(obstacle) = backing.log_obstacle() {
+            return Err(OpenLogError::Unsuitable(obstacle));
+        }
+        let home = Home::find_or_make(&*backing).map_err(home_error("make a directory"))?;
+        let is_elsewhere = elsewhere.is_some();
+        let store = match elsewhere {
+            Some(store) => store,
+            None => open_inside(&*backing, &home, &config, progress)?,
+        };
+        let mut superblock = superblock_of(&store, is_elsewhere)?;
+        check_place(&*backing, &home, &superblock, is_elsewhere)?;
+
+        let report =
+            recovery::recover_in(&*backing, &home, &store, &superblock, &config, progress)?;
+        let marker = backing.marker(&home.marker).map_err(home_error("read the marker"))?;
+        let next = report.as_ref().map_or(superblock.tail_lsn, |report| report.last_lsn);
+        let last = marker.max(next).max(superblock.tail_lsn);
+        // The newer of the two superblocks, with what recovery wrote into it.
+        superblock = read_superblock(&store)?;
+        superblock.epoch += 1;
+        superblock.clean = false;
+        superblock.recovery_marker = None;
+        superblock.tail_lsn = last;
+        if let Some(report) = &report {
+            superblock.tail_group = superblock.tail_group.max(report.next_group);
+        }
+        superblock.boot_id = backing.boot_id();
+
+        home.set_readme(&*backing, true).map_err(home_error("write README"))?;
+        let uuid = hex(&superblock.uuid);
+        if is_elsewhere {
+            let noted = home.note_log_elsewhere(&*backing, &uuid, true);
+            noted.map_err(home_error("note where the log is"))?;
+        }
+        home.marks.remove_through(&*backing, last).map_err(home_error("remove marks"))?;
+        // What was written before must not count as unsynced: files that nobody has
+        // written through this engine are taken for durable as they are.
+        backing.sync_all().map_err(home_error("sync"))?;
+        let boot_id = superblock.boot_id;
+        let writer = Writer::start(store, superblock)
+            .map_err(|source| LogError::Read { offset: 0, source })?;
+        let log = Arc::new(Self {
+            durable: AtomicU64::new(last),
+            durable_tail: AtomicU64::new(last),
+            files: TrackedFiles::new(),
+            stream: Mutex::new(Stream::new(last)),
+            writer: Mutex::new(writer),
+            checkpointer: Checkpointer::new(),
+            counts: Counts::default(),
+            failure: Mutex::default(),
+            elsewhere: is_elsewhere,
+            boot_id,
+            uuid,
+            home,
+            fence,
+            backing,
+            config,
+        });
+        Ok((log, report))
+    }
+}
+
+/// How far a long step has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Bytes of a new log that are written, of all.
+    Making(u64, u64),
+    /// Steps of a recovery that are done, of all.
+    Recovering(u64, u64),
+}
+
+/// The log in `.lanefs`, made if there is none.
+fn open_inside<B: Backing>(
+    backing: &B,
+    home: &Home<B>,
+    config: &LogConfig,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<B::Log, OpenLogError> {
+    if home.has_log(backing).map_err(home_error("look for the log"))? {
+        let store = home.open_log(backing).map_err(home_error("open the log"))?;
+        match read_superblock(&store) {
+            // Making it was interrupted before its first superblock.
+            Err(LogError::NotALog) => drop(store),
+            Err(error) => return Err(error.into()),
+            Ok(superblock) => {
+                // Another size was asked for, and the log is empty.
+                if superblock.log_bytes == config.bytes || !superblock.clean {
+                    return Ok(store);
+                }
+                drop(store);
+            }
+        }
+    }
+    let all = config.bytes;
+    let made = home.make_log(backing, all, &mut |done| progress(Progress::Making(done, all)));
+    let store = made.map_err(home_error("make the log"))?;
+    format_store(&store)?;
+    Ok(store)
+}
+
+/// Writes the first superblock of an empty log.
+///
+/// # Errors
+/// The device's.
+pub fn format_store(store: &impl LogStore) -> Result<Superblock, LogError> {
+    let random = [0_u64, 1].map(|word| RandomState::new().hash_one(word));
+    let mut uuid = [0; 16];
+    uuid[..8].copy_from_slice(&random[0].to_le_bytes());
+    uuid[8..].copy_from_slice(&random[1].to_le_bytes());
+    let failed = |source| LogError::Read { offset: 0, source };
+    // Both: what another log has left must not be taken for this one's.
+    let mut superblock = Superblock::new(uuid, store.bytes());
+    superblock.clean = true;
+    for _ in 0..2 {
+        superblock.counter += 1;
+        store.write(&superblock.encode(), superblock.slot_offset()).map_err(failed)?;
+    }
+    store.flush().map_err(failed)?;
+    Ok(superblock)
+}
+
+fn superblock_of(store: &impl LogStore, elsewhere: bool) -> Result<Superblock, LogError> {
+    match read_superblock(store) {
+        // A file that was made for a log and never used; a device must have been
+        // formatted by its owner.
+        Err(LogError::NotALog) if !elsewhere => format_store(store),
+        other => other,
+    }
+}
+
+/// Whether this log and this directory belong together.
+fn check_place<B: Backing>(
+    backing: &B,
+    home: &Home<B>,
+    superblock: &Superblock,
+    elsewhere: bool,
+) -> Result<(), OpenLogError> {
+    let expected = home.log_elsewhere(backing).map_err(home_error("read the directory"))?;
+    let Some(expected) = expected else { return Ok(()) };
+    if !elsewhere {
+        return Err(OpenLogError::Elsewhere(expected));
+    }
+    let found = hex(&superblock.uuid);
+    if found == expected { Ok(()) } else { Err(OpenLogError::WrongLog { expected, found }) }
+}
+
+pub(super) fn home_error(what: &'static str) -> impl Fn(Errno) -> OpenLogError {
+    move |source| OpenLogError::Home { what, source }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,123 @@
+//! Filling files from the log where they have no block of their own.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::overlay::{Overlay, Plan};
+use super::{RecoveryError, RecoveryReport};
+use crate::error::{Errno, Result};
+use crate::log::marks::OURSELVES;
+use crate::log::open::Progress;
+use crate::log::ranges::RangeSet;
+use crate::platform::{Backing, ObjectKey, OpenMode};
+use crate::types::{SetAttr, SetTime};
+
+const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, no_atime: true };
+const READ: OpenMode = OpenMode { write: false, ..READ_WRITE };
+
+/// Fills every file of the plan.
+pub(super) fn fill<B: Backing>(
+    backing: &B,
+    plan: &Plan<'_>,
+    over_blocks: bool,
+    renewed: &HashMap<ObjectKey, B::Object>,
+    report: &mut RecoveryReport,
+    progress: &mut dyn FnMut(Progress),
+) -> std::result::Result<(), RecoveryError> {
+    let failed = |source| RecoveryError::Backing { what: "write a file's content", source };
+    let (done, all) = (plan.changes.len(), plan.changes.len() + plan.files.len());
+    for (index, (key, overlay)) in plan.files.iter().enumerate() {
+        let found;
+        let object = match renewed.get(key) {
+            Some(object) => object,
+            None => match backing.by_key(key) {
+                Ok(there) => {
+                    found = there.object;
+                    &found
+                }
+                Err(Errno::STALE | Errno::NOENT) => {
+                    report.files_gone += 1;
+                    continue;
+                }
+                Err(error) => return Err(failed(error)),
+            },
+        };
+        let file = backing.open(OURSELVES, object, READ_WRITE).map_err(failed)?;
+        let filled =
+            fill_file(backing, plan, overlay, object, &file, over_blocks).map_err(failed)?;
+        report.files_filled += u64::from(filled > 0);
+        report.bytes_filled += filled;
+        progress(Progress::Recovering((done + index + 1) as u64, all as u64));
+    }
+    Ok(())
+}
+
+/// Counts what [`fill`] would do, as far as it can be told without redoing.
+pub(super) fn count<B: Backing>(backing: &B, plan: &Plan<'_>, report: &mut RecoveryReport) {
+    for (key, overlay) in &plan.files {
+        let file =
+            backing.by_key(key).and_then(|found| backing.open(OURSELVES, &found.object, READ));
+        let Ok(file) = file else {
+            report.files_gone += 1;
+            continue;
+        };
+        let Ok(blocks) = blocks_of(backing, &file) else { continue };
+        let bytes: u64 = plan
+            .pieces(overlay)
+            .flat_map(|(range, _)| to_fill(range, &blocks, overlay))
+            .map(|range| range.end - range.start)
+            .sum();
+        report.files_filled += u64::from(bytes > 0);
+        report.bytes_filled += bytes;
+    }
+}
+
+fn fill_file<B: Backing>(
+    backing: &B,
+    plan: &Plan<'_>,
+    overlay: &Overlay,
+    object: &B::Object,
+    file: &B::File,
+    over_blocks: bool,
+) -> Result<u64> {
+    let blocks = if over_blocks { RangeSet::default() } else { blocks_of(backing, file)? };
+    let mut filled = 0;
+    for (range, content) in plan.pieces(overlay) {
+        for part in to_fill(range.clone(), &blocks, overlay) {
+            let bytes =
+                &content[(part.start - range.start) as usize..][..(part.end - part.start) as usize];
+            let written = backing.write(OURSELVES, file, bytes, part.start, true)?;
+            if written < bytes.len() {
+                return Err(Errno::IO);
+            }
+            filled += bytes.len() as u64;
+        }
+    }
+    let size = overlay.size.unwrap_or(0);
+    let grows = backing.file_attr(file)?.size < size;
+    if grows || filled > 0 {
+        let mtime = overlay.mtime.map(SetTime::At);
+        let change = SetAttr { size: grows.then_some(size), mtime, ..SetAttr::default() };
+        backing.set_attr(OURSELVES, object, Some(file), &change)?;
+    }
+    Ok(filled)
+}
+
+/// The bytes below a file's end that have blocks.
+fn blocks_of<B: Backing>(backing: &B, file: &B::File) -> Result<RangeSet> {
+    let size = backing.file_attr(file)?.size;
+    let clip = |range: Range<u64>| range.start..range.end.min(size);
+    Ok(backing.allocated(file)?.into_iter().map(clip).collect())
+}
+
+/// The parts of a piece that have no block, or whose block says nothing.
+fn to_fill(piece: Range<u64>, blocks: &RangeSet, overlay: &Overlay) -> Vec<Range<u64>> {
+    let mut missing: RangeSet = blocks.missing(piece.clone()).into_iter().collect();
+    for forced in overlay.forced.iter() {
+        let range = forced.start.max(piece.start)..forced.end.min(piece.end);
+        if range.start < range.end {
+            missing.insert(range);
+        }
+    }
+    missing.iter().collect()
+}

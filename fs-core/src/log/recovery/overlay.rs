@@ -1,0 +1,183 @@
+//! What the log says, boiled down: operations in order, and for each file the
+//! content that is valid at the end.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+use super::{in_order, taken_by};
+use crate::engine::Lsn;
+use crate::log::format::LogContents;
+use crate::log::marks::Mark;
+use crate::log::ranges::RangeSet;
+use crate::log::record::Change;
+use crate::platform::ObjectKey;
+use crate::types::Time;
+
+/// Everything that recovery works from. Changes nothing.
+pub(super) struct Plan<'a> {
+    contents: &'a LogContents,
+    /// The marker that the first attempt of this recovery found.
+    pub(super) first_marker: Lsn,
+    /// Operations, oldest first.
+    pub(super) changes: Vec<(Lsn, &'a Change)>,
+    /// Content, by file.
+    pub(super) files: Vec<(ObjectKey, Overlay)>,
+}
+
+/// The content of one file that is valid at the end of the log.
+#[derive(Debug, Default)]
+pub(super) struct Overlay {
+    /// First byte -> the byte after the last, and where the bytes are.
+    pieces: BTreeMap<u64, (u64, Place)>,
+    /// Where blocks that are there say nothing: an operation that recovery redoes
+    /// has taken what was there before, and the log has what came after.
+    pub(super) forced: RangeSet,
+    /// Length at the last record.
+    pub(super) size: Option<u64>,
+    /// Time of change at the last record.
+    pub(super) mtime: Option<Time>,
+}
+
+/// Bytes in a group.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    group: usize,
+    at: usize,
+}
+
+impl<'a> Plan<'a> {
+    /// `first_marker` is what the first attempt of this recovery found.
+    pub(super) fn new(contents: &'a LogContents, marks: &'a [Mark], first_marker: Lsn) -> Self {
+        let mut changes = Vec::new();
+        let mut files: HashMap<ObjectKey, Overlay> = HashMap::new();
+        for (lsn, change, group) in in_order(contents, marks) {
+            match change {
+                Change::Data { object, size, mtime, parts } => {
+                    let overlay = files.entry(*object).or_default();
+                    overlay.remove(*size..u64::MAX);
+                    overlay.size = Some(*size);
+                    overlay.mtime = Some(*mtime);
+                    for part in parts {
+                        let place = Place { group: group.unwrap_or(0), at: part.at as usize };
+                        overlay.put(part.offset, u64::from(part.bytes), place);
+                    }
+                    continue;
+                }
+                Change::Expire { object } => {
+                    files.remove(object);
+                    continue;
+                }
+                Change::Checkpoint { .. } => continue,
+                Change::Resize { object, size } => {
+                    let overlay = files.entry(*object).or_default();
+                    overlay.take(*size..u64::MAX, lsn > first_marker);
+                    overlay.size = overlay.size.map(|_| *size);
+                }
+                Change::Allocate { object, .. } => {
+                    if let Some(range) = taken_by(change) {
+                        files.entry(*object).or_default().take(range, lsn > first_marker);
+                    }
+                }
+                _ => {}
+            }
+            changes.push((lsn, change));
+        }
+        let mut files: Vec<_> = files.into_iter().filter(|(_, o)| !o.pieces.is_empty()).collect();
+        // The same order each time: an interrupted recovery is easier to follow.
+        files.sort_by_key(|(key, _)| key.ino);
+        Self { contents, first_marker, changes, files }
+    }
+
+    /// How many operations the backing filesystem has not kept.
+    pub(super) fn to_redo(&self, marker: Lsn) -> u64 {
+        self.changes.iter().filter(|(lsn, _)| *lsn > marker).count() as u64
+    }
+
+    /// Pieces of a file's content with their bytes.
+    pub(super) fn pieces<'b>(
+        &'b self,
+        overlay: &'b Overlay,
+    ) -> impl Iterator<Item = (Range<u64>, &'b [u8])> {
+        overlay.pieces.iter().map(|(&start, &(end, place))| {
+            let bytes = &self.contents.groups[place.group].bytes;
+            (start..end, &bytes[place.at..place.at + (end - start) as usize])
+        })
+    }
+}
+
+impl Overlay {
+    fn put(&mut self, offset: u64, bytes: u64, place: Place) {
+        self.remove(offset..offset + bytes);
+        if bytes > 0 {
+            self.pieces.insert(offset, (offset + bytes, place));
+        }
+    }
+
+    /// An operation takes a range; `redone` if recovery carries it out.
+    fn take(&mut self, range: Range<u64>, redone: bool) {
+        if redone {
+            self.forced.insert(range.clone());
+        }
+        self.remove(range);
+    }
+
+    fn remove(&mut self, range: Range<u64>) {
+        while let Some((&start, &(end, place))) = self.pieces.range(..range.end).next_back() {
+            if end <= range.start {
+                break;
+            }
+            self.pieces.remove(&start);
+            if start < range.start {
+                self.pieces.insert(start, (range.start, place));
+            }
+            if end > range.end {
+                let skipped = (range.end - start) as usize;
+                let rest = Place { at: place.at + skipped, ..place };
+                self.pieces.insert(range.end, (end, rest));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BYTES: u64 = 64;
+
+    proptest! {
+        /// An overlay holds, for each byte, the latest bytes put there and not
+        /// removed since.
+        #[test]
+        fn an_overlay_behaves_like_bytes(
+            steps in proptest::collection::vec((0..3_u8, 0..BYTES, 0..BYTES), 1..40),
+        ) {
+            let mut overlay = Overlay::default();
+            let mut model = vec![None; BYTES as usize];
+            for (step, (kind, a, b)) in steps.into_iter().enumerate() {
+                let range = a.min(b)..a.max(b);
+                let bytes = range.start as usize..range.end as usize;
+                if kind == 0 {
+                    overlay.remove(range);
+                    model[bytes].fill(None);
+                } else {
+                    let at = 1000 * step;
+                    overlay.put(range.start, range.end - range.start, Place { group: 0, at });
+                    for (index, byte) in model[bytes].iter_mut().enumerate() {
+                        *byte = Some(at + index);
+                    }
+                }
+                let mut found = vec![None; BYTES as usize];
+                for (&start, &(end, place)) in &overlay.pieces {
+                    for byte in start..end {
+                        prop_assert_eq!(found[byte as usize], None);
+                        found[byte as usize] = Some(place.at + (byte - start) as usize);
+                    }
+                }
+                prop_assert_eq!(&found, &model);
+            }
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Redoing the operations that the backing filesystem did not keep, in order.
+
+use std::collections::HashMap;
+
+use super::overlay::Plan;
+use super::{RecoveryError, RecoveryReport};
+use crate::engine::Lsn;
+use crate::error::{Errno, Result};
+use crate::log::home::Home;
+use crate::log::marks::OURSELVES;
+use crate::log::open::Progress;
+use crate::log::record::Change;
+use crate::platform::{Backing, Found, ObjectKey, OpenMode, RenameMode, os_name};
+use crate::types::{FileKind, NewMode, SetAttr, SetTime};
+
+const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, no_atime: true };
+
+/// What became of one operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// It was carried out.
+    Done,
+    /// It was there already.
+    Found,
+    /// What it needs is gone: something later, which the disk has, removed it.
+    Gone,
+}
+
+/// A directory, by its key in the log, and a name in it.
+type Name = (ObjectKey, Vec<u8>);
+
+/// Objects that redoing has made, by the key under which the log knows them.
+pub(super) type Renewed<B> = HashMap<ObjectKey, <B as Backing>::Object>;
+
+struct Redo<'a, B: Backing> {
+    backing: &'a B,
+    renewed: Renewed<B>,
+    /// Key in the log -> key on this disk, of what was made anew, ...
+    here: HashMap<ObjectKey, ObjectKey>,
+    /// ... and the other way.
+    log_keys: HashMap<ObjectKey, ObjectKey>,
+    /// The names of each object that this recovery, or one that was interrupted, has
+    /// made, at this point of the log. (Of others the handle holds; their names may
+    /// have changed without the log, if a journal commit took its place.)
+    names: HashMap<ObjectKey, Vec<Name>>,
+    /// What the first attempt found: what was made later was made anew.
+    first_marker: Lsn,
+}
+
+/// Redoes every operation behind `marker`. Gives the objects that were made anew.
+pub(super) fn redo<B: Backing>(
+    backing: &B,
+    home: &Home<B>,
+    plan: &Plan<'_>,
+    marker: Lsn,
+    report: &mut RecoveryReport,
+    progress: &mut dyn FnMut(Progress),
+) -> std::result::Result<Renewed<B>, RecoveryError> {
+    let failed = |source| RecoveryError::Backing { what: "redo an operation", source };
+    let mut redo = Redo {
+        backing,
+        renewed: HashMap::new(),
+        here: HashMap::new(),
+        log_keys: HashMap::new(),
+        names: HashMap::new(),
+        first_marker: plan.first_marker,
+    };
+    let all = (plan.changes.len() + plan.files.len()) as u64;
+    for (index, &(lsn, change)) in plan.changes.iter().enumerate() {
+        if lsn > marker {
+            match redo.apply(change).map_err(failed)? {
+                Outcome::Done => report.redone += 1,
+                Outcome::Found => report.found_done += 1,
+                Outcome::Gone => report.passed_over += 1,
+            }
+            backing.set_marker(&home.marker, lsn).map_err(failed)?;
+        }
+        redo.follow(lsn, change);
+        progress(Progress::Recovering(index as u64 + 1, all));
+    }
+    // Content may belong to an object that an earlier attempt has made.
+    for (key, _) in &plan.files {
+        if let Some(found) = redo.find(key).map_err(failed)? {
+            redo.renewed.insert(*key, found.object);
+        }
+    }
+    Ok(redo.renewed)
+}
+
+impl<B: Backing> Redo<'_, B> {
+    fn apply(&mut self, change: &Change) -> Result<Outcome> {
+        let outcome = self.try_apply(change);
+        match outcome {
+            // Something on the way was removed by a later operation.
+            Err(Errno::NOENT | Errno::STALE | Errno::NOTDIR) => Ok(Outcome::Gone),
+            other => other,
+        }
+    }
+
+    fn try_apply(&mut self, change: &Change) -> Result<Outcome> {
+        match change {
+            Change::Make { .. } => self.make(change),
+            Change::Link { object, dir, name } => {
+                let (object, dir) = (self.object(object)?, self.object(dir)?);
+                match self.backing.link(&object.object, &dir.object, os_name(name)) {
+                    Ok(_) => Ok(Outcome::Done),
+                    Err(Errno::EXIST) => Ok(Outcome::Found),
+                    Err(error) => Err(error),
+                }
+            }
+            Change::Remove { dir, name, object, is_dir } => {
+                let dir = self.object(dir)?.object;
+                if !self.stands_for(&dir, name, object)? {
+                    return Ok(Outcome::Found);
+                }
+                if *is_dir {
+                    self.backing.remove_dir(&dir, os_name(name))?;
+                } else {
+                    self.backing.unlink(&dir, os_name(name))?;
+                }
+                Ok(Outcome::Done)
+            }
+            Change::Rename { .. } => self.rename(change),
+            Change::Attrs { object, perm, uid, gid, atime, mtime } => {
+                let object = self.object(object)?.object;
+                // A new owner takes set-user-id away: owner first.
+                let owner = SetAttr { uid: *uid, gid: *gid, ..SetAttr::default() };
+                let rest = SetAttr {
+                    perm: perm.map(u32::from),
+                    atime: atime.map(SetTime::At),
+                    mtime: mtime.map(SetTime::At),
+                    ..SetAttr::default()
+                };
+                self.backing.set_attr(OURSELVES, &object, None, &owner)?;
+                self.backing.set_attr(OURSELVES, &object, None, &rest)?;
+                Ok(Outcome::Done)
+            }
+            Change::Resize { object, size } => {
+                let object = self.object(object)?.object;
+                let change = SetAttr { size: Some(*size), ..SetAttr::default() };
+                self.backing.set_attr(OURSELVES, &object, None, &change)?;
+                Ok(Outcome::Done)
+            }
+            Change::Allocate { object, mode, offset, bytes } => {
+                let object = self.object(object)?.object;
+                let file = self.backing.open(OURSELVES, &object, READ_WRITE)?;
+                self.backing.allocate(OURSELVES, &file, *mode, *offset, *bytes)?;
+                Ok(Outcome::Done)
+            }
+            Change::SetXattr { object, name, value } => {
+                let object = self.object(object)?.object;
+                self.backing.set_xattr(OURSELVES, &object, os_name(name), value, 0)?;
+                Ok(Outcome::Done)
+            }
+            Change::RemoveXattr { object, name } => {
+                let object = self.object(object)?.object;
+                match self.backing.remove_xattr(&object, os_name(name)) {
+                    Err(Errno::NODATA) => Ok(Outcome::Found),
+                    other => other.map(|()| Outcome::Done),
+                }
+            }
+            Change::Data { .. } | Change::Expire { .. } | Change::Checkpoint { .. } => {
+                Ok(Outcome::Found)
+            }
+        }
+    }
+
+    fn make(&mut self, change: &Change) -> Result<Outcome> {
+        let Change::Make { dir, name, object, kind, perm, uid, gid, device, target } = change
+        else {
+            return Ok(Outcome::Found);
+        };
+        if self.find(object)?.is_some() {
+            return Ok(Outcome::Found);
+        }
+        let (dir, name) = (self.object(dir)?.object, os_name(name));
+        let mode = NewMode { mode: u32::from(*perm), umask: 0 };
+        let caller = crate::types::Caller { uid: *uid, gid: *gid, ..OURSELVES };
+        let made = match kind {
+            FileKind::Directory => self.backing.make_dir(caller, &dir, name, mode),
+            FileKind::Symlink => self.backing.make_symlink(caller, &dir, name, os_name(target)),
+            _ => {
+                let mode = NewMode { mode: mode.mode | type_bits(*kind), ..mode };
+                self.backing.make_node(caller, &dir, name, mode, *device)
+            }
+        };
+        let (found, outcome) = match made {
+            Ok(found) => (found, Outcome::Done),
+            // An interrupted recovery has made it, and had no time for the marker.
+            Err(Errno::EXIST) => (self.backing.lookup(&dir, name)?, Outcome::Found),
+            Err(error) => return Err(error),
+        };
+        // A set-group-id directory, or rights that the umask or an ACL changed.
+        if *kind != FileKind::Symlink {
+            let exact = SetAttr { perm: Some(u32::from(*perm)), ..SetAttr::default() };
+            let owned = SetAttr { uid: Some(*uid), gid: Some(*gid), ..SetAttr::default() };
+            self.backing.set_attr(OURSELVES, &found.object, None, &owned)?;
+            self.backing.set_attr(OURSELVES, &found.object, None, &exact)?;
+        }
+        self.note(object, &found.key);
+        self.renewed.insert(*object, found.object);
+        Ok(outcome)
+    }
+
+    fn rename(&mut self, change: &Change) -> Result<Outcome> {
+        let Change::Rename { from_dir, from, to_dir, to, object, displaced, exchange, whiteout } =
+            change
+        else {
+            return Ok(Outcome::Found);
+        };
+        let (source, target) = (self.object(from_dir)?.object, self.object(to_dir)?.object);
+        if !self.stands_for(&source, from, object)? {
+            let done = self.stands_for(&target, to, object)?;
+            return Ok(if done { Outcome::Found } else { Outcome::Gone });
+        }
+        // Two names of one object, or both names where they belong already.
+        if let (true, Some(displaced)) = (exchange, displaced)
+            && !self.stands_for(&target, to, displaced)?
+        {
+            return Ok(Outcome::Gone);
+        }
+        let mode = RenameMode { no_replace: false, exchange: *exchange, whiteout: *whiteout };
+        self.backing.rename((&source, os_name(from)), (&target, os_name(to)), mode)?;
+        Ok(Outcome::Done)
+    }
+
+    /// Whether a name stands for an object that the log knows by this key.
+    fn stands_for(&self, dir: &B::Object, name: &[u8], key: &ObjectKey) -> Result<bool> {
+        match self.backing.lookup(dir, os_name(name)) {
+            Ok(found) => {
+                let here = found.key.portable();
+                Ok(here == *key || self.log_keys.get(&here) == Some(key))
+            }
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The object that the log knows by this key.
+    fn object(&mut self, key: &ObjectKey) -> Result<Found<B>> {
+        self.find(key)?.ok_or(Errno::STALE)
+    }
+
+    /// As [`Self::object`], `None` if it is gone.
+    fn find(&mut self, key: &ObjectKey) -> Result<Option<Found<B>>> {
+        let here = self.here.get(key).unwrap_or(key);
+        if let Some(found) = gone(self.backing.by_key(here))? {
+            return Ok(Some(found));
+        }
+        // Made anew by an interrupted recovery: where the log says it is.
+        for (dir, name) in self.names.get(key).cloned().unwrap_or_default() {
+            let Some(dir) = self.find(&dir)? else { continue };
+            if let Some(found) = gone(self.backing.lookup(&dir.object, os_name(&name)))? {
+                self.note(key, &found.key);
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Notes what the log knows an object of this disk by.
+    fn note(&mut self, in_log: &ObjectKey, here: &ObjectKey) {
+        self.here.insert(*in_log, here.portable());
+        self.log_keys.insert(here.portable(), *in_log);
+    }
+
+    /// Keeps the names of what the log saw being made.
+    fn follow(&mut self, lsn: Lsn, change: &Change) {
+        match change {
+            Change::Make { dir, name, object, .. } if lsn > self.first_marker => {
+                self.names.insert(*object, vec![(*dir, name.clone())]);
+            }
+            // Of an object that was there before, the handle holds.
+            Change::Link { object, dir, name } => {
+                if let Some(names) = self.names.get_mut(object) {
+                    names.push((*dir, name.clone()));
+                }
+            }
+            Change::Remove { dir, name, object, .. } => self.lose_name(object, dir, name),
+            Change::Rename { from_dir, from, to_dir, to, object, displaced, exchange, .. } => {
+                if let Some(displaced) = displaced {
+                    self.lose_name(displaced, to_dir, to);
+                    if let (true, Some(names)) = (exchange, self.names.get_mut(displaced)) {
+                        names.push((*from_dir, from.clone()));
+                    }
+                }
+                self.lose_name(object, from_dir, from);
+                if let Some(names) = self.names.get_mut(object) {
+                    names.push((*to_dir, to.clone()));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn lose_name(&mut self, object: &ObjectKey, dir: &ObjectKey, name: &[u8]) {
+        if let Some(names) = self.names.get_mut(object) {
+            names.retain(|(d, n)| d != dir || n != name);
+        }
+    }
+}
+
+fn gone<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::NOENT | Errno::STALE | Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+const fn type_bits(kind: FileKind) -> u32 {
+    match kind {
+        FileKind::Fifo => 0o010_000,
+        FileKind::CharDevice => 0o020_000,
+        FileKind::BlockDevice => 0o060_000,
+        FileKind::Socket => 0o140_000,
+        FileKind::Directory => 0o040_000,
+        FileKind::Symlink => 0o120_000,
+        FileKind::Regular => 0o100_000,
+    }
+}

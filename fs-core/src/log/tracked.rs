@@ -1,0 +1,313 @@
+//! What is known of a file's way to the disk.
+//!
+//! When a sync asks for a file, its dirty pages are written in place first. That is
+//! all for bytes whose blocks are *committed*: the backing journal, durable, says
+//! where they are. The other bytes are in place too, but after a power cut the
+//! backing filesystem may not know it: their content goes into the log, and is
+//! *live* there until a journal commit that began later has succeeded.
+//!
+//! So for every byte of a file below its length one of these holds after a sync:
+//! its block is committed; or a live record of the log has it; or it is in a hole.
+//! Recovery uses a record only where there is no committed block, because a block
+//! always holds at least what was logged.
+//!
+//! Nobody tells us when a page changes: the kernel writes the backing file by
+//! itself. A live page is therefore read again at each sync of its file and
+//! compared with the checksum of its record. That is exact, and short: the number
+//! of live pages is bounded by journal commits, which are made the more often the
+//! longer the comparing takes.
+//!
+//! A file is tracked from its first opening for writing until a journal commit or
+//! a sync of everything after its last closing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::ranges::RangeSet;
+use crate::engine::Lsn;
+use crate::error::Result;
+use crate::platform::{Backing, ObjectKey};
+use crate::types::{Attr, Time};
+
+mod collect;
+
+pub(crate) use self::collect::Collected;
+
+/// Unit in which content is compared and logged.
+pub(crate) const PAGE_BYTES: u64 = 4096;
+
+const SHARDS: usize = 16;
+
+/// One file that programs write.
+pub struct Tracked<B: Backing> {
+    key: ObjectKey,
+    state: Mutex<FileState<B>>,
+}
+
+struct FileState<B: Backing> {
+    /// Opened when first needed, for the log's own reading and write-back.
+    reader: Option<Arc<B::File>>,
+    /// Bytes in blocks that the durable journal knows.
+    committed: RangeSet,
+    /// Pages in live records, by page number.
+    live: BTreeMap<u64, LivePage>,
+    /// The last record with content of this file, and where that content ends.
+    logged: Option<Logged>,
+    /// Last operation that took bytes away: a record made for an earlier place
+    /// in the stream says nothing about what was written since.
+    cut_at: Lsn,
+    /// What the last durable group found.
+    synced: Option<Synced>,
+    /// Openings for writing that have not ended.
+    writers: usize,
+    /// Cut to nothing by an opening, and not synced since.
+    emptied: bool,
+    /// Not written since it was last synced, and closed.
+    clean: bool,
+    /// Writing may give pages a new place, because blocks are or were shared with
+    /// another file: nothing ever counts as committed.
+    moves: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LivePage {
+    pub(crate) lsn: Lsn,
+    /// Bytes of the page below the file's end when it was logged.
+    pub(crate) bytes: u32,
+    pub(crate) crc: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Logged {
+    lsn: Lsn,
+    end: u64,
+}
+
+/// A state of a file, by its times; any change of the file changes them, where
+/// the backing filesystem's times are exact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Synced {
+    ctime: Time,
+    mtime: Time,
+    size: u64,
+}
+
+impl From<&Attr> for Synced {
+    fn from(attr: &Attr) -> Self {
+        Self { ctime: attr.ctime, mtime: attr.mtime, size: attr.size }
+    }
+}
+
+/// What is known of a file when tracking begins.
+#[derive(Debug, Default)]
+pub(crate) struct Start {
+    pub(crate) committed: RangeSet,
+    pub(crate) moves: bool,
+}
+
+impl<B: Backing> Tracked<B> {
+    fn new(key: ObjectKey, start: Start) -> Self {
+        let Start { committed, moves } = start;
+        Self {
+            key,
+            state: Mutex::new(FileState {
+                reader: None,
+                committed,
+                live: BTreeMap::new(),
+                logged: None,
+                cut_at: 0,
+                synced: None,
+                writers: 0,
+                emptied: false,
+                clean: false,
+                moves,
+            }),
+        }
+    }
+
+    /// The file's key.
+    pub(crate) fn key(&self) -> &ObjectKey {
+        &self.key
+    }
+
+    /// Opens the file for the log, if that has not been done.
+    pub(crate) fn reader(&self, open: impl FnOnce() -> Result<B::File>) -> Result<Arc<B::File>> {
+        let mut state = self.lock();
+        if let Some(reader) = &state.reader {
+            return Ok(Arc::clone(reader));
+        }
+        let reader = Arc::new(open()?);
+        state.reader = Some(Arc::clone(&reader));
+        Ok(reader)
+    }
+
+    /// The log's own open file, if it has one.
+    pub(crate) fn open_reader(&self) -> Option<Arc<B::File>> {
+        self.lock().reader.clone()
+    }
+
+    /// Closes the log's own open file, unless programs write the file.
+    pub(crate) fn spare_reader(&self) {
+        let mut state = self.lock();
+        if state.writers == 0 {
+            state.reader = None;
+        }
+    }
+
+    /// Whether content from `offset` on may still be found in the log.
+    pub(crate) fn is_logged_from(&self, offset: u64, kept_from: Lsn) -> bool {
+        self.lock().logged.is_some_and(|logged| logged.end > offset && logged.lsn > kept_from)
+    }
+
+    /// Notes that operation `lsn` set the length to `size`.
+    pub(crate) fn resized(&self, size: u64, lsn: Lsn) {
+        let mut state = self.lock();
+        state.cut_at = lsn;
+        let first = size / PAGE_BYTES;
+        // The page that `size` is in too: what is beyond `size` in it is zero now.
+        state.committed.remove(&(first * PAGE_BYTES..u64::MAX));
+        state.live.split_off(&first);
+        state.synced = None;
+        state.emptied |= size == 0;
+    }
+
+    /// Notes that operation `lsn` punched or zeroed a range, or put shared blocks there.
+    pub(crate) fn replaced(&self, range: &Range<u64>, lsn: Lsn) {
+        let mut state = self.lock();
+        state.cut_at = lsn;
+        let pages = range.start / PAGE_BYTES..range.end.div_ceil(PAGE_BYTES);
+        let bytes = pages.start * PAGE_BYTES..pages.end.saturating_mul(PAGE_BYTES);
+        state.committed.remove(&bytes);
+        state.live.retain(|page, _| !pages.contains(page));
+        state.synced = None;
+    }
+
+    /// The file may share blocks with another: writing them gives them a new place.
+    pub(crate) fn shared(&self) {
+        let mut state = self.lock();
+        state.moves = true;
+        state.committed = RangeSet::default();
+        state.synced = None;
+    }
+
+    /// Whether the file, cut to nothing by an opening, was not synced since.
+    pub(crate) fn is_emptied(&self) -> bool {
+        self.lock().emptied
+    }
+
+    /// Whether a durable group has found the file in exactly this state.
+    pub(crate) fn is_synced(&self, attr: &Attr) -> bool {
+        self.lock().synced == Some(Synced::from(attr))
+    }
+
+    /// A journal commit that began when everything up to `through` was durable in
+    /// the log has succeeded.
+    pub(crate) fn checkpointed(&self, through: Lsn) {
+        let mut state = self.lock();
+        let FileState { live, committed, moves, .. } = &mut *state;
+        live.retain(|&page, entry| {
+            let done = entry.lsn <= through;
+            if done && !*moves {
+                let start = page * PAGE_BYTES;
+                committed.insert(start..start + u64::from(entry.bytes));
+            }
+            !done
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, FileState<B>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All tracked files of an engine.
+pub(crate) struct TrackedFiles<B: Backing> {
+    shards: [Mutex<HashMap<ObjectKey, Arc<Tracked<B>>>>; SHARDS],
+    hasher: RandomState,
+}
+
+impl<B: Backing> TrackedFiles<B> {
+    pub(crate) fn new() -> Self {
+        Self { shards: std::array::from_fn(|_| Mutex::default()), hasher: RandomState::new() }
+    }
+
+    /// The file with this key, if programs write it.
+    pub(crate) fn find(&self, key: &ObjectKey) -> Option<Arc<Tracked<B>>> {
+        let key = key.portable();
+        self.shard(&key).get(&key).cloned()
+    }
+
+    /// Notes an opening for writing. What `start` says is taken for true if the file
+    /// was not tracked: nobody has written it since all was durable.
+    pub(crate) fn opened(&self, key: &ObjectKey, start: impl FnOnce() -> Start) -> Arc<Tracked<B>> {
+        let key = key.portable();
+        let mut shard = self.shard(&key);
+        let file = shard.entry(key).or_insert_with(|| Arc::new(Tracked::new(key, start()))).clone();
+        let mut state = file.lock();
+        state.writers += 1;
+        state.clean = false;
+        drop(state);
+        file
+    }
+
+    /// Notes that an opening for writing has ended, with the file in the state that
+    /// `attr` describes, as far as that is known.
+    pub(crate) fn closed(&self, file: &Tracked<B>, attr: Option<&Attr>) {
+        let mut state = file.lock();
+        state.writers -= 1;
+        state.clean = attr.is_some_and(|attr| state.synced == Some(Synced::from(attr)));
+    }
+
+    /// Forgets a file whose last name is gone, and which nobody has open.
+    pub(crate) fn removed(&self, key: &ObjectKey) {
+        let key = key.portable();
+        let mut shard = self.shard(&key);
+        if shard.get(&key).is_some_and(|file| file.lock().writers == 0) {
+            shard.remove(&key);
+        }
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<Arc<Tracked<B>>> {
+        self.shards
+            .iter()
+            .flat_map(|shard| {
+                let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+                shard.values().cloned().collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    /// Forgets those of `files`, all of them closed, that have nothing left in the
+    /// log, which begins behind `kept_from`. They must have been `clean` when they
+    /// were closed, or everything was synced since they were listed.
+    pub(crate) fn forget_closed(&self, files: &[Arc<Tracked<B>>], synced: bool, kept_from: Lsn) {
+        for file in files {
+            let mut shard = self.shard(&file.key);
+            let state = file.lock();
+            let in_log = state.logged.is_some_and(|logged| logged.lsn > kept_from);
+            let durable = state.clean || synced;
+            if state.writers == 0 && durable && state.live.is_empty() && !in_log {
+                drop(state);
+                shard.remove(&file.key);
+            }
+        }
+    }
+
+    /// Those that nobody has open for writing.
+    pub(crate) fn closed_files(&self) -> Vec<Arc<Tracked<B>>> {
+        self.all().into_iter().filter(|file| file.lock().writers == 0).collect()
+    }
+
+    /// Number of tracked files.
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+
+    fn shard(&self, key: &ObjectKey) -> MutexGuard<'_, HashMap<ObjectKey, Arc<Tracked<B>>>> {
+        let shard = self.hasher.hash_one(key) as usize % SHARDS;
+        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,216 @@
+//! Which bytes of a file a sync has to log, and logging them.
+
+use std::ops::Range;
+
+use super::{FileState, LivePage, Logged, PAGE_BYTES, Synced, Tracked};
+use crate::engine::Lsn;
+use crate::error::Result;
+use crate::log::PlantedBugs;
+use crate::log::format::GroupBuilder;
+use crate::platform::{Backing, Seek};
+use crate::types::Attr;
+
+/// Longest piece that is read at once.
+const PIECE_BYTES_MAX: u64 = 256 << 10;
+
+/// What a sync of a file needs.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Need {
+    /// Bytes below the file's end that have no committed block, in pages.
+    ranges: Vec<Range<u64>>,
+    /// How many of them are not in the log at all.
+    pub(crate) new_bytes: u64,
+    /// Pages that are, and must be compared.
+    pub(crate) live_pages: usize,
+}
+
+impl Need {
+    /// Whether all of the file is committed.
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// Longest record that can come of it, in bytes.
+    pub(crate) fn bytes_max(&self) -> u64 {
+        /// Head of a record, and of each page if every other one is logged.
+        const HEAD_BYTES: u64 = 256;
+        let bytes: u64 = self.ranges.iter().map(|range| range.end - range.start).sum();
+        HEAD_BYTES + bytes + bytes / PAGE_BYTES * 16 + 16 * self.ranges.len() as u64
+    }
+}
+
+/// What was put into a group for a file.
+#[derive(Debug, Default)]
+pub(crate) struct Collected {
+    /// Pages logged.
+    pages: Vec<(u64, LivePage)>,
+    end: u64,
+}
+
+impl<B: Backing> Tracked<B> {
+    /// Finds out what a sync needs of a file that is `size` long and has been
+    /// written back.
+    pub(crate) fn need(&self, backing: &B, reader: &B::File, size: u64) -> Result<Need> {
+        let state = self.lock();
+        let mut need = Need::default();
+        for unsettled in state.committed.missing(0..size) {
+            let pages = unsettled.start / PAGE_BYTES * PAGE_BYTES
+                ..unsettled.end.next_multiple_of(PAGE_BYTES).min(size);
+            data_in(backing, reader, pages, &mut need.ranges)?;
+        }
+        // Rounding to pages may have made neighbours overlap.
+        need.ranges.dedup_by(|next, previous| {
+            let overlaps = next.start < previous.end;
+            if overlaps {
+                previous.end = previous.end.max(next.end);
+            }
+            overlaps
+        });
+        for range in &need.ranges {
+            let pages = range.start / PAGE_BYTES..range.end.div_ceil(PAGE_BYTES);
+            let live = state.live.range(pages).count();
+            need.live_pages += live;
+            let bytes = range.end - range.start;
+            need.new_bytes += bytes.saturating_sub(live as u64 * PAGE_BYTES);
+        }
+        Ok(need)
+    }
+
+    /// Puts what a sync needs into a group, as one record with number `lsn`, which
+    /// must have been taken before anything is read here. Nothing is put there if
+    /// the log has it all.
+    pub(crate) fn collect(
+        &self,
+        backing: &B,
+        reader: &B::File,
+        attr: &Attr,
+        need: &Need,
+        lsn: Lsn,
+        group: &mut GroupBuilder,
+        bugs: PlantedBugs,
+    ) -> Result<Collected> {
+        let state = self.lock();
+        let mut collected = Collected::default();
+        let mut piece = Vec::new();
+        group.begin_data(lsn, &self.key, attr.size, attr.mtime);
+        for range in &need.ranges {
+            let mut start = range.start;
+            while start < range.end {
+                let end = range.end.min(start + PIECE_BYTES_MAX);
+                piece.resize((end - start) as usize, 0);
+                let read = backing.read(reader, &mut piece, start).inspect_err(|_| {
+                    group.cancel_data();
+                })?;
+                // Shorter if the file was cut meanwhile: what is gone needs no log.
+                put(&state, start, &piece[..read], (lsn, bugs), group, &mut collected);
+                start = end;
+            }
+        }
+        if collected.pages.is_empty() {
+            group.cancel_data();
+        } else {
+            group.end_data();
+        }
+        Ok(collected)
+    }
+
+    /// The group with what was collected at number `lsn` is durable, and so is the
+    /// file in the state that `attr` describes.
+    pub(crate) fn logged(&self, collected: Collected, lsn: Lsn, attr: &Attr) {
+        let mut state = self.lock();
+        if !collected.pages.is_empty() {
+            let end = collected.end.max(state.logged.map_or(0, |logged| logged.end));
+            state.logged = Some(Logged { lsn, end });
+        }
+        // What was cut after the number was taken takes the record's pages with
+        // it at recovery, whatever was written there since.
+        if state.cut_at < lsn {
+            state.live.extend(collected.pages);
+            state.synced = Some(Synced::from(attr));
+            state.emptied = false;
+        }
+    }
+
+    /// The file is durable in place, in the state that `attr` describes, by a
+    /// journal commit that began after number `lsn` was taken; `settled` was asked
+    /// before that commit and after write-back.
+    pub(crate) fn committed(&self, settled: Vec<Range<u64>>, lsn: Lsn, attr: &Attr) {
+        let mut state = self.lock();
+        if state.cut_at < lsn {
+            let settled = if state.moves { Vec::new() } else { settled };
+            for range in settled {
+                state.committed.insert(range.start..range.end.min(attr.size));
+            }
+            let FileState { live, committed, .. } = &mut *state;
+            // Live records of what is committed now are of no more use.
+            live.retain(|&page, entry| {
+                let start = page * PAGE_BYTES;
+                !committed.contains(&(start..start + u64::from(entry.bytes)))
+            });
+            state.synced = Some(Synced::from(attr));
+            state.emptied = false;
+        }
+    }
+}
+
+/// Adds the parts of `range` that are not holes.
+fn data_in<B: Backing>(
+    backing: &B,
+    reader: &B::File,
+    range: Range<u64>,
+    found: &mut Vec<Range<u64>>,
+) -> Result<()> {
+    let mut start = range.start;
+    while start < range.end {
+        // ENXIO: no data from here on.
+        let Ok(data) = backing.seek(reader, start, Seek::Data) else { break };
+        if data >= range.end {
+            break;
+        }
+        let hole = backing.seek(reader, data, Seek::Hole)?;
+        let first = data.max(range.start) / PAGE_BYTES * PAGE_BYTES;
+        let end = hole.next_multiple_of(PAGE_BYTES).min(range.end);
+        found.push(first..end);
+        start = end.max(data + 1);
+    }
+    Ok(())
+}
+
+/// Puts those pages of a piece into the group that the log has not, or has with
+/// another content.
+fn put<B: Backing>(
+    state: &FileState<B>,
+    start: u64,
+    piece: &[u8],
+    (lsn, bugs): (Lsn, PlantedBugs),
+    group: &mut GroupBuilder,
+    collected: &mut Collected,
+) {
+    let mut run: Option<Range<usize>> = None;
+    let close = |run: &mut Option<Range<usize>>, group: &mut GroupBuilder| {
+        if let Some(run) = run.take() {
+            let bytes = (run.end - run.start) as u32;
+            group.data_part(start + run.start as u64, bytes).copy_from_slice(&piece[run]);
+        }
+    };
+    for (index, content) in piece.chunks(PAGE_BYTES as usize).enumerate() {
+        let page = start / PAGE_BYTES + index as u64;
+        let entry = LivePage { lsn, bytes: content.len() as u32, crc: crc32c::crc32c(content) };
+        let known = state.live.get(&page);
+        let is_same = |known: &LivePage| {
+            known.bytes == entry.bytes && (known.crc == entry.crc || bugs.no_compare)
+        };
+        if known.is_some_and(is_same) {
+            close(&mut run, group);
+            continue;
+        }
+        let at = index * PAGE_BYTES as usize;
+        match &mut run {
+            Some(run) => run.end = at + content.len(),
+            None => run = Some(at..at + content.len()),
+        }
+        collected.pages.push((page, entry));
+        collected.end = collected.end.max(start + (at + content.len()) as u64);
+    }
+    close(&mut run, group);
+}

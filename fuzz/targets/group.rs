@@ -1,0 +1,5 @@
+//! Bytes as a group.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| lanefs_fuzz::checks::check_group(data));

@@ -1,0 +1,216 @@
+//! Promise: what lanefs asks of a filesystem before it keeps a log there is so, and where it is not
+//! lanefs says why.
+//!
+//! The checks are those of `fs-core/tests/log_platform.rs`, which know system calls and structures
+//! that no program shows; this test makes the filesystems and devices for them and runs them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::Value;
+use tests::loopfs::LoopFs;
+use tests::scratch::{Scratch, unmount_patiently};
+use tests::{leftovers, require, run, tools, workspace};
+
+const BUILD_DEADLINE: Duration = Duration::from_secs(600);
+const CHECK_DEADLINE: Duration = Duration::from_secs(120);
+const TOOL_DEADLINE: Duration = Duration::from_secs(60);
+const BUSY_DEADLINE: Duration = Duration::from_secs(15);
+const EXT4_MIB: u64 = 64;
+const XFS_MIB: u64 = 320;
+const BTRFS_MIB: u64 = 128;
+
+#[test]
+fn on_ext4() {
+    if require::mount_support() {
+        let filesystem = LoopFs::ext4(EXT4_MIB);
+        run_checks(filesystem.path());
+    }
+}
+
+#[test]
+fn on_xfs() {
+    if require::mount_support() {
+        let filesystem = LoopFs::xfs(XFS_MIB);
+        run_checks(filesystem.path());
+    }
+}
+
+/// How an ext4 is made and mounted, and what lanefs says to it.
+const EXT4_OBSTACLES: &[(&[&str], &str, &str)] = &[
+    (&["-O", "^has_journal"], "rw", "no journal"),
+    (&["-O", "fast_commit"], "rw", "fast_commit"),
+    (&["-O", "inline_data"], "rw", "inline_data"),
+    (&["-O", "encrypt"], "rw", "encrypt"),
+    (&["-I", "128"], "rw", "nanoseconds"),
+    (&[], "data=journal", "data=journal"),
+    (&[], "data=writeback", "data=writeback"),
+    (&[], "nobarrier", "nobarrier"),
+    (&[], "lazytime", "lazytime"),
+    (&[], "ro", "read-only"),
+    (&[], "noload", "not in use"),
+    // As it should be; also what changes nothing.
+    (&[], "rw", ""),
+    (&["-O", "bigalloc"], "nodelalloc,noatime,commit=60", ""),
+];
+
+#[test]
+fn obstacles_of_ext4() {
+    if !require::mount_support() {
+        return;
+    }
+    let filesystem = LoopFs::ext4(EXT4_MIB);
+    for (making, options, expected) in EXT4_OBSTACLES {
+        unmount(filesystem.path());
+        let mut mkfs = Command::new(tools::debian("e2fsprogs", "mkfs.ext4"));
+        mkfs.args(["-q", "-F"]).args(*making).arg(filesystem.device());
+        run::run(&mut mkfs, TOOL_DEADLINE).expect_success();
+        mount("ext4", options, filesystem.device(), filesystem.path());
+        expect_obstacle(filesystem.path(), expected);
+    }
+}
+
+/// A journal on a device of its own is not flushed with the data.
+#[test]
+fn obstacle_of_an_external_journal() {
+    if !require::mount_support() {
+        return;
+    }
+    // Two devices: their filesystems make room for what we want.
+    let (data, journal) = (LoopFs::ext4(EXT4_MIB), LoopFs::ext4(EXT4_MIB));
+    unmount(data.path());
+    unmount(journal.path());
+    let mkfs = tools::debian("e2fsprogs", "mkfs.ext4");
+    let mut command = Command::new(&mkfs);
+    command.args(["-q", "-F", "-b", "4096", "-O", "journal_dev", journal.device()]);
+    run::run(&mut command, TOOL_DEADLINE).expect_success();
+    let place = format!("device={}", journal.device());
+    let mut command = Command::new(&mkfs);
+    command.args(["-q", "-F", "-b", "4096", "-J", &place, data.device()]);
+    run::run(&mut command, TOOL_DEADLINE).expect_success();
+    mount("ext4", "rw", data.device(), data.path());
+    expect_obstacle(data.path(), "device of its own");
+    unmount(data.path());
+}
+
+#[test]
+fn obstacles_of_xfs() {
+    if !require::mount_support() {
+        return;
+    }
+    let filesystem = LoopFs::xfs(XFS_MIB);
+    expect_obstacle(filesystem.path(), "");
+    unmount(filesystem.path());
+    let log = LoopFs::ext4(EXT4_MIB);
+    unmount(log.path());
+    let mut mkfs = Command::new(tools::debian("xfsprogs", "mkfs.xfs"));
+    let place = format!("logdev={},size=32m", log.device());
+    mkfs.args(["-q", "-f", "-l", &place, filesystem.device()]);
+    run::run(&mut mkfs, TOOL_DEADLINE).expect_success();
+    let options = format!("logdev={}", log.device());
+    mount("xfs", &options, filesystem.device(), filesystem.path());
+    expect_obstacle(filesystem.path(), "device of its own");
+    unmount(filesystem.path());
+}
+
+#[test]
+fn obstacles_of_other_filesystems() {
+    if !require::mount_support() {
+        return;
+    }
+    let filesystem = LoopFs::btrfs(BTRFS_MIB);
+    expect_obstacle(filesystem.path(), "btrfs");
+
+    let scratch = Scratch::new(1);
+    let [lower, upper, work, merged] =
+        ["lower", "upper", "work", "merged"].map(|name| scratch.subdirectory(name));
+    let memory = scratch.subdirectory("memory");
+    mount("tmpfs", "rw", "memory", &memory);
+    expect_obstacle(&memory, "tmpfs");
+    unmount(&memory);
+    let directory = |name: &str, path: &Path| format!("{name}={}", path.display());
+    let options =
+        [directory("lowerdir", &lower), directory("upperdir", &upper), directory("workdir", &work)];
+    mount("overlay", &options.join(","), "overlay", &merged);
+    expect_obstacle(&merged, "overlayfs");
+    unmount(&merged);
+}
+
+/// A log on a block device: what it carries is told, it is claimed, and nobody's data is taken.
+#[test]
+fn a_log_on_a_device() {
+    if !require::mount_support() {
+        return;
+    }
+    let (backing, device) = (LoopFs::ext4(EXT4_MIB), LoopFs::ext4(EXT4_MIB));
+    run_check("a_device_in_use", backing.path(), device.device());
+    unmount(device.path());
+    run_check("a_log_on_a_device", backing.path(), device.device());
+}
+
+fn unmount(mount_point: &Path) {
+    if leftovers::is_mounted(mount_point) {
+        assert!(unmount_patiently(mount_point, BUSY_DEADLINE), "{} is busy", mount_point.display());
+    }
+}
+
+fn mount(kind: &str, options: &str, source: &str, mount_point: &Path) {
+    let mut command = Command::new("mount");
+    command.args(["-t", kind, "-o", options, source]).arg(mount_point);
+    run::run(&mut command, TOOL_DEADLINE).expect_success();
+}
+
+/// All checks of a filesystem on which a log can be kept.
+fn run_checks(place: &Path) {
+    let mut command = check(place);
+    // Those that want another environment. One at a time: a directory has one owner, and its
+    // device's requests are counted.
+    command.args(["--skip", "_device", "--test-threads=1", "--nocapture"]);
+    let outcome = run::run(&mut command, CHECK_DEADLINE).expect_success();
+    println!("{}", outcome.stdout);
+}
+
+fn expect_obstacle(place: &Path, expected: &str) {
+    let mut command = check(place);
+    command.args(["--exact", "obstacle", "--nocapture"]).env("LANEFS_TEST_OBSTACLE", expected);
+    let outcome = run::run(&mut command, CHECK_DEADLINE);
+    assert!(ran_one(&outcome.stdout), "expected `{expected}`: {}", outcome.describe());
+    outcome.expect_success();
+}
+
+fn run_check(name: &str, place: &Path, device: &str) {
+    let mut command = check(place);
+    command.args(["--exact", name, "--nocapture"]).env("LANEFS_TEST_DEVICE", device);
+    let outcome = run::run(&mut command, CHECK_DEADLINE).expect_success();
+    assert!(ran_one(&outcome.stdout), "{}", outcome.describe());
+}
+
+// A test that was renamed must not pass by not being there.
+fn ran_one(stdout: &str) -> bool {
+    stdout.contains("running 1 test")
+}
+
+fn check(place: &Path) -> Command {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let mut command = Command::new(BUILT.get_or_init(build));
+    command.arg("--ignored").env("LANEFS_TEST_DIRECTORY", place);
+    command.env("LANEFS_TEST_OBSTACLE", "");
+    command
+}
+
+fn build() -> PathBuf {
+    let _lock = workspace::lock("log-platform-build");
+    let mut command = Command::new(workspace::cargo());
+    command.args(["test", "--package", "fs-core", "--test", "log_platform", "--no-run"]);
+    command.arg("--message-format=json-render-diagnostics").current_dir(workspace::root());
+    let outcome = run::run(&mut command, BUILD_DEADLINE);
+    assert!(outcome.status.success(), "the checks do not build:\n{}", outcome.stderr);
+    let executable = outcome.stdout.lines().find_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let is_ours = message["target"]["name"] == "log_platform";
+        is_ours.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
+    });
+    executable.unwrap_or_else(|| panic!("cargo named no executable:\n{}", outcome.stderr))
+}

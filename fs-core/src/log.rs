@@ -48,6 +48,7 @@ use serde::Serialize;
 use self::checkpoint::Checkpointer;
 use self::home::Home;
 use self::marks::{Mark, OURSELVES};
+use self::probe::ProbeFigures;
 use self::ranges::RangeSet;
 use self::record::Change;
 use self::stream::Stream;
@@ -71,7 +72,9 @@ pub mod tracked;
 mod writer;
 
 pub use self::home::HOME_NAME;
-pub use self::open::{LogConfig, OpenLogError, PlantedBugs, Progress, format_store};
+pub use self::open::{
+    LogConfig, OpenLogError, PlantedBugs, Progress, format_store, inline_bytes_for,
+};
 pub(crate) use self::stream::Tail;
 pub(crate) use self::writer::{WriteError, Writer};
 
@@ -97,6 +100,8 @@ pub struct Log<B: Backing> {
     boot_id: [u8; 16],
     uuid: String,
     elsewhere: bool,
+    figures: Option<ProbeFigures>,
+    inline_bytes_max: u64,
     counts: Counts,
     /// Why the log is not used any more.
     failure: Mutex<Option<String>>,
@@ -153,6 +158,10 @@ pub struct LogStatus {
     pub marks: u64,
     /// Files whose new content beyond this many bytes goes without the log.
     pub inline_bytes_max: u64,
+    /// One flush of the log's device at the start, in microseconds, if measured.
+    pub flush_us: Option<f64>,
+    /// The log lies outside of the backing directory.
+    pub elsewhere: bool,
     /// Why the log is not used any more, if so.
     pub failure: Option<String>,
 }
@@ -308,7 +317,7 @@ impl<B: Backing> Log<B> {
     }
 
     pub(crate) const fn inline_bytes_max(&self) -> u64 {
-        self.config.inline_bytes_max
+        self.inline_bytes_max
     }
 
     pub(crate) const fn boot_id(&self) -> [u8; 16] {
@@ -380,6 +389,12 @@ impl<B: Backing> Log<B> {
         self.checkpointer.stop(deadline);
     }
 
+    /// What the log's device was measured to take.
+    #[must_use]
+    pub const fn figures(&self) -> Option<&ProbeFigures> {
+        self.figures.as_ref()
+    }
+
     /// Figures since the start.
     pub fn status(&self) -> LogStatus {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -400,7 +415,9 @@ impl<B: Backing> Log<B> {
             durable_lsn: count(&self.durable),
             compared_pages: count(&self.counts.compared_pages),
             marks: count(&self.counts.marks),
-            inline_bytes_max: self.config.inline_bytes_max,
+            inline_bytes_max: self.inline_bytes_max,
+            flush_us: self.figures.map(|figures| figures.flush.as_secs_f64() * 1e6),
+            elsewhere: self.elsewhere,
             failure: self.failure(),
         }
     }

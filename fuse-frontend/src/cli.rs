@@ -8,7 +8,10 @@ use crate::failure::Failure;
 use crate::mount::options::OPTIONS_HELP;
 
 mod demo;
+mod log;
 mod mount;
+mod probe;
+mod recover;
 mod status;
 mod table;
 mod umount;
@@ -36,6 +39,14 @@ pub enum Command {
     Umount(UmountArgs),
     /// Show a mount's engine, lanes and requests; all mounts without MOUNTPOINT.
     Status(StatusArgs),
+    /// Bring a directory up to date after a power cut, without mounting it.
+    Recover(RecoverArgs),
+    /// Say what `recover` would do; change nothing.
+    Check(RecoverArgs),
+    /// Measure a directory's device and say which fence lanefs would choose.
+    Probe(ProbeArgs),
+    /// Make a log outside of the backing directory.
+    Log(LogArgs),
     /// Show what lanefs does: writers on a scratch mount and without it, verified.
     Demo(DemoArgs),
 }
@@ -55,7 +66,79 @@ pub struct MountArgs {
     /// Return when the mount answers and serve in the background.
     #[arg(long)]
     pub daemon: bool,
+    /// Keep the log in this file or on this device, made by `lanefs log format`; same as -o log=PATH.
+    #[arg(long, value_name = "PATH")]
+    pub log: Option<PathBuf>,
+    /// Size of a log in BACKING/.lanefs, from 4M; same as -o log_size=SIZE.
+    #[arg(long, value_name = "SIZE")]
+    pub log_size: Option<String>,
 }
+
+/// Arguments of `lanefs recover` and `lanefs check`.
+#[derive(Debug, Args)]
+#[command(after_help = format!("{RECOVER_EXAMPLES}\n\n{EXIT_CODES}"))]
+pub struct RecoverArgs {
+    /// Directory that holds the files.
+    pub backing: PathBuf,
+    /// The log, if it lies outside of BACKING.
+    #[arg(long, value_name = "PATH")]
+    pub log: Option<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+const RECOVER_EXAMPLES: &str = "\
+Examples:
+  lanefs check /srv/data       what would be done
+  lanefs recover /srv/data     do it; safe to interrupt and to repeat
+
+A mount does the same before it answers.";
+
+/// Arguments of `lanefs probe`.
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    /// A directory on the filesystem to be measured; needs 8 MiB for a moment.
+    pub dir: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `lanefs log`.
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: LogCommand,
+}
+
+/// What can be done with a log.
+#[derive(Debug, Subcommand)]
+pub enum LogCommand {
+    /// Make an empty log in a new file or on a block device. A device that carries anything is refused.
+    Format(FormatArgs),
+}
+
+/// Arguments of `lanefs log format`.
+#[derive(Debug, Args)]
+#[command(after_help = format!("{FORMAT_EXAMPLES}\n\n{EXIT_CODES}"))]
+pub struct FormatArgs {
+    /// A block device, or a file to be made.
+    pub path: PathBuf,
+    /// Size of the log, from 4M [default: 64M for a file, all of a device].
+    #[arg(long, value_name = "SIZE")]
+    pub size: Option<String>,
+    /// Overwrite what the device carries. It is lost.
+    #[arg(long)]
+    pub force: bool,
+}
+
+const FORMAT_EXAMPLES: &str = "\
+Examples:
+  lanefs log format /dev/nvme0n1p3
+  lanefs log format /fast/data.log --size 256M
+  lanefs mount /srv/data /mnt/data --log /dev/nvme0n1p3";
 
 const MOUNT_EXAMPLES: &str = "\
 Examples:
@@ -115,6 +198,10 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Mount(args) => mount::run(&args),
         Command::Umount(args) => umount::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Recover(args) => recover::recover(&args),
+        Command::Check(args) => recover::check(&args),
+        Command::Probe(args) => probe::run(&args),
+        Command::Log(LogArgs { command: LogCommand::Format(args) }) => log::format(&args),
         Command::Demo(args) => demo::run(&args),
     }
 }

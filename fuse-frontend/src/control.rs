@@ -101,8 +101,8 @@ pub struct StatusReport {
     pub directories: usize,
     /// The engine and its lanes.
     pub engine: EngineStatus,
-    /// State of the log; there is none yet: the fence is the backing directory.
-    pub log: &'static str,
+    /// State of the log: `in use`, or why it is not.
+    pub log: String,
     /// Requests of the kernel by kind.
     pub requests: BTreeMap<&'static str, u64>,
 }
@@ -113,6 +113,8 @@ pub struct Status {
     pub plan: MountPlan,
     /// Type of the backing filesystem.
     pub filesystem: &'static str,
+    /// Why no log is kept, if none is.
+    pub no_log: Option<String>,
     /// The process's limit of open files.
     pub open_files_max: u64,
     /// When the mount was made.
@@ -126,6 +128,14 @@ pub struct Status {
 }
 
 impl Status {
+    fn log_state(&self) -> String {
+        let failure = || self.tree.engine().log().and_then(|log| log.status().failure);
+        match &self.no_log {
+            Some(reason) => format!("none: {reason}"),
+            None => failure().map_or_else(|| "in use".to_owned(), |why| format!("failed: {why}")),
+        }
+    }
+
     fn report(&self) -> StatusReport {
         let (nodes, files, directories) = self.tree.counts();
         StatusReport {
@@ -145,7 +155,7 @@ impl Status {
             files,
             directories,
             engine: self.tree.engine().status(),
-            log: "none",
+            log: self.log_state(),
             requests: self.counters.snapshot(),
         }
     }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use fs_core::engine::{Engine, EngineConfig, Tree};
+use fs_core::engine::Tree;
 use fs_core::platform::linux::{BackingOptions, LinuxBacking, raise_open_files_limit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -28,6 +28,7 @@ use crate::skin::reply::Channel;
 use crate::skin::{Counters, Skin, SkinOptions};
 
 pub mod daemon;
+pub mod engine;
 pub mod kernel;
 pub mod mounts;
 pub mod options;
@@ -90,8 +91,10 @@ impl Mount {
         let options = &plan.options;
         let backing = LinuxBacking::open(&plan.backing, backing_options(options))
             .map_err(|error| Failure::new(error.to_string()))?;
+        let backing = Arc::new(backing);
         let filesystem = backing.filesystem_name();
-        let engine = Engine::new(&backing, EngineConfig { lanes: options.lanes() });
+        let engine::MountEngine { engine, no_log } =
+            engine::start(&backing, &plan.backing, options)?;
         let tree = engine.add_tree(backing).map_err(|error| {
             Failure::new(format!("cannot serve {}: {error}", plan.backing.display()))
         })?;
@@ -107,6 +110,7 @@ impl Mount {
         let status = Status {
             plan: plan.clone(),
             filesystem,
+            no_log,
             open_files_max,
             started: Instant::now(),
             tree: Arc::clone(&tree),
@@ -158,7 +162,7 @@ impl Mount {
             }
         };
         // What was written between the first flush and the end.
-        let flushed = flushed.and(self.flush());
+        let flushed = flushed.and(self.close());
         let outcome = flushed.and_then(|()| {
             ended.map_err(|error| Failure::new(format!("the FUSE session failed: {error}")))
         });
@@ -175,13 +179,20 @@ impl Mount {
     }
 
     fn flush(&self) -> Result<(), Failure> {
-        self.tree.engine().flush(DRAIN_MAX).map_err(|error| {
-            let backing = self.plan.backing.display();
-            Failure::new(format!(
-                "not everything could be made durable in {backing}: {error}; \
-                 the data is in the backing directory, but a power cut may lose it"
-            ))
-        })
+        self.tree.engine().flush(DRAIN_MAX).map_err(|error| self.not_durable(&error))
+    }
+
+    /// The last flush, after which the log is empty.
+    fn close(&self) -> Result<(), Failure> {
+        self.tree.engine().close(DRAIN_MAX).map_err(|error| self.not_durable(&error))
+    }
+
+    fn not_durable(&self, error: &dyn std::fmt::Display) -> Failure {
+        let backing = self.plan.backing.display();
+        Failure::new(format!(
+            "not everything could be made durable in {backing}: {error}; \
+             the data is in the backing directory, but a power cut may lose it"
+        ))
     }
 
     fn unmount(&mut self, lazy: bool) -> Result<(), Failure> {

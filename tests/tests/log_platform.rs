@@ -20,6 +20,8 @@ const TOOL_DEADLINE: Duration = Duration::from_secs(60);
 const BUSY_DEADLINE: Duration = Duration::from_secs(15);
 const EXT4_MIB: u64 = 64;
 const XFS_MIB: u64 = 320;
+/// The smallest that mkfs.xfs makes.
+const XFS_LOG_MIB: u64 = 64;
 const BTRFS_MIB: u64 = 128;
 
 #[test]
@@ -103,10 +105,10 @@ fn obstacles_of_xfs() {
     let filesystem = LoopFs::xfs(XFS_MIB);
     expect_obstacle(filesystem.path(), "");
     unmount(filesystem.path());
-    let log = LoopFs::ext4(EXT4_MIB);
+    let log = LoopFs::ext4(2 * XFS_LOG_MIB);
     unmount(log.path());
     let mut mkfs = Command::new(tools::debian("xfsprogs", "mkfs.xfs"));
-    let place = format!("logdev={},size=32m", log.device());
+    let place = format!("logdev={},size={XFS_LOG_MIB}m", log.device());
     mkfs.args(["-q", "-f", "-l", &place, filesystem.device()]);
     run::run(&mut mkfs, TOOL_DEADLINE).expect_success();
     let options = format!("logdev={}", log.device());

@@ -37,7 +37,8 @@ pub use self::group::{GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupHeader, group_by
 pub use self::records::{check_record, encode_record};
 pub use self::scan::{Group, LogContents, read_superblock, scan};
 pub use self::superblock::{
-    LOG_BYTES_DEFAULT, LOG_BYTES_MAX, LOG_BYTES_MIN, SEGMENT_COUNT, SEGMENTS_OFFSET, Superblock,
+    LOG_BYTES_DEFAULT, LOG_BYTES_MAX, LOG_BYTES_MIN, SEGMENT_COUNT, SEGMENTS_OFFSET,
+    SUPERBLOCK_MAGIC, Superblock,
 };
 
 /// Version of everything described here; any change of the layout is another.

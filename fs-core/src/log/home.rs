@@ -79,8 +79,11 @@ impl<B: Backing> Home<B> {
                 let home = make_dir(backing, &root, HOME_NAME)?;
                 make_dir(backing, &home, MARKS)?;
                 make_file(backing, &home, MARKER)?;
+                let made = Self::find(backing)?;
+                // It was made with the time of day.
+                backing.set_marker(&made.marker, 0)?;
                 backing.sync_all()?;
-                Self::find(backing)
+                Ok(made)
             }
             other => other,
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::checkpoint::Checkpointer;
 use super::format::{LOG_BYTES_DEFAULT, LogError, Superblock, read_superblock};
 use super::home::Home;
+use super::probe::{self, ProbeFigures};
 use super::recovery::{self, RecoveryError, RecoveryReport};
 use super::stream::Stream;
 use super::tracked::TrackedFiles;
@@ -24,8 +25,11 @@ pub struct LogConfig {
     /// Length of a log that is made, in bytes.
     pub bytes: u64,
     /// New content of one file beyond this goes without the log: writing it twice
-    /// would take longer than the flush that the log saves.
-    pub inline_bytes_max: u64,
+    /// would take longer than the flush that the log saves. `None`: from what the
+    /// device is measured to take, see [`inline_bytes_for`].
+    pub inline_bytes_max: Option<u64>,
+    /// How long the device is measured; `None`: not at all.
+    pub probe: Option<Duration>,
     /// A background thread makes checkpoints. Off: somebody calls
     /// [`Log::checkpoint`].
     pub background: bool,
@@ -33,6 +37,22 @@ pub struct LogConfig {
     pub checkpoint_interval: Duration,
     /// Rules that are left out, so that tests can be seen to fail.
     pub bugs: PlantedBugs,
+}
+
+/// How long a device is measured when its log is opened.
+const PROBE_TIME_MAX: Duration = Duration::from_millis(150);
+
+/// What goes through the log of a device that nobody measured.
+const INLINE_BYTES_DEFAULT: u64 = 512 << 10;
+const INLINE_BYTES_MIN: u64 = 64 << 10;
+
+/// How much new content of a file the log is good for: so much that writing it
+/// once more takes half a flush. A quarter of a segment at most, so that a group
+/// holds several files.
+#[must_use]
+pub fn inline_bytes_for(figures: &ProbeFigures, segment_bytes: u64) -> u64 {
+    let half_flush = figures.bandwidth_bytes_per_s * figures.flush.as_secs_f64() / 2.0;
+    (half_flush as u64).clamp(INLINE_BYTES_MIN, (segment_bytes / 4).max(INLINE_BYTES_MIN))
 }
 
 /// Rules against losing data, each to be left out on purpose: what tests of tests
@@ -65,7 +85,8 @@ impl Default for LogConfig {
     fn default() -> Self {
         Self {
             bytes: LOG_BYTES_DEFAULT,
-            inline_bytes_max: 512 << 10,
+            inline_bytes_max: None,
+            probe: Some(PROBE_TIME_MAX),
             background: true,
             checkpoint_interval: Duration::from_secs(5),
             bugs: PlantedBugs::default(),
@@ -105,6 +126,16 @@ pub enum OpenLogError {
         /// The named one's.
         found: String,
     },
+    /// The log that was named is in use by another directory.
+    #[error(
+        "the log named with --log (UUID {0}) is not empty and belongs to another directory:          recover that one first (`lanefs recover DIRECTORY --log PATH`)"
+    )]
+    Foreign(String),
+    /// The directory's own log is not empty, and another one was named.
+    #[error(
+        "the log in this directory's .lanefs is not empty:          run `lanefs recover DIRECTORY` before using another log"
+    )]
+    OwnLogInUse,
     /// The log is not one, or damaged.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -167,8 +198,19 @@ impl<B: Backing> Log<B> {
         // written through this engine are taken for durable as they are.
         backing.sync_all().map_err(home_error("sync"))?;
         let boot_id = superblock.boot_id;
-        let writer = Writer::start(store, superblock)
-            .map_err(|source| LogError::Read { offset: 0, source })?;
+        let area = superblock.segment_start(0)
+            ..superblock.segment_start(0)
+                + superblock.segment_bytes * u64::from(superblock.segments);
+        let segment_bytes = superblock.segment_bytes;
+        let failed = |source| LogError::Read { offset: 0, source };
+        let writer = Writer::start(store, superblock).map_err(failed)?;
+        // Nothing in the log is needed now, durably: it may be written over.
+        let figures = match config.probe {
+            Some(time_max) => Some(probe::measure(writer.store(), area, time_max).map_err(failed)?),
+            None => None,
+        };
+        let measured = figures.as_ref().map(|figures| inline_bytes_for(figures, segment_bytes));
+        let inline_bytes_max = config.inline_bytes_max.or(measured).unwrap_or(INLINE_BYTES_DEFAULT);
         let log = Arc::new(Self {
             durable: AtomicU64::new(last),
             durable_tail: AtomicU64::new(last),
@@ -179,6 +221,8 @@ impl<B: Backing> Log<B> {
             counts: Counts::default(),
             failure: Mutex::default(),
             elsewhere: is_elsewhere,
+            figures,
+            inline_bytes_max,
             boot_id,
             uuid,
             home,
@@ -266,12 +310,27 @@ fn check_place<B: Backing>(
     elsewhere: bool,
 ) -> Result<(), OpenLogError> {
     let expected = home.log_elsewhere(backing).map_err(home_error("read the directory"))?;
-    let Some(expected) = expected else { return Ok(()) };
-    if !elsewhere {
-        return Err(OpenLogError::Elsewhere(expected));
-    }
     let found = hex(&superblock.uuid);
-    if found == expected { Ok(()) } else { Err(OpenLogError::WrongLog { expected, found }) }
+    match expected {
+        Some(expected) if !elsewhere => Err(OpenLogError::Elsewhere(expected)),
+        Some(expected) if found != expected => Err(OpenLogError::WrongLog { expected, found }),
+        None if elsewhere && !superblock.clean => Err(OpenLogError::Foreign(found)),
+        None if elsewhere && has_unclean_log(backing, home)? => Err(OpenLogError::OwnLogInUse),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the log in `.lanefs`, if there is one, may hold something.
+fn has_unclean_log<B: Backing>(backing: &B, home: &Home<B>) -> Result<bool, OpenLogError> {
+    if !home.has_log(backing).map_err(home_error("look for the log"))? {
+        return Ok(false);
+    }
+    let store = home.open_log(backing).map_err(home_error("open the log"))?;
+    match read_superblock(&store) {
+        Ok(superblock) => Ok(!superblock.clean),
+        Err(LogError::NotALog) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 pub(super) fn home_error(what: &'static str) -> impl Fn(Errno) -> OpenLogError {

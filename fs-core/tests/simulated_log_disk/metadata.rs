@@ -50,6 +50,8 @@ fn commits_hold_without_order() {
     let file = disk.file("f");
     disk.fill(&file, 0, b'a');
     disk.write_out(&file);
+    // Data is still there before its block is.
+    assert_eq!(disk.outcomes(&["f"]), set(&["-", "empty", "a4096"]));
     disk.commit().unwrap();
     assert_eq!(disk.outcomes(&["f"]), set(&["a4096"]));
     // Numbers of inodes that may come back are not given out.

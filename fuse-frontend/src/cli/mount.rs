@@ -2,6 +2,7 @@
 
 use super::MountArgs;
 use crate::failure::Failure;
+use crate::mount::options::log_bytes;
 use crate::mount::{Mount, MountOptions, MountPlan, daemon, preflight};
 
 pub(super) fn run(args: &MountArgs) -> Result<(), Failure> {
@@ -23,6 +24,14 @@ fn plan(args: &MountArgs) -> Result<MountPlan, Failure> {
     let mut options = MountOptions::default();
     for words in &args.options {
         options.apply(words)?;
+    }
+    if let Some(path) = &args.log {
+        options.log = Some(std::path::absolute(path).map_err(|error| {
+            Failure::usage(format!("--log {} is no path: {error}", path.display()))
+        })?);
+    }
+    if let Some(size) = &args.log_size {
+        options.log_bytes = log_bytes(size)?;
     }
     options.check()?;
     let (backing, mount_point) = preflight::resolve(&args.backing, &args.mount_point)?;

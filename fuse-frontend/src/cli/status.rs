@@ -74,9 +74,40 @@ fn mount_rows(status: &Value) -> Vec<Vec<String>> {
         row([&"files belong to their callers", &yes(&status["impersonation"])]),
         row([&"fence", &format!("{} ({})", text(&engine["fence"]), text(&engine["mechanism"]))]),
         row([&"log", &text(&status["log"])]),
+    ]
+    .into_iter()
+    .chain(log_rows(&engine["log"]))
+    .chain([
         row([&"nodes known", &status["nodes"]]),
         row([&"files open", &status["files"]]),
         row([&"  limit for writing", &status["open_files_max"]]),
+    ])
+    .collect()
+}
+
+/// Nothing if no log is kept.
+fn log_rows(log: &Value) -> Vec<Vec<String>> {
+    if log.is_null() {
+        return Vec::new();
+    }
+    let number = |name: &str| log[name].as_u64().unwrap_or(0);
+    let mib = number("bytes") >> 20;
+    let used = 100.0 * log["used_ratio"].as_f64().unwrap_or(0.0);
+    let flush =
+        log["flush_us"].as_f64().map_or("not measured".to_owned(), |us| format!("{us:.0} us"));
+    vec![
+        row([&"  size, in use", &format!("{mib} MiB, {used:.1} %")]),
+        row([&"  groups, their bytes", &format!("{}, {}", log["groups"], log["group_bytes"])]),
+        row([
+            &"  journal commits instead",
+            &format!("{} ({} log full)", log["commits"], log["full"]),
+        ]),
+        row([
+            &"  checkpoints, failed",
+            &format!("{}, {}", log["checkpoints"], log["checkpoint_errors"]),
+        ]),
+        row([&"  files tracked", &log["tracked_files"]]),
+        row([&"  one flush takes", &flush]),
     ]
 }
 
@@ -89,6 +120,9 @@ fn lane_rows(lanes: &Value) -> Vec<Vec<String>> {
         row([&"  past a full queue", &lanes["queue_overflows"]]),
         row([&"groups", &lanes["groups"]]),
         row([&"  of one (solo lane)", &lanes["solo_groups"]]),
+        row([&"  by one write to the log", &lanes["log_groups"]]),
+        row([&"  by one flush alone", &lanes["flush_groups"]]),
+        row([&"  found durable", &lanes["free_groups"]]),
         row([&"  by one journal commit", &lanes["shared_commit_groups"]]),
         row([&"  by whole-filesystem sync", &lanes["whole_fs_groups"]]),
         row([&"  mean size", &format!("{mean:.2}")]),

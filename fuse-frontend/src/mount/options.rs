@@ -1,9 +1,12 @@
 //! Mount options: the words after `-o`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use fs_core::lane::LaneConfig;
 use fs_core::lane::policy::PolicyConfig;
+use fs_core::log::LogConfig;
+use fs_core::log::format::{LOG_BYTES_DEFAULT, LOG_BYTES_MAX, LOG_BYTES_MIN};
 use fs_core::platform::linux::{FenceMechanism, running_as_root};
 
 use crate::failure::Failure;
@@ -15,6 +18,17 @@ pub const WORKERS_DEFAULT: usize = 4;
 const WORKERS_MIN: usize = 3;
 /// Most workers: each has a request buffer of 16 MiB of address space.
 const WORKERS_MAX: usize = 64;
+
+/// What makes groups durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FenceChoice {
+    /// The log where it is safe and pays.
+    Auto,
+    /// The log, or no mount.
+    Log,
+    /// The backing directory.
+    Backing,
+}
 
 /// All settings of a mount.
 #[derive(Debug, Clone)]
@@ -47,7 +61,15 @@ pub struct MountOptions {
     pub workers: usize,
     /// Pin known objects by descriptors instead of using file handles.
     pub pin_objects: bool,
-    /// How a group of several files is made durable.
+    /// What makes groups durable.
+    pub fence: FenceChoice,
+    /// A log outside of the backing directory.
+    pub log: Option<PathBuf>,
+    /// Size of a log in the backing directory, in bytes.
+    pub log_bytes: u64,
+    /// The backing directory is made durable at least that long after a group.
+    pub checkpoint_interval: Duration,
+    /// How the backing directory syncs a group of several files.
     pub mechanism: FenceMechanism,
     /// A planted bug, for tests of tests: one sync in this many is answered
     /// without being made. Not in the help text, and loud.
@@ -78,6 +100,10 @@ impl Default for MountOptions {
             passthrough: true,
             workers: WORKERS_DEFAULT,
             pin_objects: false,
+            fence: FenceChoice::Auto,
+            log: None,
+            log_bytes: LOG_BYTES_DEFAULT,
+            checkpoint_interval: LogConfig::default().checkpoint_interval,
             mechanism: FenceMechanism::Auto,
             lie_one_in: None,
             window: None,
@@ -108,8 +134,14 @@ Options for -o (several: comma-separated, or -o again):
   workers=N              threads that answer requests, 3 to 64 (default 4)
   handles, no_handles    know files by handle / pin each by a descriptor
                          (default: handles where privilege allows it)
-  fence=auto|backing     what makes a group durable: so far always the backing
-                         directory (the log is to come)
+  fence=auto|log|backing what makes a group durable: one write to the log (where the
+                         backing filesystem allows it and it pays), or syncing the
+                         backing directory (default auto)
+  log=PATH               a log in a file or on a device outside of BACKING, made by
+                         `lanefs log format` (default: in BACKING/.lanefs)
+  log_size=SIZE          size of a log in BACKING, from 4M (default 64M)
+  checkpoint_ms=N        make the backing directory durable N ms after a group at the
+                         latest, 10 to 3600000 (default 5000)
   sync_by=auto|uring|threads
                          how the backing directory syncs a group: one journal
                          commit where possible (auto), or each file in parallel
@@ -187,11 +219,14 @@ impl MountOptions {
             ("workers", Some(value)) => {
                 self.workers = number(name, value, WORKERS_MIN, WORKERS_MAX)?;
             }
-            ("fence", Some("auto" | "backing")) => {}
-            ("fence", Some("log")) => {
-                return Err(Failure::usage(
-                    "mount option fence=log: there is no log yet; use fence=backing or leave it out",
-                ));
+            ("fence", Some("auto")) => self.fence = FenceChoice::Auto,
+            ("fence", Some("log")) => self.fence = FenceChoice::Log,
+            ("fence", Some("backing")) => self.fence = FenceChoice::Backing,
+            ("log", Some(value)) => self.log = Some(absolute(value)?),
+            ("log_size", Some(value)) => self.log_bytes = log_bytes(value)?,
+            ("checkpoint_ms", Some(value)) => {
+                let ms = number(name, value, 10, 3_600_000)?;
+                self.checkpoint_interval = Duration::from_millis(ms as u64);
             }
             ("sync_by", Some("auto")) => self.mechanism = FenceMechanism::Auto,
             ("sync_by", Some("uring")) => self.mechanism = FenceMechanism::Uring,
@@ -213,6 +248,33 @@ impl MountOptions {
         }
         Ok(())
     }
+}
+
+/// A size of a log as people write it: `64M`, `1G`, or bytes.
+///
+/// # Errors
+/// It is no size, or no log can be so large or so small.
+pub fn log_bytes(value: &str) -> Result<u64, Failure> {
+    let (digits, shift) =
+        match value.to_ascii_uppercase().trim_end_matches("IB").trim_end_matches('B') {
+            text if text.ends_with('K') => (text.trim_end_matches('K').to_owned(), 10),
+            text if text.ends_with('M') => (text.trim_end_matches('M').to_owned(), 20),
+            text if text.ends_with('G') => (text.trim_end_matches('G').to_owned(), 30),
+            text => (text.to_owned(), 0),
+        };
+    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    match bytes {
+        Some(bytes) if (LOG_BYTES_MIN..=LOG_BYTES_MAX).contains(&bytes) => Ok(bytes),
+        _ => {
+            Err(Failure::usage(format!("log size {value}: give a size from 4M to 1024G, like 64M")))
+        }
+    }
+}
+
+/// The daemon leaves the current directory, so the path must not depend on it.
+fn absolute(value: &str) -> Result<PathBuf, Failure> {
+    std::path::absolute(value)
+        .map_err(|error| Failure::usage(format!("log={value} is no path: {error}")))
 }
 
 fn unknown(name: &str, value: Option<&str>) -> Result<(), Failure> {

@@ -53,7 +53,8 @@ enum Promise {
 /// Taken down while a workload runs.
 #[derive(Clone)]
 pub struct Notes<'a> {
-    disk: &'a Disk,
+    // None: a run that nobody will cut.
+    disk: Option<&'a Disk>,
     steps: Arc<Mutex<Vec<Ack>>>,
     clock: Arc<AtomicU64>,
     /// Added to the numbers of actors: several programs share a page.
@@ -63,7 +64,12 @@ pub struct Notes<'a> {
 impl<'a> Notes<'a> {
     /// An empty page for a workload on `disk`.
     pub fn new(disk: &'a Disk) -> Self {
-        Notes { disk, steps: Arc::default(), clock: Arc::default(), first_actor: 0 }
+        Notes { disk: Some(disk), ..Self::without_disk() }
+    }
+
+    /// A page for a run on no disk of ours: every position is 0.
+    pub fn without_disk() -> Self {
+        Notes { disk: None, steps: Arc::default(), clock: Arc::default(), first_actor: 0 }
     }
 
     /// The same page, for a program whose actors are counted from `first_actor` on.
@@ -121,11 +127,12 @@ impl<'a> Notes<'a> {
         run: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), E> {
         let tick = || self.clock.fetch_add(1, Ordering::SeqCst);
-        let begun = self.disk.position();
+        let position = || self.disk.map_or(Position(0), Disk::position);
+        let begun = position();
         let called = tick();
         let result = run();
         let returned = result.is_ok().then(tick);
-        let acked = (promise != Promise::Nothing && result.is_ok()).then(|| self.disk.position());
+        let acked = (promise != Promise::Nothing && result.is_ok()).then(position);
         let covers = promise == Promise::Everything;
         let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
         for actor in actors {

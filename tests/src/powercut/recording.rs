@@ -2,15 +2,21 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::daemon::Daemon;
 use super::filesystem::Filesystem;
-use super::notes::{History, Notes};
-use super::workload::Workload;
-use crate::disk::{Disk, DiskOptions, Position, Record, Tearing};
-use crate::mounted::Mounted;
+use super::notes::{History, Notes, Promised};
+use super::snapshot::Snapshot;
+use super::workload::{Parts, Place};
+use crate::disk::{Disk, DiskMount, DiskOptions, Image, Position, Record, Tearing};
 use crate::scratch::Scratch;
+
+mod faulty;
+mod killed;
 
 /// A flush takes a moment, so that groups form and cuts fall between them.
 const FLUSH_TIME: Duration = Duration::from_micros(300);
@@ -27,6 +33,27 @@ pub enum Subject {
     },
 }
 
+/// What happens to a run besides the power cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mishap {
+    /// Nothing.
+    None,
+    /// The disk fails.
+    Faults,
+    /// The daemon is killed.
+    Kill,
+}
+
+impl Mishap {
+    /// How many parts a run with it has: what comes after needs directories that nothing happened to.
+    pub fn parts(self) -> usize {
+        match self {
+            Mishap::None => 0,
+            Mishap::Faults | Mishap::Kill => 3,
+        }
+    }
+}
+
 /// Everything that a campaign needs to know of a run.
 pub struct Recording {
     /// What was written and flushed.
@@ -35,51 +62,146 @@ pub struct Recording {
     pub start: Position,
     /// What was promised.
     pub history: History,
+    /// The log's promises count.
+    pub log: bool,
+    /// From a position on, directories that must be exactly so.
+    pub exact: Vec<(Position, Vec<(String, Arc<Snapshot>)>)>,
+    /// Where something special happened: cuts are worth more there.
+    pub hot: Vec<RangeInclusive<u64>>,
+    /// What is on the disk after everything was unmounted, and what must be there.
+    pub last: (Image, Promised),
+    /// What was found wrong while it ran.
+    pub live_losses: Vec<String>,
+    /// What was done to it, in words.
+    pub story: Vec<String>,
 }
 
-/// Runs a workload and takes down what the disk saw and what the programs were promised.
+impl Recording {
+    /// What a cut at `position` must have kept.
+    pub fn promised(&self, position: Position) -> Promised {
+        let exact = self.exact.iter().rev().find(|(from, _)| *from <= position);
+        let exact = exact.map(|(_, directories)| directories.clone()).unwrap_or_default();
+        Promised { log: self.log, exact, ..self.history.at(position) }
+    }
+}
+
+/// A fresh filesystem on a recording disk, with the directory `tree` prepared for a workload.
+struct Stage {
+    // Dropped in this order.
+    mounted: DiskMount,
+    _scratch: Scratch,
+    disk: Disk,
+    tree: PathBuf,
+}
+
+/// What a run of a kind of its own leaves to say.
+#[derive(Default)]
+struct Events {
+    exact: Vec<(Position, Vec<(String, Arc<Snapshot>)>)>,
+    hot: Vec<RangeInclusive<u64>>,
+    // The state after everything, when it is known.
+    last_exact: Vec<(String, Arc<Snapshot>)>,
+    live_losses: Vec<String>,
+    story: Vec<String>,
+}
+
+impl Stage {
+    fn new(filesystem: Filesystem, workload: &Parts) -> Result<Self, String> {
+        let disk = Disk::new(DiskOptions::new(filesystem.size_mib()))
+            .map_err(|error| format!("cannot make a disk: {error}"))?;
+        filesystem.make(disk.path());
+        // At a real path: lanefs and SQLite resolve the names that they are given.
+        let scratch = Scratch::new(0);
+        let place = scratch.subdirectory("fs");
+        let mounted = disk
+            .mount_at(&place, filesystem.kernel_name(), "")
+            .map_err(|error| format!("mounting a fresh {}: {error}", filesystem.name()))?;
+        let tree = mounted.path().join("tree");
+        prepare(&tree, mounted.path(), workload).map_err(|error| format!("preparing: {error}"))?;
+        disk.forget_durable();
+        disk.set_flush_time(FLUSH_TIME);
+        Ok(Stage { mounted, _scratch: scratch, disk, tree })
+    }
+
+    fn place(&self, root: &Path) -> Place {
+        Place { root: root.to_path_buf(), backing: self.tree.clone() }
+    }
+}
+
+/// Runs a workload and takes down what the disk saw and what the programs were promised. `chance` says
+/// what a mishap is like.
 ///
 /// # Errors
 /// The workload failed on a healthy disk, or the disk's record is not what it stored.
 pub fn record(
     filesystem: Filesystem,
     subject: &Subject,
-    workload: &dyn Workload,
+    workload: &Parts,
+    mishap: Mishap,
+    log: bool,
+    chance: u64,
 ) -> Result<Recording, String> {
-    let disk = Disk::new(DiskOptions::new(filesystem.size_mib()))
-        .map_err(|error| format!("cannot make a disk: {error}"))?;
-    filesystem.make(disk.path());
-    // At a real path: lanefs and SQLite resolve the names that they are given.
-    let scratch = Scratch::new(0);
-    let place = scratch.subdirectory("fs");
-    let mounted = disk
-        .mount_at(&place, filesystem.kernel_name(), "")
-        .map_err(|error| format!("mounting a fresh {}: {error}", filesystem.name()))?;
-    let tree = mounted.path().join("tree");
-    prepare(&tree, mounted.path(), workload).map_err(|error| format!("preparing: {error}"))?;
-    disk.forget_durable();
-    disk.set_flush_time(FLUSH_TIME);
-
-    let start = disk.position();
-    let notes = Notes::new(&disk);
-    let (outcome, record) = match subject {
-        Subject::Bare => (workload.run(&tree, &notes), disk.record()),
-        Subject::Lanefs { options } => {
-            let lanefs = Mounted::new(&tree, options);
-            let outcome = workload.run(lanefs.path(), &notes);
-            // Unmounting makes everything durable: what a cut can take is recorded before it.
-            let record = disk.record();
-            lanefs.unmount();
-            (outcome, record)
+    let stage = Stage::new(filesystem, workload)?;
+    let start = stage.disk.position();
+    let notes = Notes::new(&stage.disk);
+    let events = match (mishap, subject) {
+        (Mishap::None, _) => plain(&stage, subject, workload, &notes)?,
+        (Mishap::Faults, _) => faulty::run(&stage, subject, workload, &notes, chance)?,
+        (Mishap::Kill, Subject::Lanefs { options }) => {
+            killed::run(&stage, options, workload, &notes, chance)?
         }
+        (Mishap::Kill, Subject::Bare) => return Err("there is no daemon to kill".to_owned()),
     };
-    outcome.map_err(|error| format!("the workload failed: {error}"))?;
+    let history = notes.history();
+    let Stage { mounted, _scratch: scratch, disk, .. } = stage;
+    let record = disk.record();
+    disk.clear_faults();
+    drop(mounted);
+    drop(scratch);
     disk.check()?;
-    let record = record.with_tearing(Tearing::sparing_superblock(filesystem.kernel_name()));
-    Ok(Recording { record, start, history: notes.history() })
+    let promised = Promised { log, exact: events.last_exact, ..history.at(record.last_position()) };
+    Ok(Recording {
+        record: record.with_tearing(Tearing::sparing_superblock(filesystem.kernel_name())),
+        start,
+        history,
+        log,
+        exact: events.exact,
+        hot: events.hot,
+        last: (disk.cached(), promised),
+        live_losses: events.live_losses,
+        story: events.story,
+    })
 }
 
-fn prepare(tree: &Path, filesystem: &Path, workload: &dyn Workload) -> io::Result<()> {
+/// Nothing happens; after everything was unmounted all is there, synced or not.
+fn plain(
+    stage: &Stage,
+    subject: &Subject,
+    workload: &Parts,
+    notes: &Notes<'_>,
+) -> Result<Events, String> {
+    let failed = |error| format!("the workload failed: {error}");
+    let seen = |root: &Path| {
+        let snapshot = Snapshot::take(root).map_err(|error| format!("looking at it: {error}"));
+        snapshot.map(|snapshot| vec![(String::new(), Arc::new(snapshot))])
+    };
+    let last_exact = match subject {
+        Subject::Bare => {
+            workload.run(0, &stage.place(&stage.tree), notes).map_err(failed)?;
+            seen(&stage.tree)?
+        }
+        Subject::Lanefs { options } => {
+            let lanefs = Daemon::mount(&stage.tree, options)?;
+            workload.run(0, &stage.place(lanefs.path()), notes).map_err(failed)?;
+            let seen = seen(lanefs.path())?;
+            lanefs.unmount()?;
+            seen
+        }
+    };
+    Ok(Events { last_exact, ..Events::default() })
+}
+
+fn prepare(tree: &Path, filesystem: &Path, workload: &Parts) -> io::Result<()> {
     fs::create_dir(tree)?;
     workload.prepare(tree)?;
     Ok(rustix::fs::syncfs(fs::File::open(filesystem)?)?)

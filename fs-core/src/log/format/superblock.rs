@@ -23,7 +23,8 @@ pub const SEGMENTS_OFFSET: u64 = 64 << 10;
 /// of them free it earlier, fewer leave room for larger groups.
 pub const SEGMENT_COUNT: u32 = 16;
 
-pub(super) const SUPERBLOCK_MAGIC: [u8; 8] = *b"LANEFSLG";
+/// What a superblock begins with.
+pub const SUPERBLOCK_MAGIC: [u8; 8] = *b"LANEFSLG";
 /// Where the checksum stands: in every version, so that a whole superblock of
 /// another version can be told from a damaged one.
 const CRC_AT: usize = 12;

@@ -170,7 +170,9 @@ fn check_length(found: u64, base: &Layout, later: &[(u64, Edit)]) -> Result<(), 
     if allowed.iter().any(|range| range.contains(&found)) {
         return Ok(());
     }
-    Err(format!("the file has {found} bytes; it had, since the last acknowledged step, {allowed:?}"))
+    Err(format!(
+        "the file has {found} bytes; it had, since the last acknowledged step, {allowed:?}"
+    ))
 }
 
 fn explain(

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate};
 
 use super::contents::{SECTOR_BYTES, sectors};
-use super::history::{Change, FileHistory};
-use super::{Workload, run_actors};
+use super::history::{Change, FileHistory, Window};
+use super::{Place, Workload, run_actors};
 use crate::mapping::SharedMapping;
 use crate::powercut::notes::{Notes, Promised};
 use crate::random::Random;
@@ -160,10 +160,10 @@ impl FileWorkload {
         for (index, step) in self.actors[actor].iter().enumerate() {
             let step_number = index as u64 + 1;
             let run = || self.run_step(&path, &file, number, step_number, *step);
-            if step.durability == Durability::None {
-                notes.unacked(number, step_number, run)?;
-            } else {
-                notes.acked(number, step_number, run)?;
+            match step.durability {
+                Durability::None => notes.unacked(number, step_number, run)?,
+                Durability::Fsync => notes.covering(number, step_number, run)?,
+                _ => notes.acked(number, step_number, run)?,
             }
         }
         Ok(())
@@ -226,8 +226,8 @@ impl Workload for FileWorkload {
         Ok(())
     }
 
-    fn run(&self, root: &Path, notes: &Notes<'_>) -> io::Result<()> {
-        run_actors(self.actors.len(), |actor| self.run_actor(root, actor, notes))
+    fn run(&self, place: &Place, notes: &Notes<'_>) -> io::Result<()> {
+        run_actors(self.actors.len(), |actor| self.run_actor(&place.root, actor, notes))
     }
 
     fn check(&self, root: &Path, promised: &Promised) -> Result<(), String> {
@@ -243,9 +243,11 @@ impl Workload for FileWorkload {
             let path = Self::path(root, actor);
             let bytes =
                 std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-            history.check(&bytes, (self.seed, number), (progress.acked, progress.begun)).map_err(
-                |error| format!("file-{actor}, acknowledged step {}: {error}", progress.acked),
-            )?;
+            let window =
+                Window { synced: progress.acked, covered: progress.covered, begun: progress.begun };
+            history.check(&bytes, (self.seed, number), window).map_err(|error| {
+                format!("file-{actor}, acknowledged step {}: {error}", progress.acked)
+            })?;
         }
         Ok(())
     }

@@ -2,7 +2,8 @@
 //!
 //! The promise is that of fsync: what the file was at the last acknowledged sync, changed by any
 //! subset of what was done to it since. So each sector must hold the version that it had at that sync
-//! or a later one that had begun, and the length must be one that the file had since then.
+//! or a later one that had begun, and the length must be one that the file had since then. With a
+//! log, truncations are covered by whatever is synced after them ([`Window::covered`]).
 
 use super::contents::{SECTOR_BYTES, sector};
 
@@ -20,8 +21,23 @@ pub enum Change {
 /// What a sector holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Version {
+    /// Never written, or a hole.
     Zero,
+    /// Zeros because the file was cut before it.
+    Cut,
+    /// Bytes of this step.
     Step(u64),
+}
+
+/// Which steps count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The last step that synced the file.
+    pub synced: u64,
+    /// Truncations up to this step are durable too; not less than `synced`.
+    pub covered: u64,
+    /// The last step that had begun.
+    pub begun: u64,
 }
 
 /// A length, and what it may be while the step that makes it is under way: a write that extends the
@@ -31,6 +47,8 @@ enum Version {
 struct Length {
     shortest: u64,
     sectors: u64,
+    /// Made by a truncation.
+    cut: bool,
 }
 
 /// Every version of every sector of one file.
@@ -46,7 +64,8 @@ pub struct FileHistory {
 impl FileHistory {
     /// An empty file.
     pub fn new() -> Self {
-        FileHistory { sectors: Vec::new(), lengths: vec![(0, Length { shortest: 0, sectors: 0 })] }
+        let length = Length { shortest: 0, sectors: 0, cut: false };
+        FileHistory { sectors: Vec::new(), lengths: vec![(0, length)] }
     }
 
     /// Length in sectors after the last step.
@@ -61,7 +80,8 @@ impl FileHistory {
                 self.set(step, first..first + count, Version::Step(step));
                 let shortest = self.length();
                 if first + count > shortest {
-                    self.lengths.push((step, Length { shortest, sectors: first + count }));
+                    let length = Length { shortest, sectors: first + count, cut: false };
+                    self.lengths.push((step, length));
                 }
             }
             Change::Punch { first, count } => {
@@ -70,9 +90,9 @@ impl FileHistory {
             }
             Change::Truncate { sectors } => {
                 // What is cut off comes back as zeros.
-                self.set(step, sectors..self.sectors.len() as u64, Version::Zero);
+                self.set(step, sectors..self.sectors.len() as u64, Version::Cut);
                 let shortest = self.length().min(sectors);
-                self.lengths.push((step, Length { shortest, sectors }));
+                self.lengths.push((step, Length { shortest, sectors, cut: true }));
             }
         }
     }
@@ -87,8 +107,7 @@ impl FileHistory {
         }
     }
 
-    /// Judges the bytes of a file that was last synced at step `synced`, when no step after `begun`
-    /// had begun.
+    /// Judges the bytes of a file.
     ///
     /// # Errors
     /// Which sector, or the length, is older than promised or was never written.
@@ -96,37 +115,50 @@ impl FileHistory {
         &self,
         bytes: &[u8],
         (seed, actor): (u64, u32),
-        (synced, begun): (u64, u64),
+        Window { synced, covered, begun }: Window,
     ) -> Result<(), String> {
         let length = bytes.len() as u64 / SECTOR_BYTES as u64;
         let whole = bytes.len().is_multiple_of(SECTOR_BYTES);
-        let mut allowed = window(&self.lengths, synced, begun);
-        let synced_length = allowed.next().expect("never empty").sectors;
+        let from = last_cut(&self.lengths, synced, covered, |length| length.cut);
+        let mut allowed = window(&self.lengths, from, begun);
+        let sure_length = allowed.next().expect("never empty").sectors;
         let later = allowed.any(|l| (l.shortest..=l.sectors).contains(&length));
-        if !whole || !(length == synced_length || later) {
-            let since: Vec<_> = window(&self.lengths, synced, begun).collect();
+        if !whole || !(length == sure_length || later) {
+            let since: Vec<_> = window(&self.lengths, from, begun).collect();
             return Err(format!(
-                "the file has {} bytes; sectors of 512 since step {synced}: {since:?}",
+                "the file has {} bytes; sectors of 512 since step {from}: {since:?}",
                 bytes.len()
             ));
         }
         for (index, found) in bytes.chunks(SECTOR_BYTES).enumerate() {
             let beyond = vec![(0, Version::Zero)];
             let versions = self.sectors.get(index).unwrap_or(&beyond);
-            let right = window(versions, synced, begun).any(|version| match version {
-                Version::Zero => found.iter().all(|byte| *byte == 0),
+            let from = last_cut(versions, synced, covered, |version| *version == Version::Cut);
+            let right = window(versions, from, begun).any(|version| match version {
+                Version::Zero | Version::Cut => found.iter().all(|byte| *byte == 0),
                 Version::Step(step) => found == sector(seed, actor, step, index as u64),
             });
             if !right {
-                let since: Vec<_> = window(versions, synced, begun).collect();
+                let since: Vec<_> = window(versions, from, begun).collect();
                 let found = identify(versions, found, seed, actor, index as u64);
                 return Err(format!(
-                    "sector {index} holds {found}; since step {synced} it was {since:?}"
+                    "sector {index} holds {found}; since step {from} it was {since:?}"
                 ));
             }
         }
         Ok(())
     }
+}
+
+/// The step from which on versions count: the last sync, or a later truncation that is covered.
+fn last_cut<T>(
+    versions: &[(u64, T)],
+    synced: u64,
+    covered: u64,
+    is_cut: impl Fn(&T) -> bool,
+) -> u64 {
+    let cuts = versions.iter().filter(|(step, version)| *step <= covered && is_cut(version));
+    cuts.map(|(step, _)| *step).max().unwrap_or(0).max(synced)
 }
 
 /// The value at step `from` and all later ones up to step `to`.
@@ -160,6 +192,10 @@ mod tests {
 
     const WHO: (u64, u32) = (7, 1);
 
+    fn seen(synced: u64, begun: u64) -> Window {
+        Window { synced, covered: synced, begun }
+    }
+
     fn file() -> FileHistory {
         let mut history = FileHistory::new();
         history.apply(1, Change::Write { first: 0, count: 4 });
@@ -182,7 +218,7 @@ mod tests {
         let history = file();
         let check = |steps: &[u64], synced, begun| {
             let parts: Vec<_> = steps.iter().map(|step| (*step, 0)).collect();
-            history.check(&bytes(&parts), WHO, (synced, begun))
+            history.check(&bytes(&parts), WHO, seen(synced, begun))
         };
         assert_eq!(check(&[1, 2, 1, 1], 2, 2), Ok(()));
         assert!(check(&[1, 1, 1, 1], 2, 2).is_err(), "step 2 was acknowledged");
@@ -196,12 +232,26 @@ mod tests {
     }
 
     #[test]
+    fn a_covered_truncation_counts_and_a_covered_write_does_not() {
+        let history = file();
+        let check = |steps: &[u64], covered| {
+            let parts: Vec<_> = steps.iter().map(|step| (*step, 0)).collect();
+            history.check(&bytes(&parts), WHO, Window { synced: 1, covered, begun: 4 })
+        };
+        assert_eq!(check(&[1, 1, 1, 1], 2), Ok(()), "nothing was cut");
+        assert!(check(&[1, 1, 1, 1], 3).is_err());
+        assert_eq!(check(&[1, 1], 4), Ok(()), "step 2 and 4 were not synced");
+        assert!(check(&[1, 1, 1, 4], 4).is_err(), "what was cut off must not come back");
+        assert_eq!(check(&[1, 2, 0, 4], 4), Ok(()));
+    }
+
+    #[test]
     fn bytes_from_nowhere_are_a_loss() {
         let mut found = bytes(&[(1, 0), (2, 0), (1, 0), (1, 0)]);
         found[1000] ^= 1;
-        let error = file().check(&found, WHO, (2, 2)).unwrap_err();
+        let error = file().check(&found, WHO, seen(2, 2)).unwrap_err();
         assert!(error.contains("nothing that was ever written"), "{error}");
         found.truncate(2000);
-        assert!(file().check(&found, WHO, (2, 2)).is_err());
+        assert!(file().check(&found, WHO, seen(2, 2)).is_err());
     }
 }

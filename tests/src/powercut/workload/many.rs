@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use super::{Workload, files, names};
+use super::{Place, Workload, files, names};
 use crate::powercut::notes::{Notes, Promised};
 
 struct Many {
@@ -34,16 +34,18 @@ impl Workload for Many {
         Ok(())
     }
 
-    fn run(&self, root: &Path, notes: &Notes<'_>) -> io::Result<()> {
+    fn run(&self, place: &Place, notes: &Notes<'_>) -> io::Result<()> {
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..)
                 .zip(&self.programs)
                 .map(|(index, (name, program))| {
-                    let (root, notes) = (root.join(name), notes.shifted(index * ACTORS_MAX));
-                    scope.spawn(move || program.run(&root, &notes))
+                    let (place, notes) = (place.below(name), notes.shifted(index * ACTORS_MAX));
+                    scope.spawn(move || program.run(&place, &notes))
                 })
                 .collect();
-            threads.into_iter().try_for_each(|thread| thread.join().expect("no program panics"))
+            // All of them are waited for before the first error counts.
+            let outcomes: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
+            outcomes.into_iter().try_for_each(|outcome| outcome.expect("no program panics"))
         })
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::tree::{Step, Thing, Tree, check};
-use super::{Workload, run_actors};
+use super::{Place, Workload, run_actors};
 use crate::powercut::notes::{Notes, Promised};
 use crate::random::Random;
 
@@ -153,8 +153,8 @@ impl Workload for NamesWorkload {
         Ok(())
     }
 
-    fn run(&self, root: &Path, notes: &Notes<'_>) -> io::Result<()> {
-        run_actors(self.actors.len(), |actor| self.run_actor(root, actor, notes))
+    fn run(&self, place: &Place, notes: &Notes<'_>) -> io::Result<()> {
+        run_actors(self.actors.len(), |actor| self.run_actor(&place.root, actor, notes))
     }
 
     fn check(&self, root: &Path, promised: &Promised) -> Result<(), String> {
@@ -163,7 +163,7 @@ impl Workload for NamesWorkload {
             let progress = promised.of(number);
             let window = (progress.acked, progress.begun);
             let place = Self::place(root, actor);
-            check(&place, &self.start, steps, (self.seed, number), window)
+            check(&place, &self.start, steps, (self.seed, number), window, promised.log)
                 .map_err(|error| format!("actor-{actor}: {error}"))?;
         }
         Ok(())

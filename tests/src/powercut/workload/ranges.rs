@@ -373,19 +373,14 @@ mod tests {
         let workload = make(3);
         workload.prepare(place.path()).expect("files");
         let promised = |acked: u64| {
-            let actors: Vec<_> = (0..3).map(|actor| serde_json::json!([actor, acked, acked])).collect();
+            let actors: Vec<_> =
+                (0..3).map(|actor| serde_json::json!([actor, acked, acked])).collect();
             Promised::from_json(&serde_json::json!(actors)).expect("promises")
         };
         assert_eq!(workload.check(place.path(), &promised(0)), Ok(()));
-        // All steps of the run, without a disk that takes notes.
-        let (disk, _) = (crate::require::mount_support(), ());
-        if !disk {
-            return;
-        }
-        let disk = crate::disk::Disk::new(crate::disk::DiskOptions::new(16)).expect("a disk");
         let root = place.path().to_path_buf();
         let there = Place { backing: root.clone(), root };
-        workload.run(&there, &Notes::new(&disk)).expect("all steps");
+        workload.run(&there, &Notes::without_disk()).expect("all steps");
         assert_eq!(workload.check(place.path(), &promised(steps)), Ok(()));
         assert!(workload.check(place.path(), &promised(steps - 1)).is_err(), "it must notice");
     }

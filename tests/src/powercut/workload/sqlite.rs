@@ -4,15 +4,17 @@
 //! journal is removed, so that a committed transaction may be rolled back after a power cut (SQLite's
 //! documentation of the pragma).
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
-use super::Workload;
+use super::{Place, Workload};
 use crate::powercut::notes::{Notes, Promised};
 use crate::tools;
 
 const TRANSACTIONS: u64 = 60;
+/// Its journals have names that begin so.
+const DATABASE: &str = "data.db";
 
 struct Sqlite {
     journal_mode: &'static str,
@@ -32,7 +34,7 @@ pub fn wal(_seed: u64) -> Box<dyn Workload> {
 /// A shell that answers each line of SQL with its result.
 fn shell(root: &Path) -> Command {
     let mut command = Command::new(tools::debian("sqlite3", "sqlite3"));
-    command.arg("-batch").arg("-bail").arg(root.join("data.db"));
+    command.arg("-batch").arg("-bail").arg(root.join(DATABASE));
     command
 }
 
@@ -50,22 +52,17 @@ fn copy_out(root: &Path) -> io::Result<tempfile::TempDir> {
     let copy = tempfile::tempdir()?;
     for entry in std::fs::read_dir(root)? {
         let entry = entry?;
+        if !entry.file_name().to_string_lossy().starts_with(DATABASE) {
+            continue;
+        }
         std::fs::copy(entry.path(), copy.path().join(entry.file_name()))?;
     }
     Ok(copy)
 }
 
-impl Workload for Sqlite {
-    fn prepare(&self, root: &Path) -> io::Result<()> {
-        let mode = self.journal_mode;
-        let sql = format!(
-            "PRAGMA journal_mode={mode}; CREATE TABLE t (id INTEGER PRIMARY KEY, data BLOB);"
-        );
-        ask(root, &sql).map(drop)
-    }
-
-    fn run(&self, root: &Path, notes: &Notes<'_>) -> io::Result<()> {
-        let mut shell = shell(root).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+impl Sqlite {
+    /// Tells the shell all of them, waiting for the answer to each.
+    fn transactions(&self, shell: &mut Child, notes: &Notes<'_>) -> io::Result<()> {
         let mut input = shell.stdin.take().expect("it is a pipe");
         let mut output = BufReader::new(shell.stdout.take().expect("it is a pipe")).lines();
         let (mode, synchronous) = (self.journal_mode, self.synchronous);
@@ -82,14 +79,41 @@ impl Workload for Sqlite {
                             return Ok(());
                         }
                         Some(Ok(_)) => {}
-                        _ => return Err(io::Error::other("the sqlite3 shell ended early")),
+                        _ => return Err(io::Error::other("the shell ended early")),
                     }
                 }
             })?;
         }
-        drop(input);
+        Ok(())
+    }
+}
+
+impl Workload for Sqlite {
+    fn prepare(&self, root: &Path) -> io::Result<()> {
+        let mode = self.journal_mode;
+        let sql = format!(
+            "PRAGMA journal_mode={mode}; CREATE TABLE t (id INTEGER PRIMARY KEY, data BLOB);"
+        );
+        ask(root, &sql).map(drop)
+    }
+
+    fn run(&self, place: &Place, notes: &Notes<'_>) -> io::Result<()> {
+        let mut complaints = tempfile::tempfile()?;
+        let mut shell = shell(&place.root)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(complaints.try_clone()?)
+            .spawn()?;
+        let outcome = self.transactions(&mut shell, notes);
+        // Its input is closed: it ends, whatever came of the transactions.
         let status = shell.wait()?;
-        if status.success() { Ok(()) } else { Err(io::Error::other("sqlite3 failed")) }
+        if outcome.is_ok() && status.success() {
+            return Ok(());
+        }
+        let mut said = String::new();
+        complaints.rewind().and_then(|()| complaints.read_to_string(&mut said))?;
+        let outcome = outcome.err().map_or_else(|| status.to_string(), |error| error.to_string());
+        Err(io::Error::other(format!("sqlite3: {outcome}: {}", said.trim())))
     }
 
     fn check(&self, root: &Path, promised: &Promised) -> Result<(), String> {

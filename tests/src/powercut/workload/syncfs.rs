@@ -75,9 +75,8 @@ impl Workload for Syncfs {
     }
 
     fn run(&self, place: &Place, notes: &Notes<'_>) -> io::Result<()> {
-        let open = |file| {
-            OpenOptions::new().read(true).write(true).open(Self::path(&place.root, file))
-        };
+        let open =
+            |file| OpenOptions::new().read(true).write(true).open(Self::path(&place.root, file));
         let files = (0..FILES).map(open).collect::<io::Result<Vec<_>>>()?;
         let backing = File::open(&place.backing)?;
         for (number, step) in (1..).zip(&self.steps) {

@@ -518,6 +518,12 @@ impl Backing for LinuxBacking {
         ordered::can_keep_log(self.magic, root, self.handles, mechanism).err()
     }
 
+    fn may_share_blocks(&self) -> bool {
+        // ext4 copies; XFS shares (`xfs_file_remap_range`), and so do those on which
+        // no log is kept.
+        self.magic != fence::EXT4_MAGIC
+    }
+
     fn by_key(&self, key: &ObjectKey) -> Result<Found<Self>> {
         let fd = self.cache.retry_errno(|| object::open_key(self.root.as_fd(), key))?;
         let found = self.found(fd)?;

@@ -7,17 +7,20 @@
 //! clock, on threads or on the machine: one thread and the same seeds give the
 //! same run.
 //!
-//! What may be lost is set by the [`DurabilityModel`]. Bugs can be planted
-//! ([`SimOptions::lie_one_in`], [`SimOptions::drop_dir_syncs`]) to show that a
-//! test can fail, syncs can fail ([`SimBacking::fail_sync`]), and others can act
-//! while a fence runs ([`SimBacking::on_fence`]).
+//! What may be lost is set by the [`DurabilityModel`]. The kernel can do things
+//! by itself ([`SimOptions::flusher_one_in`], [`SimOptions::commit_one_in`]),
+//! syncs and logs can fail ([`SimBacking::fail_sync`] and its like), and others
+//! can act while a fence runs ([`SimBacking::on_fence`]). Bugs can be planted to
+//! show that a test can fail: [`SimOptions`] has them at its end.
 //!
 //! How it works. Metadata is an image of all inodes, changed by small changes;
 //! an operation is one journal entry of changes. There are two images: what
 //! readers see, and what is durable; the journal leads from one to the other.
-//! Data is in blocks, each with the versions that it has had since its last
-//! sync. A crash applies part of the journal to the durable image and picks a
-//! version of every block.
+//! Data is in blocks, each with the versions that may be on the disk. Write-out
+//! moves a version into the device's cache, a flush makes what is there durable,
+//! a journal commit flushes first. A crash applies part of the journal to the
+//! durable image and picks a version of every block. A log has blocks of its own
+//! on the same device, or on another.
 //!
 //! What is not simulated: permission checks (they are made above the backing),
 //! ACLs, access times, full disks, quotas, pages that leave memory after a
@@ -32,7 +35,10 @@
 //! | `state` | the running filesystem: journal, users, numbers, clock |
 //! | `names`, `attr`, `data` | the operations |
 //! | `sync` | write-back, commits, failures |
+//! | `device` | the device's cache, and what the kernel does unasked |
+//! | `log`, `log_blocks` | logs, and their blocks |
 //! | `crash` | what a power cut leaves |
+//! | `backing` | the door: each operation under the disk's lock |
 //! | `handles`, `fence` | open files and directories; the fencer |
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -7,6 +7,7 @@
 //!   front of an intact one, refuses; a torn last group is the ordinary end.
 
 mod checks;
+mod forged;
 mod golden;
 mod model;
 mod refusals;
@@ -226,61 +227,6 @@ fn old_laps_and_old_epochs_are_no_damage() {
     let contents = scan(&model.store, &model.superblock).expect("one group");
     assert_eq!(contents.groups, [model.live[0].clone()]);
     assert_eq!(contents.groups[0].header.previous_crc, 0);
-    // What was written before lies all around, whole and of this log, even the group
-    // right behind.
-}
-
-#[test]
-fn the_right_group_in_the_wrong_place_is_damage() {
-    // A device that wrote a group to where it does not belong.
-    let model = wrapped_model();
-    let last = model.live.back().expect("there are some");
-    let free = model.superblock.next_segment(last.offset);
-    let free = model.superblock.next_segment(free) as usize;
-    {
-        let mut content = model.store.content();
-        content[free..free + last.bytes.len()].copy_from_slice(&last.bytes);
-        content[last.offset as usize..][..last.bytes.len()].fill(0);
-    }
-    let result = scan(&model.store, &model.superblock);
-    let Err(LogError::Damaged { expected_group, found_group, .. }) = result else {
-        panic!("{result:?}");
-    };
-    assert!(expected_group <= last.header.number && found_group >= expected_group);
-}
-
-#[test]
-fn a_group_that_does_not_continue_the_one_before_is_an_error() {
-    let model = wrapped_model();
-    let group = model.live[1].clone();
-    let place = group.offset as usize..group.offset as usize + group.header.content_bytes();
-    for (field, name) in [(48..56, "first LSN"), (76..80, "previous checksum")] {
-        let mut bytes = group.bytes[..group.header.content_bytes()].to_vec();
-        // Whole records stay within, with a lower first LSN.
-        let field = if name == "first LSN" { 56..57 } else { field };
-        bytes[field.start] -= 1;
-        checks::set_checksum(&mut bytes);
-        model.store.content()[place.clone()].copy_from_slice(&bytes);
-        let result = scan(&model.store, &model.superblock);
-        assert!(
-            matches!(result, Err(LogError::Chain { field, .. }) if field == name),
-            "{result:?}"
-        );
-    }
-}
-
-#[test]
-fn an_intact_group_that_cannot_be_read_is_not_the_end() {
-    let model = wrapped_model();
-    let last = model.live.back().expect("there are some");
-    let mut bytes = last.bytes[..last.header.content_bytes()].to_vec();
-    // An unknown type, as a later lanefs might write one.
-    bytes[GROUP_HEADER_BYTES + 12] = 200;
-    checks::set_checksum(&mut bytes);
-    model.store.content()[last.offset as usize..][..bytes.len()].copy_from_slice(&bytes);
-    let result = scan(&model.store, &model.superblock);
-    let Err(LogError::Unreadable { offset, group, .. }) = result else { panic!("{result:?}") };
-    assert_eq!((offset, group), (last.offset, last.header.number));
 }
 
 #[test]

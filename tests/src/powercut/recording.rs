@@ -128,8 +128,20 @@ impl Stage {
     }
 }
 
-/// Runs a workload and takes down what the disk saw and what the programs were promised. `chance` says
-/// what a mishap is like.
+/// What kind of run.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// What happens to it.
+    pub mishap: Mishap,
+    /// The log's promises count.
+    pub log: bool,
+    /// Decides what the mishap is like.
+    pub seed: u64,
+    /// The number of the run in its campaign: kinds of mishaps take turns.
+    pub round: u64,
+}
+
+/// Runs a workload and takes down what the disk saw and what the programs were promised.
 ///
 /// # Errors
 /// The workload failed on a healthy disk, or the disk's record is not what it stored.
@@ -137,18 +149,16 @@ pub fn record(
     filesystem: Filesystem,
     subject: &Subject,
     workload: &Parts,
-    mishap: Mishap,
-    log: bool,
-    chance: u64,
+    run: Run,
 ) -> Result<Recording, String> {
     let stage = Stage::new(filesystem, workload)?;
     let start = stage.disk.position();
     let notes = Notes::new(&stage.disk);
-    let events = match (mishap, subject) {
+    let events = match (run.mishap, subject) {
         (Mishap::None, _) => plain(&stage, subject, workload, &notes)?,
-        (Mishap::Faults, _) => faulty::run(&stage, subject, workload, &notes, chance)?,
+        (Mishap::Faults, _) => faulty::run(&stage, subject, workload, &notes, run)?,
         (Mishap::Kill, Subject::Lanefs { options }) => {
-            killed::run(&stage, options, workload, &notes, chance)?
+            killed::run(&stage, options, workload, &notes, run)?
         }
         (Mishap::Kill, Subject::Bare) => return Err("there is no daemon to kill".to_owned()),
     };
@@ -159,12 +169,12 @@ pub fn record(
     drop(mounted);
     drop(scratch);
     disk.check()?;
-    let promised = Promised { log, exact: events.last_exact, ..history.at(record.last_position()) };
+    let promised = Promised { log: run.log, exact: events.last_exact, ..history.at(record.last_position()) };
     Ok(Recording {
         record: record.with_tearing(Tearing::sparing_superblock(filesystem.kernel_name())),
         start,
         history,
-        log,
+        log: run.log,
         exact: events.exact,
         hot: events.hot,
         last: (disk.cached(), promised),

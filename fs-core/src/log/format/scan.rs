@@ -130,7 +130,7 @@ impl<S: LogStore + ?Sized> Scanner<'_, S> {
         let here = contents.end_offset;
         let next_segment = self.superblock.next_segment(here);
         let skipped = self.superblock.segment_end(here) - here;
-        contents.torn_offset = None;
+        let mut torn_offset = None;
         for (offset, skipped) in [(here, 0), (next_segment, skipped)] {
             let room = self.area_bytes().saturating_sub(self.used + skipped);
             match self.look_at(offset, contents.next_group, room)? {
@@ -140,10 +140,11 @@ impl<S: LogStore + ?Sized> Scanner<'_, S> {
                     self.add(contents, offset)?;
                     return Ok(true);
                 }
-                Place::Torn => contents.torn_offset = contents.torn_offset.or(Some(offset)),
+                Place::Torn => torn_offset = torn_offset.or(Some(offset)),
                 Place::Other => {}
             }
         }
+        contents.torn_offset = torn_offset;
         Ok(false)
     }
 

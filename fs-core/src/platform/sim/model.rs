@@ -17,7 +17,10 @@
 ///
 /// Common to all: of the pages of a file that were written since they were last
 /// synced, any subset survives, each in any of the versions that it has had
-/// since.
+/// since. Data that was written out without a sync is in the device's cache: it
+/// is as good as lost until the device is flushed, by whomever and for whatever
+/// reason. Where there is a journal, an entry that survives was committed after
+/// a flush: what had been written out before that entry was made is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DurabilityModel {
     /// ext4 with its defaults: `data=ordered`, delayed allocation, `auto_da_alloc`.
@@ -134,11 +137,6 @@ pub struct SimOptions {
     /// Once in so many groups the fencer syncs the whole filesystem instead of
     /// each target. (The engine's own choice would follow the clock.)
     pub whole_fs_one_in: Option<u64>,
-    /// A planted bug: once in so many syncs the fencer answers without doing it.
-    pub lie_one_in: Option<u64>,
-    /// A planted bug: the fencer answers every sync of a directory without
-    /// doing it.
-    pub drop_dir_syncs: bool,
     /// Once in so many operations the kernel's flusher writes dirty pages of a
     /// file out, all or some.
     pub flusher_one_in: Option<u64>,
@@ -156,6 +154,11 @@ pub struct SimOptions {
     /// A flush of a log that fails may lose data that was written out before and
     /// counts as clean. Else that stays in the device's cache, for a later flush.
     pub failed_flush_loses_data: bool,
+    /// A planted bug: once in so many syncs the fencer answers without doing it.
+    pub lie_one_in: Option<u64>,
+    /// A planted bug: the fencer answers every sync of a directory without
+    /// doing it.
+    pub drop_dir_syncs: bool,
     /// A planted bug: a log's flush makes its own writes durable and nothing
     /// else, though the log is said to share the device.
     pub log_flush_is_fua: bool,
@@ -181,14 +184,14 @@ impl SimOptions {
             pending_ops_max: 4096,
             shared_commit: model.keeps_prefix(),
             whole_fs_one_in: None,
-            lie_one_in: None,
-            drop_dir_syncs: false,
             flusher_one_in: None,
             commit_one_in: None,
             settled_ranges_max: usize::MAX,
             log_elsewhere: false,
             log_despite_obstacle: false,
             failed_flush_loses_data: false,
+            lie_one_in: None,
+            drop_dir_syncs: false,
             log_flush_is_fua: false,
             log_lie_one_in: None,
             reorder_metadata: false,

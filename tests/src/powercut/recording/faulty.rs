@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-use super::{Events, Stage, Subject};
+use super::{Events, Run, Stage, Subject};
 use crate::disk::{Fault, file_extents};
 use crate::powercut::daemon::Daemon;
 use crate::powercut::notes::Notes;
@@ -39,11 +39,10 @@ enum Trouble {
 }
 
 /// One kind after the other, so that a few recordings see all of them.
-fn draw(random: &mut Random, chance: u64, has_log: bool) -> Trouble {
+fn draw(random: &mut Random, round: u64, has_log: bool) -> Trouble {
     let nth = 1 + random.below(6) as u64;
     let time = Duration::from_millis(1 + random.below(60) as u64);
-    // `chance` is a seed and the number of a recording; see `campaign`.
-    match chance / 1000 % 9 {
+    match round % 9 {
         0 => Trouble::Once(Fault::WriteError(nth)),
         1 => Trouble::Once(Fault::FlushError(nth)),
         2 if has_log => Trouble::Once(Fault::WatchedWriteError(nth)),
@@ -61,16 +60,16 @@ pub fn run(
     subject: &Subject,
     workload: &Parts,
     notes: &Notes<'_>,
-    chance: u64,
+    Run { seed, round, .. }: Run,
 ) -> Result<Events, String> {
-    let mut random = Random::new(chance ^ 0xfa17);
+    let mut random = Random::new(seed ^ 0xfa17);
     let daemon = match subject {
         Subject::Bare => None,
         Subject::Lanefs { options } => Some(Daemon::mount(&stage.tree, options)?),
     };
     let root = daemon.as_ref().map_or(&*stage.tree, Daemon::path);
     let log = log_extents(&stage.tree).map_err(|error| format!("where is the log: {error}"))?;
-    let trouble = draw(&mut random, chance, !log.is_empty());
+    let trouble = draw(&mut random, round, !log.is_empty());
     stage.disk.watch(log);
     let mut events = Events { story: vec![format!("{trouble:?}")], ..Events::default() };
     let ballast = stage.mounted.path().join("ballast");

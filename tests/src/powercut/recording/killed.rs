@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::{Events, Stage};
+use super::{Events, Run, Stage};
 use crate::powercut::daemon::Daemon;
 use crate::powercut::notes::Notes;
 use crate::powercut::snapshot::Snapshot;
@@ -28,9 +28,9 @@ pub fn run(
     options: &str,
     workload: &Parts,
     notes: &Notes<'_>,
-    chance: u64,
+    Run { seed, .. }: Run,
 ) -> Result<Events, String> {
-    let mut random = Random::new(chance ^ 0x6b69_6c6c);
+    let mut random = Random::new(seed ^ 0x6b69_6c6c);
     let mut events = Events::default();
     let mut daemon = Daemon::mount(&stage.tree, options)?;
     let last = workload.count() - 1;

@@ -350,8 +350,8 @@ fn a_log_costs_one_write_and_one_flush() {
     let log = ground.backing.make_log(&ground.dir, name, bytes, &mut |done| told = done);
     let log = log.expect("a log");
     assert_eq!(
-        (told, log.bytes(), log.is_direct(), log.shares_device()),
-        (bytes, bytes, true, true)
+        (told, log.bytes(), log.mechanism(), log.shares_device()),
+        (bytes, bytes, "direct I/O", true)
     );
     // One owner.
     let second = ground.backing.open_log(&ground.dir, name);
@@ -480,7 +480,7 @@ fn a_log_on_a_device() {
     // The filesystem's copies further inside do not count as its label.
     assert_eq!(inspect(), DeviceContent::Empty);
     let log = LinuxLog::open_path(&device, backing.filesystem_id()).expect("the log");
-    assert!(log.bytes() > 4 << 20 && log.is_direct() && !log.shares_device());
+    assert!(log.bytes() > 4 << 20 && log.mechanism() == "direct I/O" && !log.shares_device());
     let mut data = LogBuffer::new();
     data.extend(LOG_MAGIC);
     data.pad_to_block();

@@ -7,16 +7,17 @@
 //!   slice     W threads work for part of a second; the disk counts meanwhile
 //!   session   both sides of one contest, slice by slice; requests counted, daemon paused
 //!   outcome   medians, ratios of neighbouring slices, counts
+//!   words     names, progress, printing
 //! ```
 //!
 //! Times on a shared machine are noise, so a ratio is the median over pairs of neighbouring slices,
 //! and what counts are counts: flushes as the disk saw them, requests as the daemon saw them.
 //!
 //! Each side has a disk of its own, because what lanefs puts off must not be paid by the bare side:
-//! on one filesystem the bare side's next commit would carry lanefs' changes too. For the same reason
-//! nothing is synced for a side between its slices, and the daemon is stopped (SIGSTOP) while it is
-//! not lanefs' turn: work that was put off is done, and paid for, in a slice of lanefs. Flushes are counted
-//! from the first operation of a contest to the last.
+//! on one filesystem the bare side's next commit would carry lanefs' changes too. For the same
+//! reason nothing is synced for a side between its slices, and the daemon is stopped (SIGSTOP) while
+//! it is not lanefs' turn: what was put off is done, and paid for, in a slice of lanefs. Flushes
+//! that come between the turns count too.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,6 +36,7 @@ mod ground;
 mod outcome;
 mod session;
 mod slice;
+pub mod words;
 mod workload;
 
 /// Below, a slice of a slow contest has hardly an operation in it.

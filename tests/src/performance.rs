@@ -1,4 +1,4 @@
-//! Is lanefs faster than the filesystem alone? Every promise about speed, measured: `tests performance`.
+//! Is lanefs faster than the filesystem alone? `tests performance` measures every promise about it.
 //!
 //! ```text
 //!   PerformanceArgs  which gates, which mount options, how long
@@ -10,8 +10,8 @@
 //!   report           a table for each gate, or one object a line
 //! ```
 //!
-//! Both sides run in the same process, on equal disks, in turns; so what else the machine does slows
-//! both. A ratio says how many times better lanefs is: above 1 it is faster, or flushes less.
+//! Both sides run in the same process, on equal disks, in turns; so what else the machine does
+//! slows both. A ratio says how many times better lanefs is: above 1 it is faster, or flushes less.
 //!
 //! Nothing is left behind, as in [`baseline`](crate::baseline).
 
@@ -24,7 +24,7 @@ use serde::Serialize;
 use self::report::Report;
 use self::row::Row;
 use crate::binary;
-use crate::contest::{self, End, Watch};
+use crate::contest::{self, End, Watch, words};
 use crate::mounted::DEFAULT_OPTIONS;
 
 mod durable;
@@ -117,17 +117,11 @@ impl Gate {
         };
         others + trial::steps(self, seconds)
     }
-
-    fn story(self) -> String {
-        let value = self.to_possible_value();
-        value.as_ref().and_then(|value| value.get_help()).expect("each has one").to_string()
-    }
 }
 
 impl fmt::Display for Gate {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let value = self.to_possible_value().expect("none is hidden");
-        formatter.pad(value.get_name())
+        formatter.pad(&words::name(self))
     }
 }
 
@@ -150,8 +144,8 @@ impl Lab<'_> {
 /// reached.
 ///
 /// # Errors
-/// The machine cannot do it, something failed on the way, or `stop` was set. What was measured until
-/// then is printed.
+/// The machine cannot do it, something failed on the way, or `stop` was set. What was measured
+/// until then is printed.
 pub fn run(args: &PerformanceArgs, stop: &AtomicBool) -> Result<bool, String> {
     contest::check_root()?;
     let steps = args.gates().iter().map(|gate| gate.steps(args.seconds)).sum();

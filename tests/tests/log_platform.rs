@@ -9,12 +9,12 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use serde_json::Value;
 use tests::loopfs::LoopFs;
 use tests::scratch::{Scratch, unmount_patiently};
-use tests::{leftovers, require, run, tools, workspace};
+use tests::{leftovers, require, run, tools};
 
-const BUILD_DEADLINE: Duration = Duration::from_secs(600);
+mod checks;
+
 const CHECK_DEADLINE: Duration = Duration::from_secs(120);
 const TOOL_DEADLINE: Duration = Duration::from_secs(60);
 const BUSY_DEADLINE: Duration = Duration::from_secs(15);
@@ -196,23 +196,8 @@ fn ran_one(stdout: &str) -> bool {
 
 fn check(place: &Path) -> Command {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let mut command = Command::new(BUILT.get_or_init(build));
+    let mut command = Command::new(BUILT.get_or_init(|| checks::build("log_platform")));
     command.arg("--ignored").env("LANEFS_TEST_DIRECTORY", place);
     command.env("LANEFS_TEST_OBSTACLE", "");
     command
-}
-
-fn build() -> PathBuf {
-    let _lock = workspace::lock("log-platform-build");
-    let mut command = Command::new(workspace::cargo());
-    command.args(["test", "--package", "fs-core", "--test", "log_platform", "--no-run"]);
-    command.arg("--message-format=json-render-diagnostics").current_dir(workspace::root());
-    let outcome = run::run(&mut command, BUILD_DEADLINE);
-    assert!(outcome.status.success(), "the checks do not build:\n{}", outcome.stderr);
-    let executable = outcome.stdout.lines().find_map(|line| {
-        let message: Value = serde_json::from_str(line).ok()?;
-        let is_ours = message["target"]["name"] == "log_platform";
-        is_ours.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
-    });
-    executable.unwrap_or_else(|| panic!("cargo named no executable:\n{}", outcome.stderr))
 }

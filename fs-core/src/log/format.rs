@@ -8,7 +8,7 @@
 //! nothing is erased, an old lap is told by its lower group numbers.
 //!
 //! - [`GroupBuilder`] makes a group in the buffer that is written.
-//! - [`read_superblock`] and [`scan`] find everything that counts, or say what is
+//! - [`read_superblock`] and [`scan()`] find everything that counts, or say what is
 //!   wrong. They trust nothing that they read, and change nothing.
 //!
 //! What makes damage visible, and must hold for every writer:

@@ -252,6 +252,11 @@ fn seconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
+/// `FALLOC_FL_KEEP_SIZE`.
+const KEEP_SIZE: u32 = 0x01;
+/// `FALLOC_FL_PUNCH_HOLE`.
+const PUNCH_HOLE: u32 = 0x02;
+
 /// Whether an operation takes bytes from a file: which, if so.
 fn taken_by(change: &Change) -> Option<std::ops::Range<u64>> {
     /// `FALLOC_FL_PUNCH_HOLE`, `FALLOC_FL_COLLAPSE_RANGE`, `FALLOC_FL_ZERO_RANGE`,

@@ -77,6 +77,8 @@ pub(crate) struct LivePage {
     /// Bytes of the page below the file's end when it was logged.
     pub(crate) bytes: u32,
     pub(crate) crc: u32,
+    /// All of it had blocks when it was logged.
+    pub(crate) placed: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -209,7 +211,7 @@ impl<B: Backing> Tracked<B> {
         let FileState { live, committed, moves, .. } = &mut *state;
         live.retain(|&page, entry| {
             let done = entry.lsn <= through;
-            if done && !*moves {
+            if done && entry.placed && !*moves {
                 let start = page * PAGE_BYTES;
                 committed.insert(start..start + u64::from(entry.bytes));
             }

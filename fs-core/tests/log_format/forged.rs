@@ -40,7 +40,7 @@ fn wrapping(model: &Model, number: u64, inner: &[u8]) -> Vec<u8> {
     builder.data_part(0, room);
     builder.data_part(room.into(), inner.len() as u32).copy_from_slice(inner);
     builder.end_data();
-    let last = &model.live.back().expect("a group was written").header;
+    let last = &model.live.last().expect("a group was written").header;
     builder.seal(&Seal {
         uuid: last.uuid,
         epoch: last.epoch,
@@ -75,7 +75,7 @@ fn the_right_group_in_the_wrong_place_is_damage() {
 fn groups_of_another_log_are_nothing() {
     let mut model = Model::new(6, 2);
     assert!(model.write(&filling(1, 1)) && model.write(&filling(2, 1)));
-    let last = model.live.pop_back().expect("it was just written");
+    let last = model.live.pop().expect("it was just written");
     // In the right place, in another, and of a later epoch.
     put(&model, last.offset, &changed(&last, 24, b"another"));
     assert_eq!(scanned(&model).expect("one group").groups, model.live);
@@ -85,7 +85,7 @@ fn groups_of_another_log_are_nothing() {
     later.bytes = changed(&last, 24, b"another");
     put(&model, model.superblock.segment_start(5), &changed(&later, 40, &[9]));
     let contents = scanned(&model).expect("one group");
-    assert_eq!((contents.groups, contents.torn_offset), (model.live.into(), None));
+    assert_eq!((contents.groups, contents.torn_offset), (model.live, None));
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn a_group_that_does_not_continue_the_one_before_is_an_error() {
 #[test]
 fn an_intact_group_that_cannot_be_read_is_not_the_end() {
     let model = wrapped_model();
-    let last = model.live.back().expect("there are some");
+    let last = model.live.last().expect("there are some");
     // An unknown type of record.
     put(&model, last.offset, &changed(last, GROUP_HEADER_BYTES + 12, &[200]));
     let Err(LogError::Unreadable { offset, group, source }) = scanned(&model) else { panic!() };
@@ -142,7 +142,7 @@ fn a_group_over_the_end_of_its_segment_does_not_count() {
     let offset = model.superblock.segment_start(0) + 2 * BLOCK as u64;
     put(&model, offset, &wrapping(&model, 2, &[0; BLOCK]));
     let contents = scanned(&model).expect("one group");
-    assert_eq!((contents.groups, contents.torn_offset), (model.live.into(), Some(offset)));
+    assert_eq!((contents.groups, contents.torn_offset), (model.live, Some(offset)));
 }
 
 #[test]

@@ -16,9 +16,7 @@ mod strategies;
 mod superblocks;
 
 use fs_core::error::Errno;
-use fs_core::log::format::{
-    GROUP_HEADER_BYTES, GroupBuilder, LogError, Seal, encode_record, parse_group, scan,
-};
+use fs_core::log::format::{GroupBuilder, LogError, Seal, encode_record, parse_group, scan};
 use fs_core::log::record::Change;
 use fs_core::platform::{LOG_BLOCK_BYTES, LogBuffer, LogStore};
 use proptest::collection::vec;
@@ -181,7 +179,7 @@ fn a_torn_last_group_is_the_end_whichever_of_its_blocks_arrived() {
             model.checkpoint(2);
         }
         let superblocks = model.store.content()[..2 * BLOCK].to_vec();
-        let last = model.live.back().expect("it was just written").clone();
+        let last = model.live.last().expect("it was just written").clone();
         for arrived in 0..1_u32 << blocks {
             let mut content = model.store.content().clone();
             for block in (0..blocks).filter(|block| arrived & 1 << block == 0) {

@@ -1,7 +1,5 @@
 //! A writer that knows what a reader must find. The fuzz targets use this file too.
 
-use std::collections::VecDeque;
-
 use fs_core::log::format::{Group, GroupBuilder, Seal, Superblock, group_bytes, parse_group};
 use fs_core::log::record::{Change, Record};
 use fs_core::platform::{LOG_BLOCK_BYTES, LogBuffer, LogStore};
@@ -39,7 +37,7 @@ pub struct Model {
     pub store: MemoryStore,
     pub superblock: Superblock,
     /// What is needed: what `scan` must find.
-    pub live: VecDeque<Group>,
+    pub live: Vec<Group>,
     position: u64,
     next_number: u64,
     last_lsn: u64,
@@ -55,7 +53,7 @@ impl Model {
         superblock.log_bytes = superblock.area().end;
         let mut model = Self {
             store: MemoryStore::new(vec![0; superblock.log_bytes as usize]),
-            live: VecDeque::new(),
+            live: Vec::new(),
             position: superblock.tail_offset,
             next_number: superblock.tail_group,
             last_lsn: 0,
@@ -103,18 +101,18 @@ impl Model {
         self.next_number += 1;
         self.last_lsn = last_lsn;
         self.previous_crc = crc;
-        self.live.push_back(Group { header, offset, bytes, records });
+        self.live.push(Group { header, offset, bytes, records });
         true
     }
 
     /// The oldest `count` groups are not needed any more.
     pub fn checkpoint(&mut self, count: usize) {
         self.live.drain(..count.min(self.live.len()));
-        let tail = self.live.front().map(|group| (group.offset, group.header.number));
+        let tail = self.live.first().map(|group| (group.offset, group.header.number));
         let tail = tail.unwrap_or((self.position, self.next_number));
         (self.superblock.tail_offset, self.superblock.tail_group) = tail;
         self.superblock.tail_lsn =
-            self.live.front().map_or(self.last_lsn, |g| g.header.first_lsn - 1);
+            self.live.first().map_or(self.last_lsn, |g| g.header.first_lsn - 1);
         self.write_superblock();
     }
 

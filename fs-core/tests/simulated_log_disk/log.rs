@@ -129,10 +129,14 @@ fn a_log_is_a_file() {
     let content = "Some(\"a4096b4096\")";
     let expected = [format!("{content} None"), format!("None {content}")];
     assert_eq!(seen, BTreeSet::from(expected));
+    let again = disk.0.open_log(&root, name("other")).unwrap();
     disk.0.unlink(&root, name("other")).unwrap();
     disk.0.sync_all().unwrap();
     assert_eq!(read(&log), "a4096b4096", "whoever has it open uses it on");
     drop(log);
+    disk.0.sync_all().unwrap();
+    assert_eq!(read(&again), "a4096b4096");
+    drop(again);
     disk.0.sync_all().unwrap();
     assert_eq!(disk.outcomes(&["other"]), set(&["-"]));
 }

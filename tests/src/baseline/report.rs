@@ -2,16 +2,16 @@
 //! always a CSV file and figures in the target folder.
 
 use std::fs;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
 use super::args::BaselineArgs;
 use super::cell::{Comparison, Measurement};
 use super::{plot, table};
 use crate::contest::Timing;
+use crate::contest::words::{self, print};
 use crate::workspace;
 
 const CSV_HEADER: &str = "subject,fs,workload,threads,flush_ms,ops_per_s,p50_us,p99_us,\
@@ -29,12 +29,13 @@ pub(super) struct Report {
 
 impl Report {
     pub fn new(args: &BaselineArgs) -> Self {
+        let slices = 2 * u64::from(Timing::new(args.seconds, Duration::ZERO).slices);
         Report {
             json: args.json,
             cells_of_one: args.grid().count(),
             comparisons: Vec::new(),
             tables_shown: 0,
-            progress: progress_bar(args),
+            progress: words::progress_bar(args.json, args.cell_count() as u64 * slices),
         }
     }
 
@@ -67,10 +68,10 @@ impl Report {
         let said = self.write_files()?;
         // Standard output belongs to the objects.
         if self.json {
-            write!(io::stderr(), "{said}").map_err(|error| cannot_print(&error))
-        } else {
-            print(&said)
+            eprint!("{said}");
+            return Ok(());
         }
+        print(&said)
     }
 
     fn show_table(&mut self) -> Result<(), String> {
@@ -96,18 +97,6 @@ impl Report {
         }
         Ok(said)
     }
-}
-
-fn progress_bar(args: &BaselineArgs) -> ProgressBar {
-    if args.json {
-        return ProgressBar::hidden();
-    }
-    let slices = 2 * u64::from(Timing::new(args.seconds, Duration::ZERO).slices);
-    let style = ProgressStyle::with_template("  {bar:24} {percent:>3}%  {eta} left  {msg}");
-    let progress = ProgressBar::new(args.cell_count() as u64 * slices)
-        .with_style(style.expect("the template is constant and valid"));
-    progress.enable_steady_tick(Duration::from_millis(500));
-    progress
 }
 
 fn line(measurement: &Measurement) -> String {
@@ -142,18 +131,6 @@ fn belong_together(one: &Comparison, other: &Comparison) -> bool {
 fn figure_path(folder: &Path, group: &[Comparison]) -> PathBuf {
     let Measurement { fs, workload, .. } = &group[0].bare;
     folder.join(format!("{fs}-{workload}.svg"))
-}
-
-fn print(text: &str) -> Result<(), String> {
-    let mut output = io::stdout().lock();
-    output
-        .write_all(text.as_bytes())
-        .and_then(|()| output.flush())
-        .map_err(|error| cannot_print(&error))
-}
-
-fn cannot_print(error: &io::Error) -> String {
-    format!("cannot print the results: {error}")
 }
 
 #[cfg(test)]

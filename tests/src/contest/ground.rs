@@ -126,7 +126,8 @@ impl Ground {
         self.sync()
     }
 
-    /// Waits until the device has done nothing for `quiet`; false if that takes longer than `patience`.
+    /// Waits until the device has done nothing for `quiet`; false if that takes longer than
+    /// `patience`.
     pub fn is_quiet(&self, quiet: Duration, patience: Duration) -> bool {
         let still = || {
             let before = self.work();

@@ -50,8 +50,8 @@ impl fmt::Display for Subject {
 pub struct Session<'b> {
     bench: &'b Bench,
     contest: Contest,
-    // In this order: the sides close their files before the mount goes, and a daemon that is stopped
-    // goes on before they do.
+    // In this order: the sides close their files before the mount goes, and a daemon that is
+    // stopped goes on before they do.
     paused: Option<Paused>,
     bare: Side<'b>,
     lanefs: Side<'b>,
@@ -125,8 +125,8 @@ impl<'b> Session<'b> {
         let Session { bench, paused, mut bare, mut lanefs, mounted, .. } = self;
         drop(paused);
         let status = mounted.status();
-        bare.record.flushes = bare.flushes();
-        lanefs.record.flushes = lanefs.flushes();
+        bare.record.late_flushes = bare.late_flushes();
+        lanefs.record.late_flushes = lanefs.late_flushes();
         bench.set_flush_time(Duration::ZERO);
         drop((bare.workers, lanefs.workers));
         mounted.unmount();
@@ -140,8 +140,9 @@ struct Side<'b> {
     ground: &'b Ground,
     workers: Vec<Box<dyn Worker>>,
     record: Record,
-    // Counted before its first operation.
+    // Of its disk: before its first turn, and in all its turns.
     flushes_before: u64,
+    turn_flushes: u64,
 }
 
 impl<'b> Side<'b> {
@@ -154,14 +155,15 @@ impl<'b> Side<'b> {
         let workers = contest.workload.workers(root, contest.threads);
         let workers =
             workers.map_err(|error| format!("cannot open {}: {error}", root.display()))?;
-        let flushes_before = ground.work().flushes;
-        Ok(Side { subject, ground, workers, record: Record::default(), flushes_before })
+        let (record, flushes_before) = (Record::default(), ground.work().flushes);
+        Ok(Side { subject, ground, workers, record, flushes_before, turn_flushes: 0 })
     }
 
     fn take_turn(&mut self, timing: Timing, watch: Watch<'_>) -> Result<(), End> {
-        let failed = format!("a thread on {} failed", self.subject);
-        let slice =
-            run_slice(&mut self.workers, timing, watch.stop).map_err(|end| end.at(&failed))?;
+        let before = self.ground.work().flushes;
+        let slice = run_slice(&mut self.workers, self.ground, timing, watch.stop);
+        let slice = slice.map_err(|end| end.at(&format!("a thread on {} failed", self.subject)))?;
+        self.turn_flushes += self.ground.work().flushes - before;
         self.record.slices.push(slice);
         self.workers
             .iter_mut()
@@ -171,8 +173,9 @@ impl<'b> Side<'b> {
         Ok(())
     }
 
-    fn flushes(&self) -> u64 {
-        self.ground.work().flushes - self.flushes_before
+    // What came between the turns and after the last.
+    fn late_flushes(&self) -> u64 {
+        self.ground.work().flushes - self.flushes_before - self.turn_flushes
     }
 }
 

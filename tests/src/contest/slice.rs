@@ -1,20 +1,22 @@
-//! One slice: all threads of one side work, and after a moment the clock runs.
+//! One slice: all threads of one side work, and after a moment clock and counters run.
 //!
-//! The first moment is not timed: it takes a few commits until the threads have found their
+//! The first moment does not count: it takes a few commits until the threads have found their
 //! rhythm (on ext4 two convoys that alternate). An operation that is only partly inside the slice
 //! counts with that part: when one takes 30 ms, whole ones would make the rate of a short slice
-//! a matter of luck. Operations that would outlast any slice are not cut: then a slice is one of them.
+//! a matter of luck. Operations that would outlast any slice are not cut: then a slice is one.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::End;
 use super::workload::Worker;
+use super::{End, Ground};
 
 /// Long enough for the slowest cell to do some operations.
 const SLICE_MAX: Duration = Duration::from_millis(600);
+/// Operations that take seconds: more of them would outlast the watchdog of a mount.
+const LONG_OPERATIONS_MAX: u32 = 25;
 /// A median of fewer is not one.
 const SLICES_MIN: u32 = 5;
 const WARM_UP: Duration = Duration::from_millis(60);
@@ -48,7 +50,8 @@ impl Timing {
 
     /// For long operations: one in each slice, as many as there would be slices otherwise.
     pub fn one_operation_each(seconds: f64) -> Self {
-        Timing { slices: slices_in(seconds), length: Length::OneOperation }
+        let slices = slices_in(seconds).min(LONG_OPERATIONS_MAX);
+        Timing { slices, length: Length::OneOperation }
     }
 }
 
@@ -61,6 +64,10 @@ fn slices_in(seconds: f64) -> u32 {
 pub(super) struct Slice {
     /// Operations per second.
     pub ops_per_s: f64,
+    /// Operations, parts included.
+    pub ops: f64,
+    /// Flushes of the disk.
+    pub flushes: u64,
     /// What each operation took that ended inside.
     pub latencies_us: Vec<f64>,
     /// Operations from the first to the last, warm-up included.
@@ -75,6 +82,7 @@ struct Operation {
 /// Lets all workers work.
 pub(super) fn run_slice(
     workers: &mut [Box<dyn Worker>],
+    ground: &Ground,
     timing: Timing,
     stop: &AtomicBool,
 ) -> Result<Slice, End> {
@@ -84,25 +92,23 @@ pub(super) fn run_slice(
         let threads = workers
             .iter_mut()
             .map(|worker| scope.spawn(|| work(&mut **worker, timing.length, over)));
-        let begin = Instant::now();
+        let now = || (Instant::now(), ground.work().flushes);
+        let mut begin = now();
         let threads = threads.collect::<Vec<_>>();
-        let times = match timing.length {
-            Length::Time { slice, warm_up } => {
-                rest(warm_up, &[stop, over]);
-                let begin = Instant::now();
-                rest(slice, &[stop, over]);
-                let end = Instant::now();
-                over.store(true, Ordering::Relaxed);
-                Some((begin, end))
-            }
-            Length::OneOperation => None,
-        };
+        let mut end = None;
+        if let Length::Time { slice, warm_up } = timing.length {
+            rest(warm_up, &[stop, over]);
+            begin = now();
+            rest(slice, &[stop, over]);
+            end = Some(now());
+            over.store(true, Ordering::Relaxed);
+        }
         let mut operations = Vec::new();
         for thread in threads {
             operations.extend(thread.join().expect("workers do not panic")?);
         }
-        let (begin, end) = times.unwrap_or_else(|| (begin, Instant::now()));
-        io::Result::Ok(count(&operations, begin, end))
+        let ((begin, before), (end, after)) = (begin, end.unwrap_or_else(now));
+        io::Result::Ok(count(&operations, begin, end, after - before))
     });
     if stop.load(Ordering::Relaxed) {
         return Err(End::Interrupted);
@@ -136,7 +142,7 @@ fn rest(time: Duration, flags: &[&AtomicBool]) {
     }
 }
 
-fn count(operations: &[Operation], begin: Instant, end: Instant) -> Slice {
+fn count(operations: &[Operation], begin: Instant, end: Instant, flushes: u64) -> Slice {
     let part = |operation: &Operation| {
         let from = operation.started.max(begin);
         let inside = operation.ended.min(end).saturating_duration_since(from);
@@ -150,6 +156,8 @@ fn count(operations: &[Operation], begin: Instant, end: Instant) -> Slice {
         |operation: &Operation| (operation.ended - operation.started).as_secs_f64() * 1e6;
     Slice {
         ops_per_s: ops / (end - begin).as_secs_f64(),
+        ops,
+        flushes,
         latencies_us: ended_inside.map(latency_us).collect(),
         all_ops: operations.len() as u64,
     }
@@ -171,9 +179,10 @@ mod tests {
             operation(150, 350), // three quarters
             operation(300, 400), // after
         ];
-        let slice = count(&operations, at(100), at(300));
-        assert!((slice.ops_per_s - 2.25 / 0.2).abs() < 1e-9, "{}", slice.ops_per_s);
-        assert_eq!((slice.latencies_us.len(), slice.all_ops), (2, 5));
+        let slice = count(&operations, at(100), at(300), 7);
+        assert!((slice.ops - 2.25).abs() < 1e-9, "{}", slice.ops);
+        assert!((slice.ops_per_s - 11.25).abs() < 1e-9, "{}", slice.ops_per_s);
+        assert_eq!((slice.latencies_us.len(), slice.flushes, slice.all_ops), (2, 7, 5));
     }
 
     #[test]
@@ -183,7 +192,7 @@ mod tests {
             assert_eq!(timing.slices, slices);
             let Length::Time { slice, .. } = timing.length else { panic!("{timing:?}") };
             assert!((slice.as_secs_f64() * f64::from(slices) - seconds).abs() < 1e-3);
-            assert_eq!(Timing::one_operation_each(seconds).slices, slices);
+            assert_eq!(Timing::one_operation_each(seconds).slices, slices.min(25));
         }
     }
 }

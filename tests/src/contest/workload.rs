@@ -16,6 +16,7 @@ use self::mailbox::{Mailbox, Varmail};
 use self::programs::{Git, Sqlite, Unpack};
 use self::shared::{SharedAppend, SharedDirectory, SharedFile};
 use self::unsynced::Write;
+use super::words;
 use crate::random::Random;
 
 mod files;
@@ -65,8 +66,7 @@ impl Workload {
 
     /// One operation, for headings.
     pub fn story(self) -> String {
-        let value = self.to_possible_value();
-        value.as_ref().and_then(|value| value.get_help()).expect("each has one").to_string()
+        words::story(&self)
     }
 
     /// What an operation writes to files that are never synced, if it does only that.
@@ -123,8 +123,7 @@ impl Workload {
 
 impl fmt::Display for Workload {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let value = self.to_possible_value().expect("none is hidden");
-        formatter.pad(value.get_name())
+        formatter.pad(&words::name(self))
     }
 }
 

@@ -79,8 +79,7 @@ fn overwrite(lab: &mut Lab<'_>, outcome: &Outcome, round_trip_us: f64) -> Result
 }
 
 fn row(outcome: &Outcome, case: impl Into<String>) -> Row {
-    let fence = outcome.status["engine"]["fence"].as_str().map(str::to_owned);
-    Row { fence, ..Row::note(Gate::Lone, case) }
+    Row::note(Gate::Lone, case).of(&outcome.status)
 }
 
 // Of a request that the daemon answers from memory: the fsync of a directory that is durable. With

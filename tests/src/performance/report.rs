@@ -1,13 +1,13 @@
-//! What is shown: a table for each gate or an object a line on standard output, progress on standard
-//! error.
+//! What is shown: a table for each gate or an object a line on standard output, progress on
+//! standard error.
 
-use std::io::{self, Write};
-use std::time::Duration;
+use std::fs;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
 use super::Gate;
 use super::row::Row;
+use crate::contest::words;
 
 /// The results so far and where they go.
 pub(super) struct Report {
@@ -17,13 +17,14 @@ pub(super) struct Report {
     shown: Option<Gate>,
     required: usize,
     reached: usize,
+    load: String,
 }
 
 impl Report {
     /// For so many steps in all.
     pub fn new(json: bool, steps: u64) -> Self {
-        let progress = if json { ProgressBar::hidden() } else { progress_bar(steps) };
-        Report { json, progress, shown: None, required: 0, reached: 0 }
+        let progress = words::progress_bar(json, steps);
+        Report { json, progress, shown: None, required: 0, reached: 0, load: load() }
     }
 
     pub fn progress(&self) -> &ProgressBar {
@@ -40,33 +41,35 @@ impl Report {
             let begins = self.shown.replace(row.gate) != Some(row.gate);
             if begins { heading(row) + &line(row) } else { line(row) }
         };
-        self.progress.suspend(|| print(&text))
+        self.progress.suspend(|| words::print(&text))
     }
 
     /// Says how much is reached; true if all is.
     pub fn finish(self) -> Result<bool, String> {
         self.progress.finish_and_clear();
-        let Report { required, reached, .. } = self;
-        if !self.json {
-            print(&format!("\n{reached} of {required} required figures reached\n"))?;
+        let Report { required, reached, ref load, .. } = self;
+        // Objects say it themselves; and where nothing was measured there is nothing to say.
+        if self.shown.is_some() {
+            words::print(&format!(
+                "\n{reached} of {required} required figures reached\nload of the machine before: \
+                 {load} (from 1 on others were at work, and times are noise)\n"
+            ))?;
         }
         Ok(reached == required)
     }
 }
 
-fn progress_bar(steps: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("  {bar:24} {percent:>3}%  {eta} left  {msg}");
-    let progress =
-        ProgressBar::new(steps).with_style(style.expect("the template is constant and valid"));
-    progress.enable_steady_tick(Duration::from_millis(500));
-    progress
+// Of the last minute.
+fn load() -> String {
+    let averages = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    averages.split(' ').next().unwrap_or_default().to_owned()
 }
 
 fn heading(row: &Row) -> String {
     format!(
-        "\n{}: {}\n  {:<44}{:>10}{:>10}{:>10}{:>8}{:>8}{:>11}\n",
+        "\n{}: {}\n  {:<50}{:>11}{:>9}{:>9}{:>8}{:>9}{:>11}\n",
         row.gate,
-        row.gate.story(),
+        words::story(&row.gate),
         row.fence.as_ref().map(|fence| format!("fence {fence}")).unwrap_or_default(),
         "",
         "bare",
@@ -88,7 +91,7 @@ fn line(row: &Row) -> String {
     };
     let Row { case, bare, lanefs, ratio, ops_ratio, unit, required, .. } = row;
     let line = format!(
-        "  {case:<44}{:>10}{:>10}{:>10}{:>8}{:>8}{:>11}  {verdict}",
+        "  {case:<50}{:>11}{:>9}{:>9}{:>8}{:>9}{:>11}  {verdict}",
         if row.lanefs.is_some() { unit.name() } else { "" },
         figure(*bare, unit.digits()),
         figure(*lanefs, unit.digits()),
@@ -97,14 +100,6 @@ fn line(row: &Row) -> String {
         required.map_or_else(|| "-".to_owned(), |required| required.to_string())
     );
     line.trim_end().to_owned() + "\n"
-}
-
-fn print(text: &str) -> Result<(), String> {
-    let mut output = io::stdout().lock();
-    output
-        .write_all(text.as_bytes())
-        .and_then(|()| output.flush())
-        .map_err(|error| format!("cannot print the results: {error}"))
 }
 
 #[cfg(test)]

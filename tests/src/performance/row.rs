@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Serialize, Serializer};
+use serde_json::Value;
 
 use super::Gate;
 use crate::contest::{Workload, rounded};
@@ -54,7 +55,7 @@ impl fmt::Display for Setting {
         }
         match bare_fs == lanefs_fs {
             true => write!(formatter, ", {bare_fs}"),
-            false => write!(formatter, ", {lanefs_fs} : {bare_fs}"),
+            false => write!(formatter, ", {lanefs_fs} vs {bare_fs}"),
         }
     }
 }
@@ -81,7 +82,7 @@ impl Unit {
             Unit::OpsPerS => "ops/s",
             Unit::MibPerS => "MiB/s",
             Unit::Us => "us",
-            Unit::DiskRequests => "disk requests",
+            Unit::DiskRequests => "disk reqs",
         }
     }
 
@@ -145,6 +146,11 @@ impl Row {
         }
     }
 
+    /// The same, of a mount with this status.
+    pub fn of(self, status: &Value) -> Self {
+        Row { fence: status["engine"]["fence"].as_str().map(str::to_owned), ..self }
+    }
+
     /// The same, judged by what is required.
     pub fn judged(mut self, required: Option<Requirement>) -> Self {
         self.required = required;
@@ -186,7 +192,7 @@ mod tests {
             bare_fs: Filesystem::Ext4FastCommit,
             lanefs_fs: Filesystem::Ext4,
         };
-        assert_eq!(setting.to_string(), "append, 1 thread, 0.5 ms, ext4 : ext4-fast-commit");
+        assert_eq!(setting.to_string(), "append, 1 thread, 0.5 ms, ext4 vs ext4-fast-commit");
         let own = Setting { threads: 4, flush_ms: None, bare_fs: Filesystem::Ext4, ..setting };
         assert_eq!(own.to_string(), "append, 4 threads, ext4");
     }

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::gates::{Figure, Trial, trials};
 use super::row::{Row, Setting, Unit};
 use super::{Gate, Lab};
-use crate::contest::{self, Bench, Contest, End, Outcome, Timing, Workload};
+use crate::contest::{Bench, Contest, End, Outcome, Record, Session, Timing, Workload};
 
 /// Fewer groups are no count.
 const GROUPS_MIN: u64 = 300;
@@ -39,20 +41,25 @@ fn hold(gate: Gate, trial: &Trial, bench: &Bench, lab: &Lab<'_>) -> Result<Row, 
     let flush_time = Duration::from_secs_f64(flush_ms.unwrap_or_default() / 1e3);
     let timing = timing(trial, lab.seconds);
     let contest = Contest { workload, threads, flush_time, timing };
-    let outcome = contest::hold(bench, contest, &lab.options, lab.watch)?;
-    if trial.figure == Figure::Flushes {
-        let groups = outcome.status["engine"]["lanes"]["groups"].as_u64().unwrap_or_default();
-        if groups < GROUPS_MIN {
-            return Err(format!("only {groups} groups: raise --seconds").into());
-        }
+    let mut session = Session::new(bench, contest, &lab.options)?;
+    for _ in 0..timing.slices {
+        session.pair(lab.watch)?;
     }
+    while trial.figure == Figure::Flushes && groups(&session.mounted().status()) < GROUPS_MIN {
+        session.pair(lab.watch)?;
+    }
+    let outcome = session.finish()?;
     Ok(row(gate, trial, &outcome))
 }
 
-// A package takes longer than any slice.
+fn groups(status: &Value) -> u64 {
+    status["engine"]["lanes"]["groups"].as_u64().expect("`groups` in the status")
+}
+
 fn timing(trial: &Trial, seconds: f64) -> Timing {
     let flush_ms = trial.setting.flush_ms.unwrap_or_default();
     match trial.setting.workload {
+        // A package takes longer than any slice.
         Workload::Unpack => Timing::one_operation_each(seconds),
         _ => Timing::new(seconds, Duration::from_secs_f64(flush_ms / 1e3)),
     }
@@ -75,7 +82,7 @@ fn row(gate: Gate, trial: &Trial, outcome: &Outcome) -> Row {
     let Outcome { bare, lanefs, status } = outcome;
     let (unit, [bare, lanefs], ratio) = match trial.figure {
         Figure::Flushes => {
-            let figures = [bare, lanefs].map(contest::Record::flushes_per_op);
+            let figures = [bare, lanefs].map(Record::flushes_per_op);
             (Unit::FlushesPerOp, figures, figures[0] / figures[1])
         }
         Figure::Time => {
@@ -83,7 +90,7 @@ fn row(gate: Gate, trial: &Trial, outcome: &Outcome) -> Row {
             (Unit::P50Us, figures, outcome.p50_ratio())
         }
         Figure::Rate => {
-            let figures = [bare, lanefs].map(contest::Record::ops_per_s);
+            let figures = [bare, lanefs].map(Record::ops_per_s);
             match trial.setting.workload.unsynced_bytes() {
                 None => (Unit::OpsPerS, figures, outcome.ops_ratio()),
                 Some(bytes) => {
@@ -95,13 +102,12 @@ fn row(gate: Gate, trial: &Trial, outcome: &Outcome) -> Row {
     };
     let row = Row {
         setting: Some(trial.setting),
-        fence: status["engine"]["fence"].as_str().map(str::to_owned),
         unit,
         bare: Some(bare),
         lanefs: Some(lanefs),
         ratio: Some(ratio),
         ops_ratio: Some(outcome.ops_ratio()),
-        ..Row::note(gate, trial.setting.to_string())
+        ..Row::note(gate, trial.setting.to_string()).of(status)
     };
     row.judged(trial.required)
 }

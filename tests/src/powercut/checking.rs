@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use super::cuts::Cuts;
 use super::filesystem::Filesystem;
-use super::nested::{Recorded, Nesting};
+use super::nested::{Nesting, Recorded};
 use super::notes::Promised;
 use super::recording::Recording;
 use super::recovery::{Recovered, Recovery, Way};
 use super::snapshot::{LANEFS_HOME, Snapshot};
 use super::workload::Parts;
-use crate::disk::{CrashImage, Disk, DiskMount, DiskOptions, Image, Tearing};
+use crate::disk::{Choice, CrashImage, Disk, DiskMount, DiskOptions, Image, Tearing};
 use crate::random::Random;
 use crate::run;
 use crate::scratch::Scratch;
@@ -23,8 +23,12 @@ use crate::scratch::Scratch;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Images drawn in vain, equal to some judged before, until a recording counts as exhausted.
 const REPEATED_MAX: u64 = 400;
+/// Losses of a campaign that are remembered in full.
+const LOSSES_MAX: usize = 20;
+/// Where images are mounted, in a place of each bench.
+const MOUNT_POINT: &str = "image";
 /// One image in so many is recovered by mounting.
-const MOUNTED_ONE_IN: u64 = 16;
+const MOUNTED_ONE_IN: usize = 16;
 
 /// What all images of a campaign have in common.
 #[derive(Clone)]
@@ -62,7 +66,11 @@ pub struct Verdict {
     pub killed: u64,
     /// Images unlike all others, the nested ones left out.
     pub distinct: u64,
-    /// Those that lost something or were refused.
+    /// Images that lost something.
+    pub lost: u64,
+    /// Images that could not be mounted or recovered.
+    pub refused: u64,
+    /// The first of both kinds.
     pub losses: Vec<Loss>,
     /// Where the time went.
     pub times: Times,
@@ -101,23 +109,19 @@ impl Verdict {
         self.nested += more.nested;
         self.killed += more.killed;
         self.distinct += more.distinct;
-        self.losses.extend(more.losses);
+        self.lost += more.lost;
+        self.refused += more.refused;
+        // Each has an image: a campaign in which everything is lost must not fill the memory.
+        let room = LOSSES_MAX.saturating_sub(self.losses.len());
+        self.losses.extend(more.losses.into_iter().take(room));
         self.times.add(more.times);
-    }
-
-    /// How many of the images lost something.
-    pub fn lost_count(&self) -> usize {
-        self.losses.iter().filter(|loss| !loss.refused).count()
-    }
-
-    /// How many could not be used.
-    pub fn refused_count(&self) -> usize {
-        self.losses.len() - self.lost_count()
     }
 }
 
 /// The images of a recording and what was seen of them.
 struct Supply<'a> {
+    // What there was when everything had been unmounted.
+    last: Option<(CrashImage, Promised)>,
     cuts: Cuts<'a>,
     seen: HashSet<(u64, u64)>,
     images: HashSet<u64>,
@@ -128,9 +132,12 @@ struct Supply<'a> {
 impl Supply<'_> {
     /// The next image that is unlike all before, or is promised more.
     fn next(&mut self, recording: &Recording) -> Option<(CrashImage, Promised)> {
+        if let Some(last) = self.last.take() {
+            return Some(last);
+        }
         for _ in 0..REPEATED_MAX {
-            let (cut, promised) = self.cuts.next().expect("the supply has no end");
-            let promised = promised.unwrap_or_else(|| recording.promised(cut.position));
+            let cut = self.cuts.next().expect("the supply has no end");
+            let promised = recording.promised(cut.position);
             let hash = cut.image.hash();
             if self.seen.insert((hash, promised.digest())) {
                 self.verdict.distinct += u64::from(self.images.insert(hash));
@@ -156,7 +163,11 @@ pub fn judge(
     stop: &AtomicBool,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Verdict, String> {
+    let (image, promised) = recording.last.clone();
+    let position = recording.record.last_position();
+    let last = CrashImage { image, position, seed: 0, unflushed_count: 0, choice: Choice::All };
     let supply = Supply {
+        last: Some((last, promised)),
         cuts,
         seen: HashSet::new(),
         images: HashSet::new(),
@@ -269,6 +280,8 @@ impl Bench {
                 Outcome::Refused(what) => (what, true),
             };
             let how = format!("{how}recovered by {way:?}: {}", judged.report);
+            verdict.lost += u64::from(!refused);
+            verdict.refused += u64::from(refused);
             verdict.losses.push(Loss { cut, promised, what, refused, how });
         }
         verdict.times = self.times;
@@ -353,11 +366,9 @@ impl Bench {
     }
 }
 
-const MOUNT_POINT: &str = "image";
-
 /// `lanefs recover`, and now and then a mount.
 fn usual_way(seed: u64) -> Way {
-    let chosen = Random::new(seed).word().is_multiple_of(MOUNTED_ONE_IN);
+    let chosen = Random::new(seed).below(MOUNTED_ONE_IN) == 0;
     if chosen { Way::Mount } else { Way::Command }
 }
 

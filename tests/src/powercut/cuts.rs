@@ -2,7 +2,8 @@
 //!
 //! Anywhere finds little: between two flushes hardly anything is at stake. So cuts are aimed at what
 //! has just been promised: right after an acknowledgement, and first of all after those that came with
-//! the fewest flushes since their step began, which is what an answer given too early looks like.
+//! the fewest flushes since their step began, which is what an answer given too early looks like. Some
+//! fall where something special happened, such as a mount after the daemon was killed.
 
 use std::collections::VecDeque;
 
@@ -71,6 +72,14 @@ impl Iterator for Cuts<'_> {
             // Back to the end of the queue: another subset may lose what this one kept.
             self.suspects.push_back(suspect);
             return Some(self.at(suspect));
+        }
+        if self.count % 8 == 5 && !self.recording.hot.is_empty() {
+            let index = self.random.below(self.recording.hot.len());
+            let (first, last) = self.recording.hot[index].clone().into_inner();
+            let last = last.min(self.recording.record.last_position().0);
+            let length = usize::try_from(last - first + 1).expect("it is in memory");
+            let position = Position(first + self.random.below(length) as u64);
+            return Some(self.at(position));
         }
         if self.count.is_multiple_of(2) && !self.promises.is_empty() {
             let index = self.random.below(self.promises.len());

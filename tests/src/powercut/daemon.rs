@@ -65,7 +65,9 @@ impl Daemon {
     pub fn killer(&self) -> impl Fn() + Send + Sync + use<> {
         let pid = self.pid;
         // Fails only when it is gone already, which its mount's users will notice.
-        move || drop(kill_process(pid, Signal::KILL))
+        move || {
+            let _ = kill_process(pid, Signal::KILL);
+        }
     }
 
     /// Waits until a killed daemon is gone, and removes the dead mount.

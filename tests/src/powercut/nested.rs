@@ -45,8 +45,7 @@ impl Recorded {
     pub fn promised(&self, first: &Promised, position: Position) -> Promised {
         let exact = self.exact.iter().filter(|_| position >= self.recovered);
         let exact = exact.map(|exact| (String::new(), Arc::clone(exact)));
-        // What was exact before is implied: nothing changed since.
-        Promised { exact: first.exact.iter().cloned().chain(exact).collect(), ..first.clone() }
+        first.clone().exactly(exact)
     }
 }
 
@@ -68,7 +67,8 @@ impl Nesting {
 
     /// How an image is recovered.
     pub fn way(&mut self) -> Way {
-        let micros = self.random.below(1 + self.random.below(KILL_AFTER_MAX_US)) as u64;
+        let limit = 1 + self.random.below(KILL_AFTER_MAX_US);
+        let micros = self.random.below(limit) as u64;
         match self.random.below(16) {
             0 => Way::Mount,
             1 | 2 => Way::CommandAfterKill(Duration::from_micros(micros)),
@@ -114,7 +114,7 @@ mod tests {
             recovered: Position(5),
             exact: Some(exact),
         };
-        let first = Promised { log: true, ..Promised::default() };
+        let first = Promised::default().under_log(true);
         assert_eq!(recorded.promised(&first, Position(4)), first);
         let later = recorded.promised(&first, Position(5));
         assert_eq!((later.exact.len(), later.log), (1, true));

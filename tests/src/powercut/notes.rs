@@ -214,6 +214,22 @@ impl Promised {
         if self.log { progress } else { Progress { covered: progress.acked, ..progress } }
     }
 
+    /// The same where the log's promises count, or do not.
+    #[must_use]
+    pub fn under_log(self, log: bool) -> Self {
+        Promised { log, ..self }
+    }
+
+    /// The same with directories that must also be exactly so.
+    #[must_use]
+    pub fn exactly(
+        mut self,
+        directories: impl IntoIterator<Item = (String, Arc<Snapshot>)>,
+    ) -> Self {
+        self.exact.extend(directories);
+        self
+    }
+
     /// The actors of one program of several, counted from 0.
     #[must_use]
     pub fn shifted(&self, actors: Range<u32>) -> Self {
@@ -302,7 +318,7 @@ mod tests {
             Ack { covers: true, ..timed(step(2, 2, 7, Some(9)), 9, Some(10)) },
         ];
         let history = History { steps };
-        let at = |position| Promised { log: true, ..history.at(Position(position)) };
+        let at = |position| history.at(Position(position)).under_log(true);
         assert_eq!(at(6).of(1), progress(0, 3, 0));
         assert_eq!(at(7).of(1), progress(0, 3, 1), "the second returned too late");
         assert_eq!(at(9).of(1), progress(0, 3, 3));

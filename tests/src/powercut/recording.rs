@@ -74,6 +74,8 @@ pub struct Recording {
     pub live_losses: Vec<String>,
     /// What was done to it, in words.
     pub story: Vec<String>,
+    /// Parts that ended with an error because of that.
+    pub parts_failed: usize,
 }
 
 impl Recording {
@@ -81,7 +83,7 @@ impl Recording {
     pub fn promised(&self, position: Position) -> Promised {
         let exact = self.exact.iter().rev().find(|(from, _)| *from <= position);
         let exact = exact.map(|(_, directories)| directories.clone()).unwrap_or_default();
-        Promised { log: self.log, exact, ..self.history.at(position) }
+        self.history.at(position).under_log(self.log).exactly(exact)
     }
 }
 
@@ -103,6 +105,7 @@ struct Events {
     last_exact: Vec<(String, Arc<Snapshot>)>,
     live_losses: Vec<String>,
     story: Vec<String>,
+    parts_failed: usize,
 }
 
 impl Stage {
@@ -169,7 +172,8 @@ pub fn record(
     drop(mounted);
     drop(scratch);
     disk.check()?;
-    let promised = Promised { log: run.log, exact: events.last_exact, ..history.at(record.last_position()) };
+    let promised = history.at(record.last_position());
+    let promised = promised.under_log(run.log).exactly(events.last_exact);
     Ok(Recording {
         record: record.with_tearing(Tearing::sparing_superblock(filesystem.kernel_name())),
         start,
@@ -180,6 +184,7 @@ pub fn record(
         last: (disk.cached(), promised),
         live_losses: events.live_losses,
         story: events.story,
+        parts_failed: events.parts_failed,
     })
 }
 

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::overlay::{Overlay, Plan};
-use super::{RecoveryError, RecoveryReport};
+use super::{KEEP_SIZE, PUNCH_HOLE, RecoveryError, RecoveryReport};
 use crate::error::{Errno, Result};
 use crate::log::marks::OURSELVES;
 use crate::log::open::Progress;
 use crate::log::ranges::RangeSet;
+use crate::log::tracked::PAGE_BYTES;
 use crate::platform::{Backing, ObjectKey, OpenMode};
 use crate::types::{SetAttr, SetTime};
 
@@ -80,7 +81,8 @@ fn fill_file<B: Backing>(
     file: &B::File,
     over_blocks: bool,
 ) -> Result<u64> {
-    let blocks = if over_blocks { RangeSet::default() } else { blocks_of(backing, file)? };
+    let mut blocks = if over_blocks { RangeSet::default() } else { blocks_of(backing, file)? };
+    free_last_page(backing, plan, overlay, file, &mut blocks)?;
     let mut filled = 0;
     for (range, content) in plan.pieces(overlay) {
         for part in to_fill(range.clone(), &blocks, overlay) {
@@ -101,6 +103,29 @@ fn fill_file<B: Backing>(
         backing.set_attr(OURSELVES, object, Some(file), &change)?;
     }
     Ok(filled)
+}
+
+/// Where the file ends on the disk within a page that the log continues, the page's
+/// block cannot be written in place: a power cut might keep the new length and not
+/// the bytes, and the next attempt would take the block for content. So the block is
+/// given up, and the whole page, which the log has, gets a new one: its bytes are on
+/// the disk before the filesystem's journal says so.
+fn free_last_page<B: Backing>(
+    backing: &B,
+    plan: &Plan<'_>,
+    overlay: &Overlay,
+    file: &B::File,
+    blocks: &mut RangeSet,
+) -> Result<()> {
+    let end = backing.file_attr(file)?.size;
+    let continues = plan.pieces(overlay).any(|(range, _)| range.contains(&end));
+    if end.is_multiple_of(PAGE_BYTES) || !continues {
+        return Ok(());
+    }
+    let page = end / PAGE_BYTES * PAGE_BYTES;
+    backing.allocate(OURSELVES, file, PUNCH_HOLE | KEEP_SIZE, page, PAGE_BYTES)?;
+    blocks.remove(&(page..page + PAGE_BYTES));
+    Ok(())
 }
 
 /// The bytes below a file's end that have blocks.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use super::{in_order, taken_by};
+use super::{KEEP_SIZE, in_order, taken_by};
 use crate::engine::Lsn;
 use crate::log::format::LogContents;
 use crate::log::marks::Mark;
@@ -32,7 +32,7 @@ pub(super) struct Overlay {
     /// Where blocks that are there say nothing: an operation that recovery redoes
     /// has taken what was there before, and the log has what came after.
     pub(super) forced: RangeSet,
-    /// Length at the last record.
+    /// Length that the file has at least, by the last record of it.
     pub(super) size: Option<u64>,
     /// Time of change at the last record.
     pub(super) mtime: Option<Time>,
@@ -71,18 +71,24 @@ impl<'a> Plan<'a> {
                 Change::Resize { object, size } => {
                     let overlay = files.entry(*object).or_default();
                     overlay.take(*size..u64::MAX, lsn > first_marker);
-                    overlay.size = overlay.size.map(|_| *size);
+                    overlay.size = Some(*size);
                 }
-                Change::Allocate { object, .. } => {
+                Change::Allocate { object, mode, offset, bytes } => {
+                    let overlay = files.entry(*object).or_default();
                     if let Some(range) = taken_by(change) {
-                        files.entry(*object).or_default().take(range, lsn > first_marker);
+                        overlay.take(range, lsn > first_marker);
+                    }
+                    if mode & KEEP_SIZE == 0 {
+                        let end = offset.saturating_add(*bytes);
+                        overlay.size = Some(overlay.size.map_or(end, |size| size.max(end)));
                     }
                 }
                 _ => {}
             }
             changes.push((lsn, change));
         }
-        let mut files: Vec<_> = files.into_iter().filter(|(_, o)| !o.pieces.is_empty()).collect();
+        let mut files: Vec<_> =
+            files.into_iter().filter(|(_, o)| o.size.is_some() || !o.pieces.is_empty()).collect();
         // The same order each time: an interrupted recovery is easier to follow.
         files.sort_by_key(|(key, _)| key.ino);
         Self { contents, first_marker, changes, files }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::overlay::Plan;
-use super::{RecoveryError, RecoveryReport};
+use super::{KEEP_SIZE, RecoveryError, RecoveryReport};
 use crate::engine::Lsn;
 use crate::error::{Errno, Result};
 use crate::log::home::Home;
@@ -136,15 +136,21 @@ impl<B: Backing> Redo<'_, B> {
                 Ok(Outcome::Done)
             }
             Change::Resize { object, size } => {
-                let object = self.object(object)?.object;
+                let found = self.object(object)?;
+                // A file is extended when it has been filled: what lies behind its end
+                // on the disk must not count as its content.
+                if found.attr.size <= *size {
+                    return Ok(Outcome::Found);
+                }
                 let change = SetAttr { size: Some(*size), ..SetAttr::default() };
-                self.backing.set_attr(OURSELVES, &object, None, &change)?;
+                self.backing.set_attr(OURSELVES, &found.object, None, &change)?;
                 Ok(Outcome::Done)
             }
             Change::Allocate { object, mode, offset, bytes } => {
                 let object = self.object(object)?.object;
                 let file = self.backing.open(OURSELVES, &object, READ_WRITE)?;
-                self.backing.allocate(OURSELVES, &file, *mode, *offset, *bytes)?;
+                let mode = *mode | KEEP_SIZE;
+                self.backing.allocate(OURSELVES, &file, mode, *offset, *bytes)?;
                 Ok(Outcome::Done)
             }
             Change::SetXattr { object, name, value } => {

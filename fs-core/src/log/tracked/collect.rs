@@ -7,6 +7,7 @@ use crate::engine::Lsn;
 use crate::error::Result;
 use crate::log::PlantedBugs;
 use crate::log::format::GroupBuilder;
+use crate::log::ranges::RangeSet;
 use crate::platform::{Backing, Seek};
 use crate::types::Attr;
 
@@ -108,8 +109,16 @@ impl<B: Backing> Tracked<B> {
         }
         if collected.pages.is_empty() {
             group.cancel_data();
-        } else {
-            group.end_data();
+            return Ok(collected);
+        }
+        group.end_data();
+        // Which of it has blocks now: a commit that begins later covers those. What
+        // was written after the write-back may have none yet, and a page may be a
+        // hole in part where blocks are smaller.
+        let settled: RangeSet = backing.settled(reader).unwrap_or_default().into_iter().collect();
+        for (page, entry) in &mut collected.pages {
+            let start = *page * PAGE_BYTES;
+            entry.placed = settled.contains(&(start..start + u64::from(entry.bytes)));
         }
         Ok(collected)
     }
@@ -195,7 +204,8 @@ fn put<B: Backing>(
     };
     for (index, content) in piece.chunks(PAGE_BYTES as usize).enumerate() {
         let page = start / PAGE_BYTES + index as u64;
-        let entry = LivePage { lsn, bytes: content.len() as u32, crc: crc32c::crc32c(content) };
+        let (bytes, crc) = (content.len() as u32, crc32c::crc32c(content));
+        let entry = LivePage { lsn, bytes, crc, placed: false };
         let known = state.live.get(&page);
         let is_same = |known: &LivePage| {
             known.bytes == entry.bytes && (known.crc == entry.crc || bugs.no_compare)

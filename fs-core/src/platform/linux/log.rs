@@ -1,12 +1,13 @@
 //! The log's blocks on Linux: a file of the backing filesystem, or, outside of
-//! it ([`path`]), a file of another filesystem or a block device.
+//! it ([`path`]), a file of another filesystem, a block device, or an NVMe
+//! namespace by its own commands ([`nvme`]).
 //!
-//! Read and written with `O_DIRECT`, flushed by `fdatasync(2)`: on a file whose
-//! blocks were all written once that is one flush of the device's cache and no
-//! journal commit (the times of the file, which a write changes, do not count
-//! for it). Never `RWF_DSYNC`, which a device may answer with a write that
-//! passes its cache (FUA): other data in that cache, which a group relies on,
-//! would stay there.
+//! A file or block device is read and written with `O_DIRECT`, flushed by
+//! `fdatasync(2)`: on a file whose blocks were all written once that is one flush
+//! of the device's cache and no journal commit (the times of the file, which a
+//! write changes, do not count for it). Never `RWF_DSYNC`, which a device may
+//! answer with a write that passes its cache (FUA): other data in that cache,
+//! which a group relies on, would stay there.
 //!
 //! Two system calls for write and flush, not one `io_uring_enter(2)` with both
 //! linked: a kernel worker runs the linked flush, which costs more than a system
@@ -21,10 +22,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno as Os;
 
+use self::atomic::AtomicWrites;
+use self::nvme::Namespace;
 use crate::error::{Errno, Result};
 use crate::platform::{LOG_BLOCK_BYTES, LogBuffer, LogStore};
 
+mod atomic;
 mod inspect;
+mod nvme;
 mod path;
 
 pub use self::inspect::{DeviceContent, inspect_device};
@@ -33,20 +38,37 @@ pub use self::path::LogPathError;
 /// Written at a time while a log is made.
 const MAKE_PIECE_BYTES: usize = 1 << 20;
 
-/// A log in a file or on a block device.
+/// A log in a file or on a device.
 pub struct LinuxLog {
-    file: OwnedFd,
+    blocks: Blocks,
     bytes: u64,
-    direct: bool,
     shares_device: bool,
 }
 
+/// What the blocks are of.
+enum Blocks {
+    File {
+        file: OwnedFd,
+        /// Past the page cache; else through it, to the same effect at a higher price.
+        direct: bool,
+        /// Only on block devices.
+        atomic: Option<AtomicWrites>,
+    },
+    Nvme(Box<Namespace>),
+}
+
 impl LinuxLog {
-    /// Whether blocks go past the page cache; else they go through it, to the
-    /// same effect at a higher price.
+    /// What blocks are read and written by, for status output.
     #[must_use]
-    pub const fn is_direct(&self) -> bool {
-        self.direct
+    pub const fn mechanism(&self) -> &'static str {
+        match &self.blocks {
+            Blocks::File { direct: true, atomic: None, .. } => "direct I/O",
+            Blocks::File { direct: true, atomic: Some(_), .. } => {
+                "direct I/O, atomic where it fits"
+            }
+            Blocks::File { direct: false, .. } => "page cache",
+            Blocks::Nvme(_) => "NVMe commands",
+        }
     }
 
     /// Makes a log under a free name; `sync_name` makes the name durable.
@@ -91,22 +113,23 @@ impl LinuxLog {
     /// Takes the lock on a regular file, and switches direct I/O on.
     fn locked(file: OwnedFd, shares_device: bool) -> Result<Self> {
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-        let bytes = rustix::fs::fstat(&file)?.st_size.cast_unsigned();
+        let bytes = whole_blocks(rustix::fs::fstat(&file)?.st_size.cast_unsigned());
         let direct = set_direct(&file)?;
-        Ok(Self { file, bytes: whole_blocks(bytes), direct, shares_device })
+        Ok(Self { blocks: Blocks::File { file, direct, atomic: None }, bytes, shares_device })
     }
 
-    /// Writes every block once and makes all of it durable.
+    /// Writes every block of a file once and makes all of it durable.
     fn fill(&self, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        let Blocks::File { file, .. } = &self.blocks else { return Err(Errno::INVAL) };
         // Asks for the room in one piece and refuses early if there is none.
         // Alone it would not do: the first write to each allocated block changes
         // metadata (an unwritten extent becomes a written one).
-        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, self.bytes) {
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, self.bytes) {
             Ok(()) | Err(Os::OPNOTSUPP) => {}
             Err(error) => return Err(error.into()),
         }
         self.write_zeros(0, self.bytes, progress)?;
-        Ok(rustix::fs::fsync(&self.file)?)
+        Ok(rustix::fs::fsync(file)?)
     }
 
     fn write_zeros(&self, from: u64, to: u64, progress: &mut dyn FnMut(u64)) -> Result<()> {
@@ -114,9 +137,9 @@ impl LinuxLog {
         zeros.grow(MAKE_PIECE_BYTES);
         let mut done = from;
         while done < to {
-            let piece = (to - done).min(MAKE_PIECE_BYTES as u64) as usize;
-            write_all(self.file.as_fd(), &zeros.bytes()[..piece], done)?;
-            done += piece as u64;
+            zeros.truncate((to - done).min(MAKE_PIECE_BYTES as u64) as usize);
+            self.write(&zeros, done)?;
+            done += zeros.len() as u64;
             progress(done - from);
         }
         Ok(())
@@ -139,7 +162,10 @@ impl LogStore for LinuxLog {
     fn read(&self, buffer: &mut LogBuffer, offset: u64, bytes: usize) -> Result<()> {
         buffer.clear();
         self.check(offset, bytes)?;
-        let read = read_all(self.file.as_fd(), buffer.grow(bytes), offset);
+        let read = match &self.blocks {
+            Blocks::File { file, .. } => read_all(file.as_fd(), buffer.grow(bytes), offset),
+            Blocks::Nvme(namespace) => namespace.read(buffer.grow(bytes), offset),
+        };
         if read.is_err() {
             buffer.clear();
         }
@@ -148,11 +174,36 @@ impl LogStore for LinuxLog {
 
     fn write(&self, data: &LogBuffer, offset: u64) -> Result<()> {
         self.check(offset, data.len())?;
-        write_all(self.file.as_fd(), data.bytes(), offset)
+        match &self.blocks {
+            Blocks::File { file, atomic, .. } => {
+                let atomic = atomic.as_ref().filter(|atomic| atomic.fits(data.len(), offset));
+                match atomic {
+                    Some(atomic) => atomic.write(file.as_fd(), data.bytes(), offset),
+                    None => write_all(file.as_fd(), data.bytes(), offset),
+                }
+            }
+            Blocks::Nvme(namespace) => namespace.write(data.bytes(), offset),
+        }
     }
 
     fn flush(&self) -> Result<()> {
-        data_sync(self.file.as_fd())
+        match &self.blocks {
+            Blocks::File { file, .. } => data_sync(file.as_fd()),
+            Blocks::Nvme(namespace) => namespace.flush(),
+        }
+    }
+
+    fn write_and_flush(&self, data: &LogBuffer, offset: u64) -> Result<()> {
+        match &self.blocks {
+            Blocks::File { .. } => {
+                self.write(data, offset)?;
+                self.flush()
+            }
+            Blocks::Nvme(namespace) => {
+                self.check(offset, data.len())?;
+                namespace.write_and_flush(data.bytes(), offset)
+            }
+        }
     }
 
     fn shares_device(&self) -> bool {

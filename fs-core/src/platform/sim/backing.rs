@@ -347,7 +347,12 @@ impl Backing for SimBacking {
     }
 
     fn settled(&self, file: &SimFile) -> Result<Vec<Range<u64>>> {
-        self.disk.state().settled(file.id())
+        let state = self.disk.state();
+        state.settled(file.id(), state.options.settled_ranges_max)
+    }
+
+    fn allocated(&self, file: &SimFile) -> Result<Vec<Range<u64>>> {
+        self.disk.state().settled(file.id(), usize::MAX)
     }
 
     fn set_marker(&self, file: &SimFile, lsn: u64) -> Result<()> {

@@ -82,19 +82,18 @@ impl State {
         }
     }
 
-    /// Ranges of whole pages with blocks of their own that the device was given
-    /// data for; adjacent ones are one, and those at the end may be missing.
-    pub(super) fn settled(&self, id: Id) -> Result<Vec<Range<u64>>> {
+    /// Ranges of whole pages whose blocks the device was given data for, so not
+    /// those that wait for allocation; adjacent ones are one, and there are
+    /// `ranges_max` at most.
+    pub(super) fn settled(&self, id: Id, ranges_max: usize) -> Result<Vec<Range<u64>>> {
         self.file(id)?;
-        let delayed = self.running.get(&id).map(|running| &running.delayed);
         let mut ranges: Vec<Range<u64>> = Vec::new();
         for (page, block) in self.node(id)?.blocks().into_iter().flatten() {
-            let waits = delayed.is_some_and(|delayed| delayed.contains(page));
-            if waits || !self.blocks[block].is_written() {
+            if !self.blocks[block].is_written() {
                 continue;
             }
             let start = page * PAGE_BYTES;
-            let full = ranges.len() >= self.options.settled_ranges_max;
+            let full = ranges.len() >= ranges_max;
             match ranges.last_mut() {
                 Some(last) if last.end == start => last.end += PAGE_BYTES,
                 _ if full => break,

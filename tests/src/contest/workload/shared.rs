@@ -1,7 +1,7 @@
 //! The workloads in which all threads meet: in one file, or in one directory.
 //!
-//! The kernel holds a file's lock while its fsync is under way, and a directory's while it is synced:
-//! who comes then waits before lanefs hears of it.
+//! The kernel holds a file's lock while its fsync is under way, and a directory's while it is
+//! synced: who comes then waits before lanefs hears of it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};

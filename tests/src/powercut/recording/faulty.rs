@@ -93,6 +93,7 @@ pub fn run(
             }
             _ => workload.run(part, &place, notes),
         };
+        events.parts_failed += usize::from(outcome.is_err());
         events.story.push(match outcome {
             Ok(()) => format!("part {part} went well"),
             Err(error) => format!("part {part}: {error}"),

@@ -43,6 +43,7 @@ pub fn run(
         }
         let outcome = run_and_kill(&daemon, stage, workload, part, notes, &mut random);
         let killed_at = stage.disk.position();
+        events.parts_failed += usize::from(outcome.is_err());
         events.story.push(match outcome {
             Ok(()) => format!("part {part} ended before the daemon was killed"),
             Err(error) => format!("part {part} was killed: {error}"),
@@ -58,7 +59,8 @@ pub fn run(
         }
         let mounted_at = stage.disk.position();
         for (whose, root) in [("the mount", daemon.path()), ("the directory", &stage.tree)] {
-            let differences = compare(&before, &look(root, part)?);
+            let after = look(root, part)?;
+            let differences = compare(&before, &after);
             let told = differences.map(|what| format!("after a kill {whose} shows: {what}"));
             events.live_losses.extend(told);
         }
@@ -102,7 +104,8 @@ fn run_and_kill(
 ) -> std::io::Result<()> {
     let kill = daemon.killer();
     // Early moments are worth more: nothing is in the log yet, or one group.
-    let steps = random.below(1 + random.below(STEPS_MAX));
+    let limit = 1 + random.below(STEPS_MAX);
+    let steps = random.below(limit);
     let delay = Duration::from_micros(random.below(DELAY_MAX_US) as u64);
     let (until, ended) = (notes.count() + steps, AtomicBool::new(false));
     thread::scope(|scope| {

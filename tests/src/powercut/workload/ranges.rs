@@ -127,7 +127,8 @@ pub fn rewrite(seed: u64) -> Box<dyn Workload> {
 /// Cut to nothing and written anew, then fsync: a program that saves without a temporary file.
 pub fn rewrite_truncate(seed: u64) -> Box<dyn Workload> {
     RangeWorkload::boxed(seed, 3, 9_000, 220, |random, _| {
-        let length = 1 + random.below(if random.below(8) == 0 { 300_000 } else { 20_000 }) as u64;
+        let length_max = if random.below(8) == 0 { 300_000 } else { 20_000 };
+        let length = 1 + random.below(length_max) as u64;
         let middle = random.below(length as usize) as u64;
         let edits = vec![
             Edit::Truncate { length: 0 },

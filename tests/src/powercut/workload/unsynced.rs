@@ -111,8 +111,8 @@ impl Unsynced {
                 && found == sectors(self.seed, actor, step, 0, count)
         };
         let versions: Vec<_> = Self::versions(steps, file).collect();
-        let begun = versions.iter().take_while(|(step, _)| *step <= progress.begun);
-        let found_version = begun.rev().copied().find(|version| is(*version));
+        let begun = versions.partition_point(|(step, _)| *step <= progress.begun);
+        let found_version = versions[..begun].iter().rev().copied().find(|version| is(*version));
         let covered = versions.iter().rev().find(|(step, _)| *step <= progress.covered);
         let (covered, _) = covered.expect("version 0 is");
         match found_version {
@@ -187,8 +187,8 @@ mod tests {
             let actors: Vec<_> = (0..2)
                 .map(|actor| serde_json::json!([actor, covered.min(begun), begun, covered]))
                 .collect();
-            let actors = Promised::from_json(&serde_json::json!(actors)).expect("promises");
-            Promised { log: true, ..actors }
+            let promised = Promised::from_json(&serde_json::json!(actors)).expect("promises");
+            promised.under_log(true)
         };
         assert_eq!(workload.check(&root, &promised(360, 360)), Ok(()));
         assert_eq!(workload.check(&root, &promised(0, 360)), Ok(()));

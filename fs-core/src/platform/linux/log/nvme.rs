@@ -110,8 +110,7 @@ impl Namespace {
     /// Opens the namespace behind a generic character device.
     pub(super) fn open(path: &Path) -> std::result::Result<Self, LogPathError> {
         let failed = |source: Errno| LogPathError::of(path, source);
-        let unfit =
-            |reason: &'static str| LogPathError::Unfit { path: path.to_owned(), reason };
+        let unfit = |reason: &'static str| LogPathError::Unfit { path: path.to_owned(), reason };
         let name = block_name(path)?;
         let claim = claim(path, &name)?;
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
@@ -216,46 +215,49 @@ impl Namespace {
     /// until this function returns.
     unsafe fn run(
         &self,
-        mut commands: impl Iterator<Item = Command>,
+        commands: impl Iterator<Item = Command>,
         mut last: Option<Command>,
     ) -> Result<()> {
         let ring = &mut *self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut commands = commands.peekable();
         loop {
-            let mut count = 0;
-            let mut push = |command: Command, flags: Flags| {
-                let entry = self.entry(command).flags(flags);
-                // SAFETY: our caller keeps the memory until `collect` has seen the
-                // end of every command; the descriptor lives as long as `self`.
-                let pushed = unsafe { ring.submission().push(&entry) };
-                pushed.expect("a round has no more commands than the ring has entries");
-                count += 1;
+            // SAFETY: our caller keeps the memory until `collect` has seen the end of
+            // every command.
+            let mut push = |command: Command, flags: Flags| unsafe {
+                self.push(ring, command, flags);
             };
+            let mut count = 0;
             // One entry is left for the last command.
             for command in commands.by_ref().take(RING_ENTRIES as usize - 1) {
                 push(command, Flags::empty());
+                count += 1;
             }
-            let is_full = count == RING_ENTRIES - 1;
-            let mut commands_end = !is_full;
-            if is_full {
-                // Only the iterator knows whether this was all of it: the last command
-                // goes in a round of its own then.
-                commands_end = false;
-            } else if let Some(command) = last.take() {
-                // Not before all others have ended.
-                push(command, Flags::IO_DRAIN);
+            let is_last_round = commands.peek().is_none();
+            if is_last_round && let Some(command) = last.take() {
+                // Not before all others of the round have ended.
+                push(command, if count > 0 { Flags::IO_DRAIN } else { Flags::empty() });
+                count += 1;
             }
             if count > 0 {
                 collect(ring, count)?;
             }
-            if commands_end {
+            if is_last_round {
                 return Ok(());
             }
         }
     }
 
-    fn entry(&self, command: Command) -> squeue::Entry128 {
+    /// Puts a command into the ring.
+    ///
+    /// # Safety
+    /// The memory that the command names must be valid, and not otherwise used,
+    /// until its completion was seen.
+    unsafe fn push(&self, ring: &mut Ring, command: Command, flags: Flags) {
         let device = types::Fd(self.device.as_raw_fd());
-        opcode::UringCmd80::new(device, URING_CMD_IO).cmd(command.to_bytes()).build()
+        let entry = opcode::UringCmd80::new(device, URING_CMD_IO).cmd(command.to_bytes());
+        // SAFETY: the caller's, for the memory; the descriptor lives as long as `self`.
+        let pushed = unsafe { ring.submission().push(&entry.build().flags(flags)) };
+        pushed.expect("a round has no more commands than the ring has entries");
     }
 }
 
@@ -295,7 +297,10 @@ fn status(result: i32) -> Result<()> {
         result if result == -libc::EINTR => Err(Errno::IO),
         result if result < 0 => Err(Errno::from_raw(-result)),
         status => {
-            tracing::error!(status = format_args!("{status:#x}"), "the NVMe device reports an error");
+            tracing::error!(
+                status = format_args!("{status:#x}"),
+                "the NVMe device reports an error"
+            );
             Err(Errno::IO)
         }
     }

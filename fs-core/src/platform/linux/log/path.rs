@@ -1,5 +1,5 @@
-//! A log outside of the backing directory: a file of a filesystem, or a block
-//! device.
+//! A log outside of the backing directory: a file of a filesystem, a block device,
+//! or an NVMe namespace by its character device.
 //!
 //! A device is claimed exclusively (`O_EXCL`), which fails while it, its whole
 //! disk or a partition of it is mounted, is part of another device, or is the log
@@ -12,9 +12,11 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno as Os;
 
-use super::{LinuxLog, MAKE_PIECE_BYTES, whole_blocks};
+use super::atomic::AtomicWrites;
+use super::nvme::{self, Namespace};
+use super::{Blocks, LinuxLog, MAKE_PIECE_BYTES, whole_blocks};
 use crate::error::{Errno, Result};
-use crate::platform::LOG_BLOCK_BYTES;
+use crate::platform::{LOG_BLOCK_BYTES, LogStore};
 
 /// Why a path cannot be a log.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +29,7 @@ pub enum LogPathError {
     #[error("{0} exists already: name a new file, or remove that one")]
     Exists(PathBuf),
     /// There is neither a file nor a device.
-    #[error("{0} is neither a regular file nor a block device")]
+    #[error("{0} is neither a regular file nor a block device (nor /dev/ngXnY of an NVMe)")]
     WrongKind(PathBuf),
     /// Somebody uses it.
     #[error(
@@ -45,6 +47,14 @@ pub enum LogPathError {
         path: PathBuf,
         /// Its logical blocks.
         bytes: u32,
+    },
+    /// A device that a log cannot use.
+    #[error("{path} cannot be used: {reason}")]
+    Unfit {
+        /// The device.
+        path: PathBuf,
+        /// Why, and the remedy.
+        reason: &'static str,
     },
     /// Less than was asked for.
     #[error("{path} has {bytes} bytes only: choose a smaller log or a larger device")]
@@ -73,7 +83,10 @@ impl LogPathError {
             Self::Exists(_) => Errno::EXIST,
             Self::InUse(_) => Errno::from_raw(libc::EBUSY),
             Self::TooSmall { .. } => Errno::NOSPC,
-            Self::WrongKind(_) | Self::Volatile(_) | Self::LargeBlocks { .. } => Errno::INVAL,
+            Self::WrongKind(_)
+            | Self::Volatile(_)
+            | Self::LargeBlocks { .. }
+            | Self::Unfit { .. } => Errno::INVAL,
             Self::Io { source, .. } => *source,
         }
     }
@@ -104,8 +117,10 @@ impl LinuxLog {
     /// See [`LogPathError`].
     pub fn open_path(path: &Path, backing_device: u64) -> PathResult<Self> {
         let mut log = open_any(path)?;
-        log.shares_device = shares_device(log.file.as_fd(), backing_device)
-            .map_err(|e| LogPathError::of(path, e))?;
+        if let Blocks::File { file, .. } = &log.blocks {
+            let shares = shares_device(file.as_fd(), backing_device);
+            log.shares_device = shares.map_err(|e| LogPathError::of(path, e))?;
+        }
         Ok(log)
     }
 
@@ -120,7 +135,9 @@ impl LinuxLog {
     /// See [`LogPathError`].
     pub fn make_path(path: &Path, bytes: u64, progress: &mut dyn FnMut(u64)) -> PathResult<Self> {
         match kind_of(path) {
-            Ok(FileType::BlockDevice) => make_on_device(path, bytes, progress),
+            Ok(FileType::BlockDevice | FileType::CharacterDevice) => {
+                make_on_device(path, bytes, progress)
+            }
             Ok(FileType::RegularFile) => Err(LogPathError::Exists(path.to_owned())),
             Ok(_) => Err(LogPathError::WrongKind(path.to_owned())),
             Err(LogPathError::Missing(_)) => make_file(path, bytes, progress),
@@ -155,7 +172,7 @@ fn make_on_device(path: &Path, bytes: u64, progress: &mut dyn FnMut(u64)) -> Pat
         let head = bytes.max(MAKE_PIECE_BYTES as u64).min(all);
         log.write_zeros(0, head, progress)?;
         log.write_zeros(all.saturating_sub(DEVICE_END_BYTES).max(head), all, &mut |_| {})?;
-        Ok(rustix::fs::fsync(&log.file)?)
+        log.flush()
     };
     zeroed().map_err(|source| LogPathError::of(path, source))?;
     log.bytes = bytes;
@@ -184,7 +201,15 @@ fn open_any(path: &Path) -> PathResult<LinuxLog> {
                 return Err(LogPathError::LargeBlocks { path: path.to_owned(), bytes: block });
             }
             let bytes = device_bytes(file.as_fd()).map_err(failed)?;
-            Ok(LinuxLog { file, bytes: whole_blocks(bytes), direct: true, shares_device: false })
+            let atomic = AtomicWrites::of(file.as_fd());
+            let blocks = Blocks::File { file, direct: true, atomic };
+            Ok(LinuxLog { blocks, bytes: whole_blocks(bytes), shares_device: false })
+        }
+        FileType::CharacterDevice if nvme::is_generic(path) => {
+            let namespace = Namespace::open(path)?;
+            let bytes = whole_blocks(namespace.bytes());
+            // It is claimed as a whole: no filesystem is on it.
+            Ok(LinuxLog { blocks: Blocks::Nvme(Box::new(namespace)), bytes, shares_device: false })
         }
         _ => Err(LogPathError::WrongKind(path.to_owned())),
     }
@@ -247,6 +272,10 @@ fn whole_disk(device: u64) -> Option<PathBuf> {
 /// Opens what is only to be looked at; a device is claimed while it is.
 pub(super) fn open_to_read(path: &Path) -> PathResult<OwnedFd> {
     let base = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    if nvme::is_generic(path) {
+        // The same bytes, read in the usual way.
+        return open_to_read(&nvme::block_path(path)?);
+    }
     let (kind, flags) = match kind_of(path)? {
         kind @ FileType::BlockDevice => (kind, base | OFlags::EXCL),
         kind @ FileType::RegularFile => (kind, base),
@@ -266,7 +295,7 @@ pub(super) fn open_to_read(path: &Path) -> PathResult<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::platform::{LogBuffer, LogStore};
+    use crate::platform::LogBuffer;
 
     #[test]
     fn a_file_elsewhere() {

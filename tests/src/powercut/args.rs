@@ -1,0 +1,109 @@
+//! What a campaign is asked for, and what follows from it.
+
+use std::path::PathBuf;
+
+use super::filesystem::Filesystem;
+use super::recording::{Mishap, Subject};
+use super::recovery::Recovery;
+use super::workload;
+
+/// Arguments of `powercut`.
+#[derive(Debug, clap::Args)]
+pub struct PowercutArgs {
+    /// Filesystem: ext4, ext4-fast-commit, xfs or btrfs.
+    #[arg(long, default_value = "ext4")]
+    pub fs: Filesystem,
+    /// What makes groups durable on the mount: backing, log or auto. `none`: no lanefs at all.
+    #[arg(long, default_value = "auto", value_parser = ["backing", "log", "auto", "none"])]
+    pub fence: String,
+    /// More mount options, comma-separated.
+    #[arg(long, value_name = "OPTIONS", default_value = "")]
+    pub mount_options: String,
+    /// One workload; all if left out.
+    #[arg(long, value_parser = known_workload)]
+    pub workload: Option<String>,
+    /// Images for each workload, those of --nested included.
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub images: u64,
+    /// Where all chance comes from.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Cut the power again while an image is recovered, up to three levels deep; and kill recoveries.
+    #[arg(long)]
+    pub nested: bool,
+    /// Let the disk fail while the workload runs: errors, no space, not answering.
+    #[arg(long, conflicts_with = "kill")]
+    pub faults: bool,
+    /// Kill the daemon while the workload runs, and mount again.
+    #[arg(long)]
+    pub kill: bool,
+    /// Demand what the log promises of another fence: must find losses there.
+    #[arg(long)]
+    pub demand_log: bool,
+    /// A bug on purpose: the mount answers one sync in N without making it.
+    #[arg(long, value_name = "N")]
+    pub plant_lie: Option<u32>,
+    /// Judge a kept case again.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub replay: Option<PathBuf>,
+    /// One JSON object a line for each workload.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl PowercutArgs {
+    /// The options of the mount, for `-o`.
+    pub(super) fn mount_options(&self) -> String {
+        let mut options = format!("allow_other,fence={}", self.fence);
+        if !self.mount_options.is_empty() {
+            options.push_str(&format!(",{}", self.mount_options));
+        }
+        if let Some(count) = self.plant_lie {
+            options.push_str(&format!(",test_lie_one_in={count}"));
+        }
+        options
+    }
+
+    pub(super) fn subject(&self) -> Subject {
+        match self.fence.as_str() {
+            "none" => Subject::Bare,
+            _ => Subject::Lanefs { options: self.mount_options() },
+        }
+    }
+
+    pub(super) fn recovery(&self) -> Recovery {
+        Recovery::new(&self.fence, &self.mount_options())
+    }
+
+    pub(super) fn mishap(&self) -> Mishap {
+        match (self.faults, self.kill) {
+            (true, _) => Mishap::Faults,
+            (_, true) => Mishap::Kill,
+            _ => Mishap::None,
+        }
+    }
+
+    pub(super) fn promises_of_log(&self) -> bool {
+        self.fence == "log" || self.demand_log
+    }
+
+    /// In words, for a title.
+    pub(super) fn describe(&self) -> String {
+        let lanefs = match self.fence.as_str() {
+            "none" => "no lanefs".to_owned(),
+            fence => format!("fence {fence}"),
+        };
+        let more = [
+            (self.nested, "cuts during recovery"),
+            (self.faults, "a failing disk"),
+            (self.kill, "killed daemons"),
+            (self.demand_log, "the log's promises"),
+        ];
+        let more = more.iter().filter(|(wanted, _)| *wanted).map(|(_, text)| format!(", {text}"));
+        format!("{} with {lanefs}{}, seed {}", self.fs, more.collect::<String>(), self.seed)
+    }
+}
+
+fn known_workload(name: &str) -> Result<String, String> {
+    workload::by_name(name, 0).map(|_| name.to_owned())
+}

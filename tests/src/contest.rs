@@ -17,7 +17,7 @@
 //! on one filesystem the bare side's next commit would carry lanefs' changes too. For the same
 //! reason nothing is synced for a side between its slices, and the daemon is stopped (SIGSTOP) while
 //! it is not lanefs' turn: what was put off is done, and paid for, in a slice of lanefs. Flushes
-//! that come between the turns count too.
+//! are counted from the first operation of a contest to the last, those between the turns too.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};

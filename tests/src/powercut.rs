@@ -58,7 +58,7 @@ const IMAGES_PER_MISHAP: u64 = 40;
 /// It could not be run, or was used wrongly.
 pub fn run(args: &PowercutArgs, stop: &AtomicBool) -> Result<bool, String> {
     if let Some(directory) = &args.replay {
-        return replay(directory);
+        return replay(directory, args.explain);
     }
     let wanted =
         |entry: &&Entry| args.workload.as_ref().is_none_or(|wanted| wanted == entry.name);
@@ -101,7 +101,8 @@ fn campaign(
         let round = line.recordings;
         let seed = args.seed + 1000 * round;
         let workload = Parts::new(name, seed, mishap.parts())?;
-        let run = Run { mishap, log: args.promises_of_log(), seed, round };
+        let (log, forgive_shaken) = (args.promises_of_log(), args.forgives_shaken());
+        let run = Run { mishap, log, forgive_shaken, seed, round };
         progress.recording(round);
         let recording = record(args.fs, &subject, &workload, run)
             .map_err(|error| format!("{name}, seed {seed}: {error}"))?;
@@ -165,8 +166,8 @@ fn keep(
     Ok(())
 }
 
-fn replay(directory: &std::path::Path) -> Result<bool, String> {
-    match cases::replay(directory)? {
+fn replay(directory: &std::path::Path, explain: u64) -> Result<bool, String> {
+    match cases::replay(directory, explain, |line| println!("{line}"))? {
         Outcome::Kept => {
             println!("kept: every promise holds");
             Ok(true)

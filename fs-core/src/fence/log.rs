@@ -246,7 +246,7 @@ impl<B: Backing> LogFence<B> {
         builder: &mut GroupBuilder,
         group_bytes_max: usize,
     ) -> Result<Content> {
-        for file in files {
+        for file in files.iter_mut() {
             // The length at this point of the stream.
             file.attr = self.backing.file_attr(&file.reader)?;
             let need = file.file.need(&*self.backing, &file.reader, file.attr.size)?;
@@ -270,7 +270,14 @@ impl<B: Backing> LogFence<B> {
                 self.log.count_compared(need.live_pages);
             }
         }
-        Ok(Content::InLog)
+        // No operation is applied meanwhile: those that come later leave marks.
+        let stream = self.log.lock_stream();
+        let logging =
+            |file: &&GroupFile<B>| file.file.logging(&file.collected, file.attr.size, file.lsn);
+        // Of all of them, also behind one that was cut.
+        let uncut = files.iter().filter(logging).count() == files.len();
+        drop(stream);
+        Ok(if uncut { Content::InLog } else { Content::TooMuch })
     }
 
     /// One write and one flush, or the flush alone if there is nothing to say.

@@ -211,9 +211,9 @@ pub(super) fn recover_in<B: Backing>(
         begun.recovery_marker = Some(marker);
         write_superblock(store, &begun)?;
     }
-    let renewed = redo::redo(backing, home, &plan, marker, &mut report, progress)?;
+    let objects = redo::redo(backing, home, &plan, marker, &mut report, progress)?;
     let over_blocks = config.bugs.replay_over_blocks;
-    fill::fill(backing, &plan, over_blocks, &renewed, &mut report, progress)?;
+    fill::fill(backing, &plan, over_blocks, &objects, &mut report, progress)?;
     backing.sync_all().map_err(|source| RecoveryError::Backing { what: "sync", source })?;
     report.seconds = seconds(start.elapsed());
     Ok(Some(report))

@@ -510,7 +510,14 @@ impl Backing for LinuxBacking {
     }
 
     fn sync_all(&self) -> Result<()> {
-        Ok(rustix::fs::syncfs(&*self.root)?)
+        rustix::fs::syncfs(&*self.root)?;
+        // With no metadata to commit, XFS writes the data and does not flush the
+        // device: overwrites may be lost (`xfs_fs_sync_fs` forces the log only,
+        // Linux 6.18; 51 of 403 power cuts after a syncfs lost some).
+        if self.magic == fence::XFS_MAGIC && !self.options.read_only {
+            self.device_flush.flush(self.root.as_fd(), self.root.as_fd())?;
+        }
+        Ok(())
     }
 
     fn log_obstacle(&self) -> Option<String> {

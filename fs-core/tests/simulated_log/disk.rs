@@ -6,7 +6,8 @@ use std::sync::Arc;
 use fs_core::engine::{Engine, EngineConfig};
 use fs_core::lane::LaneConfig;
 use fs_core::lane::policy::PolicyConfig;
-use fs_core::log::format::{LOG_BYTES_MIN, SEGMENTS_OFFSET, Superblock};
+use fs_core::log::format::{LOG_BYTES_MIN, SEGMENTS_OFFSET, Superblock, read_superblock, scan};
+use fs_core::log::record::Change;
 use fs_core::log::recovery::{RecoveryReport, recover};
 use fs_core::log::{HOME_NAME, LogConfig, OpenLogError, Progress};
 use fs_core::platform::sim::{SimBacking, SimLog, SimOptions};
@@ -108,4 +109,55 @@ pub fn mend(
         return start(backing, config, shape, progress).map(|(_, report)| report);
     }
     recover(backing, elsewhere(backing, shape), progress)
+}
+
+/// What is in a log, for people.
+pub fn describe(backing: &SimBacking, shape: LogShape) -> String {
+    let root = backing.root().expect("a root").object;
+    let Ok(home) = backing.lookup(&root, OsStr::new(HOME_NAME)) else { return String::new() };
+    let log = elsewhere(backing, shape)
+        .or_else(|| backing.open_log(&home.object, OsStr::new("log")).ok())
+        .expect("there is a log");
+    let Ok(superblock) = read_superblock(&log) else { return "no superblock".to_owned() };
+    let mut text = format!(
+        "the log: tail {} lsn {}, recovery marker {:?}, clean {}\n",
+        superblock.tail_group, superblock.tail_lsn, superblock.recovery_marker, superblock.clean
+    );
+    if let Ok(found) = backing.lookup(&home.object, OsStr::new("marker")) {
+        text += &format!("marker {:?}\n", found.attr.mtime);
+    }
+    if let Ok(marks) = backing.lookup(&home.object, OsStr::new("marks")) {
+        let dir = backing.open_dir(&marks.object).expect("a directory");
+        let listed = backing.read_dir(&dir, 0, &mut |entry| {
+            text += &format!("mark {:?}\n", entry.name);
+            true
+        });
+        listed.expect("a directory can be read");
+    }
+    let contents = match scan(&log, &superblock) {
+        Ok(contents) => contents,
+        Err(error) => return text + &error.to_string(),
+    };
+    for group in &contents.groups {
+        text += &format!("group {} to {}\n", group.header.number, group.header.last_lsn);
+        for record in &group.records {
+            let short = |change: &Change| format!("{change:?}");
+            text += &format!("  {} {}\n", record.lsn, shorten(&short(&record.change)));
+        }
+    }
+    text
+}
+
+/// Keys as inode numbers.
+fn shorten(text: &str) -> String {
+    let mut parts = text.split("ObjectKey { dev: 0, ino: ");
+    let mut short = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let ino = part.split(',').next().unwrap_or_default();
+        let generation = part.split('[').nth(1).unwrap_or_default();
+        let generation = generation.split(", ").nth(8).unwrap_or_default();
+        let rest = part.split_once(") }").map_or("", |(_, rest)| rest);
+        short += &format!("i{ino}g{generation}{rest}");
+    }
+    short
 }

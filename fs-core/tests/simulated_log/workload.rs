@@ -15,7 +15,7 @@ use fs_core::engine::{Engine, FileId, NodeId, Tree};
 use fs_core::error::Result;
 use fs_core::log::LogConfig;
 use fs_core::platform::Backing;
-use fs_core::platform::sim::{Random, SimBacking, SimOptions};
+use fs_core::platform::sim::{FencePoint, Random, SimBacking, SimOptions};
 use fs_core::types::{Caller, NewMode, SyncKind};
 
 use crate::disk::{self, LogShape};
@@ -154,6 +154,8 @@ struct World {
     /// The open files that blocked programs sync.
     syncing: [Option<FileId>; PROGRAMS],
     steps_left: usize,
+    /// Somebody holds the log outside of a group: a sync would wait for him for ever.
+    log_is_held: bool,
     /// Next byte to write: never zero, so that a hole is told from data.
     byte: u8,
     outcome: Outcome,
@@ -217,14 +219,15 @@ fn live(
         blocked: [false; PROGRAMS],
         syncing: [None; PROGRAMS],
         steps_left: plan.steps,
+        log_is_held: false,
         byte: 1,
         outcome,
     };
     let run = Arc::new(Run { world: Mutex::new(world) });
     run.world().mount_all();
     let weak = Arc::downgrade(&run);
-    backing.on_fence(Some(Arc::new(move |_| {
-        weak.upgrade().into_iter().for_each(|run| run.within_fence());
+    backing.on_fence(Some(Arc::new(move |point| {
+        weak.upgrade().into_iter().for_each(|run| run.within_fence(point));
     })));
     while run.world().goes_on() {
         run.step(true);
@@ -255,13 +258,17 @@ impl Run {
             Pause::Sync(sync) => self.submit(sync),
             Pause::Checkpoint => {
                 let log = engine.log().expect("there is a log");
+                self.world().log_is_held = true;
                 let result = log.checkpoint();
+                self.world().log_is_held = false;
                 self.world().facts.tell(|| format!("checkpoint {result:?}"));
             }
             Pause::Flush => {
                 let promise = self.world().facts.promise_all();
+                self.world().log_is_held = true;
                 let result = engine.flush(Duration::ZERO);
                 let mut world = self.world();
+                world.log_is_held = false;
                 world.facts.tell(|| format!("flush {result:?}"));
                 match result {
                     Ok(()) => world.facts.kept_all(&promise),
@@ -294,10 +301,14 @@ impl Run {
     }
 
     /// What the others do while a fence runs, and cuts of the power in it.
-    fn within_fence(self: &Arc<Self>) {
+    fn within_fence(self: &Arc<Self>, point: FencePoint) {
         // A hook within an operation of a program: nobody acts.
         let Ok(mut world) = self.world.try_lock() else { return };
-        let steps = world.random.below(3);
+        let steps = if world.log_is_held && point != FencePoint::Commit {
+            0
+        } else {
+            world.random.below(3)
+        };
         drop(world);
         for _ in 0..steps {
             if self.world().goes_on() {

@@ -218,5 +218,5 @@ fn crashes_with_a_large_log_are_fast() {
     }
     let rate = f64::from(count as u32) / start.elapsed().as_secs_f64();
     println!("{rate:.0} crashes a second");
-    assert!(cfg!(debug_assertions) || rate > 20_000.0, "only {rate:.0} crashes a second");
+    assert!(cfg!(debug_assertions) || rate > 5_000.0, "only {rate:.0} crashes a second");
 }

@@ -52,7 +52,7 @@ pub struct Measurement {
     pub p50_us: f64,
     /// 99 of 100 operations took at most this.
     pub p99_us: f64,
-    /// Flushes of the disk per operation, over all slices, late ones included.
+    /// Flushes of the disk per operation, from the first operation to the last.
     pub flushes_per_op: f64,
     /// Requests of the kernel to the daemon per operation, over all slices; none for the bare side.
     pub requests_per_op: Option<f64>,

@@ -10,8 +10,8 @@ use super::slice::Slice;
 #[derive(Debug, Default)]
 pub struct Record {
     pub(super) slices: Vec<Slice>,
-    // Of the disk, between the turns: what was put off.
-    pub(super) late_flushes: u64,
+    // Of the disk, from the first operation to the last and between the turns.
+    pub(super) flushes: u64,
     pub(super) requests: u64,
 }
 
@@ -27,11 +27,9 @@ impl Record {
         percentile(&sorted(latencies), percent)
     }
 
-    /// Flushes of the disk per operation, those included that came between the turns.
+    /// Flushes of the disk per operation: none is left out, no operation is estimated.
     pub fn flushes_per_op(&self) -> f64 {
-        let ops = self.slices.iter().map(|slice| slice.ops).sum::<f64>();
-        let flushes = self.slices.iter().map(|slice| slice.flushes).sum::<u64>();
-        flushes as f64 / ops + self.late_flushes as f64 / self.all_ops()
+        self.flushes as f64 / self.all_ops()
     }
 
     /// Requests of the kernel to the daemon per operation.
@@ -102,22 +100,20 @@ impl Outcome {
 mod tests {
     use super::*;
 
-    fn record(slices: &[(f64, &[f64])], flushes: u64, late_flushes: u64) -> Record {
+    fn record(slices: &[(f64, &[f64])], flushes: u64) -> Record {
         let slice = |&(ops_per_s, latencies_us): &(f64, &[f64])| Slice {
             ops_per_s,
-            ops: 8.0,
-            flushes,
             latencies_us: latencies_us.to_vec(),
             all_ops: 10,
         };
-        Record { slices: slices.iter().map(slice).collect(), late_flushes, requests: 60 }
+        Record { slices: slices.iter().map(slice).collect(), flushes, requests: 60 }
     }
 
     #[test]
     fn ratios_are_medians_over_pairs() {
         // The machine was slow in the second pair, for both; in the third something came between.
-        let bare = record(&[(100.0, &[10.0]), (50.0, &[20.0, 21.0]), (100.0, &[])], 16, 0);
-        let lanefs = record(&[(200.0, &[5.0]), (100.0, &[10.0]), (20.0, &[50.0])], 8, 15);
+        let bare = record(&[(100.0, &[10.0]), (50.0, &[20.0, 21.0]), (100.0, &[])], 60);
+        let lanefs = record(&[(200.0, &[5.0]), (100.0, &[10.0]), (20.0, &[50.0])], 45);
         let outcome = Outcome::new(bare, lanefs, Value::Null).expect("something was done");
         assert_eq!(outcome.ops_ratio(), 2.0);
         assert_eq!(outcome.p50_ratio(), 2.0);
@@ -130,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_side_that_did_nothing_is_told() {
-        let [bare, lanefs] = [record(&[(1.0, &[9.0])], 1, 0), record(&[(0.1, &[])], 0, 0)];
+        let [bare, lanefs] = [record(&[(1.0, &[9.0])], 1), record(&[(0.1, &[])], 0)];
         let end = Outcome::new(bare, lanefs, Value::Null).expect_err("nothing to compare");
         assert!(String::from(end).contains("no operation on lanefs ended"));
     }

@@ -125,8 +125,8 @@ impl<'b> Session<'b> {
         let Session { bench, paused, mut bare, mut lanefs, mounted, .. } = self;
         drop(paused);
         let status = mounted.status();
-        bare.record.late_flushes = bare.late_flushes();
-        lanefs.record.late_flushes = lanefs.late_flushes();
+        bare.record.flushes = bare.flushes();
+        lanefs.record.flushes = lanefs.flushes();
         bench.set_flush_time(Duration::ZERO);
         drop((bare.workers, lanefs.workers));
         mounted.unmount();
@@ -140,9 +140,8 @@ struct Side<'b> {
     ground: &'b Ground,
     workers: Vec<Box<dyn Worker>>,
     record: Record,
-    // Of its disk: before its first turn, and in all its turns.
+    // Counted before its first operation.
     flushes_before: u64,
-    turn_flushes: u64,
 }
 
 impl<'b> Side<'b> {
@@ -156,14 +155,12 @@ impl<'b> Side<'b> {
         let workers =
             workers.map_err(|error| format!("cannot open {}: {error}", root.display()))?;
         let (record, flushes_before) = (Record::default(), ground.work().flushes);
-        Ok(Side { subject, ground, workers, record, flushes_before, turn_flushes: 0 })
+        Ok(Side { subject, ground, workers, record, flushes_before })
     }
 
     fn take_turn(&mut self, timing: Timing, watch: Watch<'_>) -> Result<(), End> {
-        let before = self.ground.work().flushes;
-        let slice = run_slice(&mut self.workers, self.ground, timing, watch.stop);
+        let slice = run_slice(&mut self.workers, timing, watch.stop);
         let slice = slice.map_err(|end| end.at(&format!("a thread on {} failed", self.subject)))?;
-        self.turn_flushes += self.ground.work().flushes - before;
         self.record.slices.push(slice);
         self.workers
             .iter_mut()
@@ -173,9 +170,8 @@ impl<'b> Side<'b> {
         Ok(())
     }
 
-    // What came between the turns and after the last.
-    fn late_flushes(&self) -> u64 {
-        self.ground.work().flushes - self.flushes_before - self.turn_flushes
+    fn flushes(&self) -> u64 {
+        self.ground.work().flushes - self.flushes_before
     }
 }
 

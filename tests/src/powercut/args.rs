@@ -46,6 +46,9 @@ pub struct PowercutArgs {
     /// Judge a kept case again.
     #[arg(long, value_name = "DIRECTORY")]
     pub replay: Option<PathBuf>,
+    /// With --replay: show the last N steps of each actor, too.
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "replay")]
+    pub explain: u64,
     /// One JSON object a line for each workload.
     #[arg(long)]
     pub json: bool,
@@ -85,6 +88,13 @@ impl PowercutArgs {
 
     pub(super) fn promises_of_log(&self) -> bool {
         self.fence == "log" || self.demand_log
+    }
+
+    // ext4 answers an fsync well whose commit was aborted just before it looked: the transaction is
+    // gone then, and `jbd2_complete_transaction` takes it for done (Linux 6.18; bare ext4, --faults).
+    // With a log it is not ext4 that answers.
+    pub(super) fn forgives_shaken(&self) -> bool {
+        self.fs.kernel_name() == "ext4" && self.fence != "log"
     }
 
     /// In words, for a title.

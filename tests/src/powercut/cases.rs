@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::checking::{Bench, Loss, Outcome, Rules};
 use super::filesystem::Filesystem;
-use super::notes::Promised;
+use super::notes::{Progress, Promised};
 use super::recovery::Recovery;
 use super::workload::Parts;
 use crate::disk::Image;
@@ -71,11 +71,16 @@ pub fn keep(origin: &Origin<'_>, loss: &Loss) -> Result<PathBuf, String> {
     Ok(directory)
 }
 
-/// Judges a kept case again; says what came of it.
+/// Judges a kept case again; says what came of it. `explain` gets the last so many steps of each
+/// actor in words.
 ///
 /// # Errors
 /// It cannot be read.
-pub fn replay(directory: &Path) -> Result<Outcome, String> {
+pub fn replay(
+    directory: &Path,
+    last_steps: u64,
+    explain: impl Fn(&str),
+) -> Result<Outcome, String> {
     let bad = |what: &str| format!("{}: {what}", directory.join("case.json").display());
     let text = fs::read_to_string(directory.join("case.json")).map_err(|e| bad(&e.to_string()))?;
     let case: Value = serde_json::from_str(&text).map_err(|error| bad(&error.to_string()))?;
@@ -88,6 +93,15 @@ pub fn replay(directory: &Path) -> Result<Outcome, String> {
     let parts = case["parts"].as_u64().and_then(|parts| usize::try_from(parts).ok());
     let workload = Parts::new(text("workload")?, seed, parts.unwrap_or(0))?;
     let promised = Promised::from_json(&case["promised"]).ok_or_else(|| bad("no `promised`"))?;
+    for (actor, progress) in promised.actors().filter(|_| last_steps > 0) {
+        let Progress { acked, begun, covered } = progress;
+        explain(&format!("actor {actor}: acknowledged {acked}, covered {covered}, begun {begun}"));
+        let steps = (1..=begun).zip(workload.steps(actor));
+        let from = acked.min(covered).saturating_sub(last_steps);
+        steps.filter(|(number, _)| *number > from).for_each(|(number, step)| {
+            explain(&format!("  {number}: {step}"));
+        });
+    }
     let image = Image::from_file(&directory.join("disk.img")).map_err(|e| bad(&e.to_string()))?;
     let rules = Rules { filesystem, recovery: Recovery::new(fence, options), nested: false };
     Bench::new(&rules)?.judge_once(&image, &workload, &promised)

@@ -40,6 +40,8 @@ pub struct Ack {
     pub returned: Option<u64>,
     /// Whether a log makes it promise everything that had returned before it was called.
     pub covers: bool,
+    /// The disk refused something while it was under way.
+    pub shaken: bool,
 }
 
 /// What a step promises when it returns.
@@ -128,16 +130,18 @@ impl<'a> Notes<'a> {
     ) -> Result<(), E> {
         let tick = || self.clock.fetch_add(1, Ordering::SeqCst);
         let position = || self.disk.map_or(Position(0), Disk::position);
-        let begun = position();
+        let failures = || self.disk.map_or(0, |disk| disk.counters().failures);
+        let (failed_before, begun) = (failures(), position());
         let called = tick();
         let result = run();
         let returned = result.is_ok().then(tick);
         let acked = (promise != Promise::Nothing && result.is_ok()).then(position);
         let covers = promise == Promise::Everything;
+        let shaken = failures() > failed_before;
         let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
         for actor in actors {
             let actor = self.first_actor + actor;
-            steps.push(Ack { actor, step, begun, acked, called, returned, covers });
+            steps.push(Ack { actor, step, begun, acked, called, returned, covers, shaken });
         }
         result
     }
@@ -163,6 +167,15 @@ impl History {
     /// All of it.
     pub fn steps(&self) -> &[Ack] {
         &self.steps
+    }
+
+    /// The same without the acknowledgements of steps that were under way while the disk failed.
+    #[must_use]
+    pub fn without_shaken(mut self) -> Self {
+        for step in self.steps.iter_mut().filter(|step| step.shaken) {
+            step.acked = None;
+        }
+        self
     }
 
     /// What a cut at `position` must have kept.
@@ -212,6 +225,11 @@ impl Promised {
     pub fn of(&self, actor: u32) -> Progress {
         let progress = self.actors.get(&actor).copied().unwrap_or_default();
         if self.log { progress } else { Progress { covered: progress.acked, ..progress } }
+    }
+
+    /// All actors that had begun anything.
+    pub fn actors(&self) -> impl Iterator<Item = (u32, Progress)> + '_ {
+        self.actors.keys().map(|actor| (*actor, self.of(*actor)))
     }
 
     /// The same where the log's promises count, or do not.
@@ -286,7 +304,7 @@ mod tests {
 
     fn step(actor: u32, step: u64, begun: u64, acked: Option<u64>) -> Ack {
         let (begun, acked) = (Position(begun), acked.map(Position));
-        Ack { actor, step, begun, acked, called: 0, returned: None, covers: false }
+        Ack { actor, step, begun, acked, called: 0, returned: None, covers: false, shaken: false }
     }
 
     fn progress(acked: u64, begun: u64, covered: u64) -> Progress {

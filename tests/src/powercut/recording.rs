@@ -138,6 +138,9 @@ pub struct Run {
     pub mishap: Mishap,
     /// The log's promises count.
     pub log: bool,
+    /// A sync that was under way while the disk failed may have been answered wrongly: the
+    /// filesystem alone does that.
+    pub forgive_shaken: bool,
     /// Decides what the mishap is like.
     pub seed: u64,
     /// The number of the run in its campaign: kinds of mishaps take turns.
@@ -166,6 +169,7 @@ pub fn record(
         (Mishap::Kill, Subject::Bare) => return Err("there is no daemon to kill".to_owned()),
     };
     let history = notes.history();
+    let history = if run.forgive_shaken { history.without_shaken() } else { history };
     let Stage { mounted, _scratch: scratch, disk, .. } = stage;
     let record = disk.record();
     disk.clear_faults();

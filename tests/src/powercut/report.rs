@@ -145,10 +145,10 @@ pub fn print_table(args: &PowercutArgs, lines: &[Line]) {
     }
     let run = || lines.iter().filter(|line| line.skipped.is_none());
     let images: u64 = run().map(|line| line.verdict.images).sum();
-    let seconds: f64 = run().map(|line| line.elapsed.as_secs_f64()).sum();
+    let seconds = run().map(|line| line.elapsed).sum::<Duration>().as_secs_f64();
     let killed: u64 = run().map(|line| line.verdict.killed).sum();
     let failed: usize = run().map(|line| line.parts_failed).sum();
-    let recording: f64 = run().map(|line| line.recording_time.as_secs_f64()).sum();
+    let recording = run().map(|line| line.recording_time).sum::<Duration>().as_secs_f64();
     println!(
         "  together {images} images in {seconds:.0} s ({:.1} a second; {recording:.0} s of it \
          recording), {killed} recoveries killed, {failed} parts of runs ended with an error",

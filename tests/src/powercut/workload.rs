@@ -61,6 +61,16 @@ pub trait Workload: Send + Sync {
     /// # Errors
     /// What was promised and is not there.
     fn check(&self, root: &Path, promised: &Promised) -> Result<(), String>;
+
+    /// The steps of an actor in words, for whoever looks into a loss; none if there is no such actor.
+    fn steps(&self, _actor: u32) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+fn in_words<T: std::fmt::Debug>(actors: &[Vec<T>], actor: u32) -> Vec<String> {
+    let steps = actors.get(actor as usize).map(Vec::as_slice).unwrap_or_default();
+    steps.iter().map(|step| format!("{step:?}")).collect()
 }
 
 /// Runs all actors at the same time; the first error is the outcome.

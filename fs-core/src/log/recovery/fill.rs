@@ -21,27 +21,16 @@ pub(super) fn fill<B: Backing>(
     backing: &B,
     plan: &Plan<'_>,
     over_blocks: bool,
-    renewed: &HashMap<ObjectKey, B::Object>,
+    objects: &HashMap<ObjectKey, B::Object>,
     report: &mut RecoveryReport,
     progress: &mut dyn FnMut(Progress),
 ) -> std::result::Result<(), RecoveryError> {
     let failed = |source| RecoveryError::Backing { what: "write a file's content", source };
     let (done, all) = (plan.changes.len(), plan.changes.len() + plan.files.len());
     for (index, (key, overlay)) in plan.files.iter().enumerate() {
-        let found;
-        let object = match renewed.get(key) {
-            Some(object) => object,
-            None => match backing.by_key(key) {
-                Ok(there) => {
-                    found = there.object;
-                    &found
-                }
-                Err(Errno::STALE | Errno::NOENT) => {
-                    report.files_gone += 1;
-                    continue;
-                }
-                Err(error) => return Err(failed(error)),
-            },
+        let Some(object) = objects.get(key) else {
+            report.files_gone += 1;
+            continue;
         };
         let file = backing.open(OURSELVES, object, READ_WRITE).map_err(failed)?;
         let filled =

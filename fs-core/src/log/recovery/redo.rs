@@ -29,16 +29,13 @@ enum Outcome {
 /// A directory, by its key in the log, and a name in it.
 type Name = (ObjectKey, Vec<u8>);
 
-/// Objects that redoing has made, by the key under which the log knows them.
-pub(super) type Renewed<B> = HashMap<ObjectKey, <B as Backing>::Object>;
+/// The files that the log has content of, by the key under which it knows them.
+pub(super) type Objects<B> = HashMap<ObjectKey, <B as Backing>::Object>;
 
 struct Redo<'a, B: Backing> {
     backing: &'a B,
-    renewed: Renewed<B>,
-    /// Key in the log -> key on this disk, of what was made anew, ...
+    /// Key in the log -> key on this disk, of what was made anew.
     here: HashMap<ObjectKey, ObjectKey>,
-    /// ... and the other way.
-    log_keys: HashMap<ObjectKey, ObjectKey>,
     /// The names of each object that this recovery, or one that was interrupted, has
     /// made, at this point of the log. (Of others the handle holds; their names may
     /// have changed without the log, if a journal commit took its place.)
@@ -47,7 +44,7 @@ struct Redo<'a, B: Backing> {
     first_marker: Lsn,
 }
 
-/// Redoes every operation behind `marker`. Gives the objects that were made anew.
+/// Redoes every operation behind `marker`. Gives the files of the plan that are there.
 pub(super) fn redo<B: Backing>(
     backing: &B,
     home: &Home<B>,
@@ -55,13 +52,11 @@ pub(super) fn redo<B: Backing>(
     marker: Lsn,
     report: &mut RecoveryReport,
     progress: &mut dyn FnMut(Progress),
-) -> std::result::Result<Renewed<B>, RecoveryError> {
+) -> std::result::Result<Objects<B>, RecoveryError> {
     let failed = |source| RecoveryError::Backing { what: "redo an operation", source };
     let mut redo = Redo {
         backing,
-        renewed: HashMap::new(),
         here: HashMap::new(),
-        log_keys: HashMap::new(),
         names: HashMap::new(),
         first_marker: plan.first_marker,
     };
@@ -78,13 +73,13 @@ pub(super) fn redo<B: Backing>(
         redo.follow(lsn, change);
         progress(Progress::Recovering(index as u64 + 1, all));
     }
-    // Content may belong to an object that an earlier attempt has made.
+    let mut objects = Objects::<B>::new();
     for (key, _) in &plan.files {
         if let Some(found) = redo.find(key).map_err(failed)? {
-            redo.renewed.insert(*key, found.object);
+            objects.insert(*key, found.object);
         }
     }
-    Ok(redo.renewed)
+    Ok(objects)
 }
 
 impl<B: Backing> Redo<'_, B> {
@@ -176,9 +171,6 @@ impl<B: Backing> Redo<'_, B> {
         else {
             return Ok(Outcome::Found);
         };
-        if self.find(object)?.is_some() {
-            return Ok(Outcome::Found);
-        }
         let (dir, name) = (self.object(dir)?.object, os_name(name));
         let mode = NewMode { mode: u32::from(*perm), umask: 0 };
         let caller = crate::types::Caller { uid: *uid, gid: *gid, ..OURSELVES };
@@ -192,7 +184,8 @@ impl<B: Backing> Redo<'_, B> {
         };
         let (found, outcome) = match made {
             Ok(found) => (found, Outcome::Done),
-            // An interrupted recovery has made it, and had no time for the marker.
+            // It was kept and the marker after it was not; or an interrupted recovery
+            // has made it.
             Err(Errno::EXIST) => (self.backing.lookup(&dir, name)?, Outcome::Found),
             Err(error) => return Err(error),
         };
@@ -204,7 +197,6 @@ impl<B: Backing> Redo<'_, B> {
             self.backing.set_attr(OURSELVES, &found.object, None, &exact)?;
         }
         self.note(object, &found.key);
-        self.renewed.insert(*object, found.object);
         Ok(outcome)
     }
 
@@ -231,15 +223,10 @@ impl<B: Backing> Redo<'_, B> {
     }
 
     /// Whether a name stands for an object that the log knows by this key.
-    fn stands_for(&self, dir: &B::Object, name: &[u8], key: &ObjectKey) -> Result<bool> {
-        match self.backing.lookup(dir, os_name(name)) {
-            Ok(found) => {
-                let here = found.key.portable();
-                Ok(here == *key || self.log_keys.get(&here) == Some(key))
-            }
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
-            Err(error) => Err(error),
-        }
+    fn stands_for(&mut self, dir: &B::Object, name: &[u8], key: &ObjectKey) -> Result<bool> {
+        let Some(wanted) = self.find(key)? else { return Ok(false) };
+        let found = gone(self.backing.lookup(dir, os_name(name)))?;
+        Ok(found.is_some_and(|found| found.key.portable() == wanted.key.portable()))
     }
 
     /// The object that the log knows by this key.
@@ -249,12 +236,18 @@ impl<B: Backing> Redo<'_, B> {
 
     /// As [`Self::object`], `None` if it is gone.
     fn find(&mut self, key: &ObjectKey) -> Result<Option<Found<B>>> {
-        let here = self.here.get(key).unwrap_or(key);
-        if let Some(found) = gone(self.backing.by_key(here))? {
-            return Ok(Some(found));
+        if let Some(here) = self.here.get(key) {
+            return gone(self.backing.by_key(here));
         }
+        // What was made behind the first marker is not there under its handle. That
+        // handle may be another object's: XFS counts an inode's generation up when it
+        // frees it, so what recovery makes can get the very handle that the lost
+        // object had (`xfs_ifree`, Linux 6.18).
+        let Some(names) = self.names.get(key).cloned() else {
+            return gone(self.backing.by_key(key));
+        };
         // Made anew by an interrupted recovery: where the log says it is.
-        for (dir, name) in self.names.get(key).cloned().unwrap_or_default() {
+        for (dir, name) in names {
             let Some(dir) = self.find(&dir)? else { continue };
             if let Some(found) = gone(self.backing.lookup(&dir.object, os_name(&name)))? {
                 self.note(key, &found.key);
@@ -267,7 +260,6 @@ impl<B: Backing> Redo<'_, B> {
     /// Notes what the log knows an object of this disk by.
     fn note(&mut self, in_log: &ObjectKey, here: &ObjectKey) {
         self.here.insert(*in_log, here.portable());
-        self.log_keys.insert(here.portable(), *in_log);
     }
 
     /// Keeps the names of what the log saw being made.
@@ -283,6 +275,8 @@ impl<B: Backing> Redo<'_, B> {
                 }
             }
             Change::Remove { dir, name, object, .. } => self.lose_name(object, dir, name),
+            // Two names of one object: nothing was moved.
+            Change::Rename { object, displaced: Some(displaced), .. } if displaced == object => {}
             Change::Rename { from_dir, from, to_dir, to, object, displaced, exchange, .. } => {
                 if let Some(displaced) = displaced {
                     self.lose_name(displaced, to_dir, to);

@@ -123,14 +123,25 @@ impl<B: Backing> Tracked<B> {
         Ok(collected)
     }
 
+    /// What was collected at number `lsn`, of a file that was `size` long, is about to
+    /// be written: from now on a cut of the file must leave a mark. False if the file was
+    /// cut since the number was taken: then the record would show a state of the file
+    /// that the stream has not reached yet.
+    pub(crate) fn logging(&self, collected: &Collected, size: u64, lsn: Lsn) -> bool {
+        let mut state = self.lock();
+        if collected.pages.is_empty() {
+            return true;
+        }
+        // The record tells the length too.
+        let end = collected.end.max(size).max(state.logged.map_or(0, |logged| logged.end));
+        state.logged = Some(Logged { lsn, end });
+        state.cut_at < lsn
+    }
+
     /// The group with what was collected at number `lsn` is durable, and so is the
     /// file in the state that `attr` describes.
     pub(crate) fn logged(&self, collected: Collected, lsn: Lsn, attr: &Attr) {
         let mut state = self.lock();
-        if !collected.pages.is_empty() {
-            let end = collected.end.max(state.logged.map_or(0, |logged| logged.end));
-            state.logged = Some(Logged { lsn, end });
-        }
         // What was cut after the number was taken takes the record's pages with
         // it at recovery, whatever was written there since.
         if state.cut_at < lsn {

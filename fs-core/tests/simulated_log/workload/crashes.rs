@@ -53,19 +53,23 @@ impl Cut<'_> {
         self.outcome.nested += u64::from(depth > 0);
         let by_engine = self.plan.always_by_engine || self.random.one_in(8);
         let nested = depth < DEPTH_MAX && self.random.one_in(6);
+        let log_before = match self.plan.in_words {
+            true => disk::describe(crashed, self.plan.shape),
+            false => String::new(),
+        };
         let (images, recovered) = if nested {
             self.recover_with_cuts(crashed, by_engine)
         } else {
             let (log, shape) = (&self.plan.log, self.plan.shape);
             (Vec::new(), disk::mend(crashed, log, shape, by_engine, &mut |_| {}))
         };
-        let report = recovered.map_err(|error| format!("recovery fails: {error}"))?;
+        let report = recovered.map_err(|error| format!("recovery fails: {error}\n{log_before}"))?;
         if let Some(report) = &report {
             self.outcome.redone += u64::from(report.redone > 0);
             self.outcome.filled += u64::from(report.bytes_filled > 0);
         }
         let checked = self.facts.check(crashed);
-        let sum = checked.map_err(|loss| format!("depth {depth}, {report:?}: {loss}"))?;
+        let sum = checked.map_err(|loss| format!("depth {depth}, {report:?}: {loss}\n{log_before}"))?;
         for (place, image) in images {
             self.verify(&image, depth + 1).map_err(|loss| format!("cut at {place}: {loss}"))?;
         }

@@ -230,6 +230,10 @@ impl Workload for FileWorkload {
         run_actors(self.actors.len(), |actor| self.run_actor(&place.root, actor, notes))
     }
 
+    fn steps(&self, actor: u32) -> Vec<String> {
+        super::in_words(&self.actors, actor)
+    }
+
     fn check(&self, root: &Path, promised: &Promised) -> Result<(), String> {
         for (actor, steps) in self.actors.iter().enumerate() {
             let number = u32::try_from(actor).expect("few actors");

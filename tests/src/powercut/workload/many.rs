@@ -49,6 +49,11 @@ impl Workload for Many {
         })
     }
 
+    fn steps(&self, actor: u32) -> Vec<String> {
+        let program = self.programs.get((actor / ACTORS_MAX) as usize);
+        program.map(|(_, program)| program.steps(actor % ACTORS_MAX)).unwrap_or_default()
+    }
+
     fn check(&self, root: &Path, promised: &Promised) -> Result<(), String> {
         for (index, (name, program)) in (0..).zip(&self.programs) {
             let promised = promised.shifted(index * ACTORS_MAX..(index + 1) * ACTORS_MAX);

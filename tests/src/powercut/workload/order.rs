@@ -581,6 +581,10 @@ impl Workload for Order {
         run_actors(self.actors.len(), |actor| self.run_actor(&place.root, actor, notes))
     }
 
+    fn steps(&self, actor: u32) -> Vec<String> {
+        super::in_words(&self.actors, actor)
+    }
+
     fn check(&self, root: &Path, promised: &Promised) -> Result<(), String> {
         (0..).zip(&self.actors).try_for_each(|(number, acts)| {
             let place = Self::place(root, number as usize);

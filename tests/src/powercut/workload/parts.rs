@@ -74,6 +74,17 @@ impl Parts {
         }
     }
 
+    /// The steps of an actor in words.
+    pub fn steps(&self, actor: u32) -> Vec<String> {
+        match self {
+            Parts::Whole(workload) => workload.steps(actor),
+            Parts::Several(parts) => {
+                let part = parts.get((actor / ACTORS_MAX) as usize);
+                part.map(|part| part.steps(actor % ACTORS_MAX)).unwrap_or_default()
+            }
+        }
+    }
+
     /// Judges all parts.
     ///
     /// # Errors

@@ -150,6 +150,10 @@ impl Workload for Unsynced {
         run_actors(self.actors.len(), |actor| self.run_actor(&place.root, actor, notes))
     }
 
+    fn steps(&self, actor: u32) -> Vec<String> {
+        super::in_words(&self.actors, actor)
+    }
+
     fn check(&self, root: &Path, promised: &Promised) -> Result<(), String> {
         for (actor, steps) in (0..).zip(&self.actors) {
             let progress = promised.of(actor);

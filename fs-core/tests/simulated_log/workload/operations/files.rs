@@ -113,7 +113,7 @@ impl World {
         let bytes = self.length().min(FILE_BYTES_MAX - offset);
         self.byte = self.byte % 250 + 1;
         let data = vec![self.byte; bytes];
-        let written = self.tree(mount).write(caller(program), file, &data, offset as u64, false);
+        let written = self.tree(mount).write(caller(program), file, &data, offset as u64, true);
         assert_eq!(written, Ok(bytes));
         content.resize(content.len().max(offset + bytes), 0);
         content[offset..offset + bytes].copy_from_slice(&data);

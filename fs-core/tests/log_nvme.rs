@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 
 use fs_core::error::Errno;
 use fs_core::log::probe;
-use fs_core::platform::linux::{DeviceContent, LinuxLog, LogPathError, inspect_device};
-use fs_core::platform::{LOG_BLOCK_BYTES, LogBuffer, LogStore};
+use fs_core::platform::linux::{
+    BackingOptions, DeviceContent, LinuxBacking, LinuxLog, LogPathError, inspect_device,
+};
+use fs_core::platform::{Backing, LOG_BLOCK_BYTES, LogBuffer, LogStore};
 
 const ALONE: &str = "needs LANEFS_TEST_NVME: cargo test -p tests --test nvme -- --ignored";
 const LOG_MAGIC: &[u8] = b"how a log begins";
@@ -154,6 +156,30 @@ fn an_error_of_the_device_is_an_error() {
     let mut read = LogBuffer::new();
     log.read(&mut read, 0, data.len()).expect("a read");
     assert!(read.bytes() == data.bytes());
+}
+
+/// A flush of the one covers the other, and of no other disk. `LANEFS_TEST_DIRECTORY`
+/// is the first partition of the disk, mounted; the second is free.
+#[test]
+#[ignore = "needs LANEFS_TEST_NVME: cargo test -p tests --test nvme -- --ignored"]
+fn partitions_of_one_disk_share_their_flush() {
+    let place = std::env::var_os("LANEFS_TEST_DIRECTORY").expect(ALONE);
+    let backing = LinuxBacking::open(Path::new(&place), BackingOptions::default()).expect(ALONE);
+    assert_eq!(backing.log_obstacle(), None);
+    let mut second = block_device().into_os_string();
+    second.push("p2");
+    let second = PathBuf::from(second);
+    assert_eq!(inspect_device(&second, LOG_MAGIC).expect("free"), DeviceContent::Empty);
+    let log = LinuxLog::open_path(&second, backing.filesystem_id()).expect("free");
+    assert!(log.shares_device());
+    drop(log);
+    // As a log of a filesystem elsewhere it does not.
+    assert!(!open(&second).shares_device());
+    // The whole is in use while a part is, by its own commands too.
+    for whole in [generic(), block_device()] {
+        let refused = LinuxLog::open_path(&whole, backing.filesystem_id()).map(drop);
+        assert!(matches!(refused, Err(LogPathError::InUse(_))), "{refused:?}");
+    }
 }
 
 /// Writes groups for ever, and says which are durable: `ACK number offset bytes`.

@@ -240,14 +240,18 @@ impl<B: Backing> Tree<B> {
                 } else {
                     self.keeping(displaced.as_ref(), rename)?;
                 }
-                Ok((moved, displaced))
+                // An object of its own, which later operations name.
+                let whiteout = if mode.whiteout { self.found_for_log(&from, source.1) } else { Ok(None) };
+                Ok((moved, displaced, whiteout.ok().flatten()))
             },
-            |_, _, (moved, displaced), changes| {
+            |_, _, (moved, displaced, whiteout), changes| {
                 let names = ((from.key(), source.1), (to.key(), target.1));
                 let renamed = moved
                     .as_ref()
                     .map(|moved| describe::renamed(names, moved, displaced.as_ref(), mode));
                 changes.extend(renamed);
+                let left = whiteout.as_ref().filter(|left| left.attr.kind == FileKind::CharDevice);
+                changes.extend(left.map(|left| made(from.key(), source.1, left, OsStr::new(""))));
             },
         )?;
         if dir_moved {

@@ -80,7 +80,7 @@ impl<B: Backing> LogFence<B> {
             builder.raw(&tail.records, tail.count, tail.last_record);
         }
         let content = self.collect(&mut files, &mut builder, writer.group_bytes_max());
-        let usable = self.log.failure().is_none();
+        let usable = self.log.failure().is_none() && !tail.inexpressible;
         let written = match content {
             Ok(Content::InLog) if usable => {
                 self.write_group(&mut writer, builder, files.is_empty(), tail.through)

@@ -12,10 +12,11 @@
 //!
 //! Marks cost no I/O, and go when the log has moved on.
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 
 use crate::engine::Lsn;
-use crate::error::Result;
+use crate::error::{Errno, Result};
 use crate::platform::{Backing, HANDLE_BYTES_MAX, ObjectKey};
 use crate::types::{Caller, NewMode};
 
@@ -42,29 +43,14 @@ impl Mark {
             }
             _ => return None,
         };
-        let (handle, length, kind) = object.handle;
-        let mut name = format!("{:x}-{:x}-{:x}-", self.lsn, object.ino, kind.cast_unsigned());
-        for byte in &handle[..usize::from(length).min(HANDLE_BYTES_MAX)] {
-            name.push_str(&format!("{byte:02x}"));
-        }
-        Some(OsString::from(format!("{name}-{words}")))
+        Some(OsString::from(format!("{:x}-{}-{words}", self.lsn, key_words(object))))
     }
 
     fn parse(name: &OsStr) -> Option<Self> {
         let name = name.to_str()?;
         let mut words = name.split('-');
-        let mut number = || u64::from_str_radix(words.next()?, 16).ok();
-        let (lsn, ino, kind) = (number()?, number()?, u32::try_from(number()?).ok()?);
-        let hex = words.next()?;
-        if hex.len() > 2 * HANDLE_BYTES_MAX || !hex.len().is_multiple_of(2) || !hex.is_ascii() {
-            return None;
-        }
-        let mut handle = [0; HANDLE_BYTES_MAX];
-        for (index, byte) in handle.iter_mut().enumerate().take(hex.len() / 2) {
-            *byte = u8::from_str_radix(&hex[2 * index..2 * index + 2], 16).ok()?;
-        }
-        let object =
-            ObjectKey { dev: 0, ino, handle: (handle, (hex.len() / 2) as u8, kind.cast_signed()) };
+        let lsn = u64::from_str_radix(words.next()?, 16).ok()?;
+        let object = parse_key(&mut words)?;
         let what = words.next()?;
         let mut number = || u64::from_str_radix(words.next()?, 16).ok();
         let change = match what {
@@ -79,6 +65,48 @@ impl Mark {
         };
         words.next().is_none().then_some(Self { lsn, change })
     }
+}
+
+/// A key as a part of a name: three words.
+fn key_words(key: &ObjectKey) -> String {
+    let (handle, length, kind) = key.handle;
+    let mut words = format!("{:x}-{:x}-", key.ino, kind.cast_unsigned());
+    for byte in &handle[..usize::from(length).min(HANDLE_BYTES_MAX)] {
+        words.push_str(&format!("{byte:02x}"));
+    }
+    words
+}
+
+fn parse_key<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<ObjectKey> {
+    let mut number = || u64::from_str_radix(words.next()?, 16).ok();
+    let (ino, kind) = (number()?, u32::try_from(number()?).ok()?);
+    let hex = words.next()?;
+    if hex.len() > 2 * HANDLE_BYTES_MAX || !hex.len().is_multiple_of(2) || !hex.is_ascii() {
+        return None;
+    }
+    let mut handle = [0; HANDLE_BYTES_MAX];
+    for (index, byte) in handle.iter_mut().enumerate().take(hex.len() / 2) {
+        *byte = u8::from_str_radix(&hex[2 * index..2 * index + 2], 16).ok()?;
+    }
+    let handle = (handle, (hex.len() / 2) as u8, kind.cast_signed());
+    Some(ObjectKey { dev: 0, ino, handle })
+}
+
+/// Begins the name of a note that recovery has made an object anew: at most 220 bytes.
+const RENEWED: &str = "k";
+
+fn renewed_name(in_log: &ObjectKey, here: &ObjectKey) -> OsString {
+    OsString::from(format!("{RENEWED}-{}-{}", key_words(in_log), key_words(here)))
+}
+
+/// Key in the log, key on the disk.
+fn parse_renewed(name: &OsStr) -> Option<(ObjectKey, ObjectKey)> {
+    let mut words = name.to_str()?.split('-');
+    if words.next()? != RENEWED {
+        return None;
+    }
+    let pair = (parse_key(&mut words)?, parse_key(&mut words)?);
+    words.next().is_none().then_some(pair)
 }
 
 /// The directory of the marks.
@@ -113,6 +141,42 @@ impl<B: Backing> Marks<B> {
         Ok(marks)
     }
 
+    /// Notes which object on the disk is one of the log that recovery has made anew: a
+    /// change of the same journal, behind the making and in front of the marker.
+    pub(super) fn note_renewed(
+        &self,
+        backing: &B,
+        in_log: &ObjectKey,
+        here: &ObjectKey,
+    ) -> Result<()> {
+        let mode = NewMode { mode: libc::S_IFREG | 0o600, umask: 0 };
+        let name = renewed_name(in_log, here);
+        match backing.make_node(OURSELVES, &self.directory, &name, mode, (0, 0)) {
+            Ok(_) | Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What an interrupted recovery has made anew: key in the log, key on the disk.
+    pub(super) fn renewed(&self, backing: &B) -> Result<HashMap<ObjectKey, ObjectKey>> {
+        let mut renewed = HashMap::new();
+        let directory = backing.open_dir(&self.directory)?;
+        backing.read_dir(&directory, 0, &mut |entry| {
+            renewed.extend(parse_renewed(&entry.name));
+            true
+        })?;
+        Ok(renewed)
+    }
+
+    /// Removes what [`Self::note_renewed`] has noted; says whether there was anything.
+    pub(super) fn forget_renewed(&self, backing: &B) -> Result<bool> {
+        let renewed = self.renewed(backing)?;
+        for (in_log, here) in &renewed {
+            backing.unlink(&self.directory, &renewed_name(in_log, here))?;
+        }
+        Ok(!renewed.is_empty())
+    }
+
     /// Removes marks up to this number: the log has nothing that old any more.
     pub(super) fn remove_through(&self, backing: &B, through: Lsn) -> Result<()> {
         for mark in self.list(backing)?.iter().filter(|mark| mark.lsn <= through) {
@@ -144,6 +208,10 @@ mod tests {
             assert!(name.len() <= 170, "{name:?}");
             assert_eq!(Mark::parse(&name), Some(mark));
         }
+        let name = renewed_name(&object, &full);
+        assert!(name.len() <= 220, "{name:?}");
+        assert_eq!(parse_renewed(&name), Some((object, full)));
+        assert_eq!(Mark::parse(&name), None);
         for no_mark in ["", "x", "1-2-3", "1-2-3-0-r-1", "1-2-3-00-r-1-1", "1-2-3-00-q-1"] {
             assert_eq!(Mark::parse(OsStr::new(no_mark)), None, "{no_mark}");
         }

@@ -193,7 +193,6 @@ impl<B: Backing> Log<B> {
             let noted = home.note_log_elsewhere(&*backing, &uuid, true);
             noted.map_err(home_error("note where the log is"))?;
         }
-        home.marks.remove_through(&*backing, last).map_err(home_error("remove marks"))?;
         // What was written before must not count as unsynced: files that nobody has
         // written through this engine are taken for durable as they are.
         backing.sync_all().map_err(home_error("sync"))?;
@@ -204,6 +203,9 @@ impl<B: Backing> Log<B> {
         let segment_bytes = superblock.segment_bytes;
         let failed = |source| LogError::Read { offset: 0, source };
         let writer = Writer::start(store, superblock).map_err(failed)?;
+        // Not before: as long as the old groups count, so do the marks.
+        home.marks.remove_through(&*backing, last).map_err(home_error("remove marks"))?;
+        home.marks.forget_renewed(&*backing).map_err(home_error("remove marks"))?;
         // Nothing in the log is needed now, durably: it may be written over.
         let figures = match config.probe {
             Some(time_max) => Some(probe::measure(writer.store(), area, time_max).map_err(failed)?),

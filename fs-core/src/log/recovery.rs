@@ -21,6 +21,7 @@
 //! Nothing is ever invented: an object that is gone was removed later; what the log
 //! says of it is counted and passed over.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -129,6 +130,7 @@ pub fn recover<B: Backing>(
     }
     write_superblock(&store, &ended)?;
     home.marks.remove_through(backing, ended.tail_lsn).map_err(home_error("remove marks"))?;
+    home.marks.forget_renewed(backing).map_err(home_error("remove marks"))?;
     home.set_readme(backing, false).map_err(home_error("remove README"))?;
     let uuid = hex(&ended.uuid);
     home.note_log_elsewhere(backing, &uuid, false).map_err(home_error("write"))?;
@@ -204,14 +206,22 @@ pub(super) fn recover_in<B: Backing>(
     let mut report = summary(backing, superblock, &contents, marker);
     let first_marker = superblock.recovery_marker.unwrap_or(marker);
     let plan = Plan::new(&contents, &marks, first_marker);
-    if superblock.recovery_marker.is_none() && plan.to_redo(marker) > 0 {
+    let mut renewed = HashMap::new();
+    if superblock.recovery_marker.is_some() {
+        renewed = home.marks.renewed(backing).map_err(home_error("read the marks"))?;
+    } else if plan.to_redo(marker) > 0 {
+        // What an earlier recovery has noted must not be taken for this one's notes.
+        if home.marks.forget_renewed(backing).map_err(home_error("remove marks"))? {
+            backing.sync_all().map_err(home_error("sync"))?;
+        }
         // From here on the marker moves.
         let mut begun = superblock.clone();
         begun.counter += 1;
         begun.recovery_marker = Some(marker);
         write_superblock(store, &begun)?;
     }
-    let objects = redo::redo(backing, home, &plan, marker, &mut report, progress)?;
+    let known = (marker, renewed);
+    let objects = redo::redo(backing, home, &plan, known, &mut report, progress)?;
     let over_blocks = config.bugs.replay_over_blocks;
     fill::fill(backing, &plan, over_blocks, &objects, &mut report, progress)?;
     backing.sync_all().map_err(|source| RecoveryError::Backing { what: "sync", source })?;

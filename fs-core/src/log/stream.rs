@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::format::encode_record;
+use super::format::{check_record, encode_record};
 use super::record::{Change, Record};
 use super::tracked::Tracked;
 use crate::engine::Lsn;
@@ -21,6 +21,8 @@ pub(crate) struct Stream<B: Backing> {
     /// Files whose content must be durable when the pending operations are: what
     /// was renamed over another file, say.
     joined: Vec<Arc<Tracked<B>>>,
+    /// An operation came that the log cannot express.
+    inexpressible: bool,
 }
 
 /// What a group takes from the stream.
@@ -32,12 +34,21 @@ pub(crate) struct Tail<B: Backing> {
     /// The last number given out when the tail was cut: everything up to it has
     /// been applied.
     pub(crate) through: Lsn,
+    /// The log cannot say all of it: only a journal commit will do.
+    pub(crate) inexpressible: bool,
 }
 
 impl<B: Backing> Stream<B> {
     /// A stream whose next number follows `last`.
     pub(crate) const fn new(last: Lsn) -> Self {
-        Self { last, pending: Vec::new(), records: 0, last_record: 0, joined: Vec::new() }
+        Self {
+            last,
+            pending: Vec::new(),
+            records: 0,
+            last_record: 0,
+            joined: Vec::new(),
+            inexpressible: false,
+        }
     }
 
     /// The last number given out.
@@ -53,7 +64,13 @@ impl<B: Backing> Stream<B> {
     /// Takes in an operation that has just been applied.
     pub(crate) fn push(&mut self, change: Change) {
         self.last += 1;
-        encode_record(&Record { lsn: self.last, change }, &mut self.pending);
+        let record = Record { lsn: self.last, change };
+        if let Err(error) = check_record(&record) {
+            tracing::warn!(%error, "an operation cannot be logged; the next group is a commit");
+            self.inexpressible = true;
+            return;
+        }
+        encode_record(&record, &mut self.pending);
         self.records += 1;
         self.last_record = self.last;
     }
@@ -72,7 +89,7 @@ impl<B: Backing> Stream<B> {
 
     /// Whether nothing waits for a group.
     pub(crate) const fn is_empty(&self) -> bool {
-        self.records == 0 && self.joined.is_empty()
+        self.records == 0 && self.joined.is_empty() && !self.inexpressible
     }
 
     /// Takes everything that waits.
@@ -83,6 +100,7 @@ impl<B: Backing> Stream<B> {
             last_record: self.last_record,
             joined: std::mem::take(&mut self.joined),
             through: self.last,
+            inexpressible: std::mem::take(&mut self.inexpressible),
         }
     }
 
@@ -94,6 +112,7 @@ impl<B: Backing> Stream<B> {
             self.last_record = tail.last_record;
         }
         self.records += tail.count;
+        self.inexpressible |= tail.inexpressible;
         for file in tail.joined {
             self.join(file);
         }

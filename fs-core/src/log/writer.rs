@@ -90,7 +90,7 @@ impl<L: LogStore> Writer<L> {
 
     /// Longest group that fits into a segment, in bytes.
     pub(crate) const fn group_bytes_max(&self) -> usize {
-        self.superblock.segment_bytes as usize
+        self.superblock.group_bytes_max()
     }
 
     /// Up to here nothing in the log is needed, durably.

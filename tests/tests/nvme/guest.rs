@@ -1,7 +1,7 @@
 //! A guest of QEMU that consists of a kernel, a shell and one test program.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -15,6 +15,8 @@ use crate::checks;
 const TOOL_DEADLINE: Duration = Duration::from_secs(120);
 const DOWNLOAD_DEADLINE: Duration = Duration::from_secs(300);
 const DISK_BYTES: u64 = 64 << 20;
+/// What partitions begin at a multiple of.
+const PARTITION_BYTES: u64 = 1 << 20;
 const ROOM_MIB: u64 = 1024;
 
 /// The kernel's series: atomic writes of an emulated NVMe show in 6.18, not in 6.12 and not in 7.3.
@@ -191,6 +193,26 @@ impl Disk {
 
     pub fn record(&self) -> PathBuf {
         self.directory.join(format!("{}.record", self.name))
+    }
+
+    /// Gives the disk two partitions, and the first of them an ext4.
+    pub fn partition(&self) {
+        const SECTOR_BYTES: u64 = 512;
+        let half = DISK_BYTES / 2;
+        let parts = [PARTITION_BYTES, half].map(|begin| (begin, half - PARTITION_BYTES));
+        let image = fs::File::options().write(true).open(self.image()).expect("our image");
+        for (entry, (begin, bytes)) in (0..).zip(parts) {
+            let mut line = [0; 16];
+            line[4] = 0x83;
+            line[8..12].copy_from_slice(&((begin / SECTOR_BYTES) as u32).to_le_bytes());
+            line[12..].copy_from_slice(&((bytes / SECTOR_BYTES) as u32).to_le_bytes());
+            image.write_all_at(&line, 446 + 16 * entry).expect("a partition table");
+        }
+        image.write_all_at(&[0x55, 0xaa], 510).expect("a partition table");
+        let mut mkfs = Command::new(tools::debian("e2fsprogs", "mkfs.ext4"));
+        mkfs.args(["-q", "-F", "-E", &format!("offset={PARTITION_BYTES}")]).arg(self.image());
+        mkfs.arg(format!("{}k", (half - PARTITION_BYTES) >> 10));
+        run::run(&mut mkfs, TOOL_DEADLINE).expect_success();
     }
 
     /// Nodes of QEMU for a disk that writes down what it does.

@@ -35,7 +35,9 @@ const ACKNOWLEDGED: usize = 400;
 #[ignore = "boots guests in QEMU: cargo test -p tests --test nvme -- --ignored"]
 fn reads_writes_and_errors() {
     let mut guest = Guest::new();
-    let (whole, failing) = (Disk::new(&guest, "whole"), Disk::new(&guest, "failing"));
+    let [whole, failing, parts] = ["whole", "failing", "parts"].map(|name| Disk::new(&guest, name));
+    parts.partition();
+    guest.add(&parts.recorded());
     guest.add(&whole.recorded());
     guest.add(&failing.failing_second_flush());
     let atomic = guest.has_atomic_writes();
@@ -48,9 +50,12 @@ fn reads_writes_and_errors() {
         script += &format!("{atomic} check whole {name}\n");
     }
     script += "check failing an_error_of_the_device_is_an_error\n";
+    script += "disk=$(generic parts); disk=nvme${disk#/dev/ng}; mkdir /mnt\n\
+               mount -t ext4 /dev/${disk}p1 /mnt; export LANEFS_TEST_DIRECTORY=/mnt\n\
+               check parts partitions_of_one_disk_share_their_flush; umount /mnt\n";
     let output = guest.run(&script, CHECKS_DEADLINE);
     println!("{output}");
-    assert_eq!(output.matches("test result: ok. 1 passed").count(), 4, "{output}");
+    assert_eq!(output.matches("test result: ok. 1 passed").count(), 5, "{output}");
 }
 
 #[test]

@@ -136,6 +136,8 @@ impl<S: LogStore + ?Sized> Scanner<'_, S> {
             match self.look_at(offset, contents.next_group, room)? {
                 Place::Intact(header) => {
                     check_chain(contents, &header, offset)?;
+                    // What the first group has skipped is in front of it, free for the last.
+                    let skipped = if contents.groups.is_empty() { 0 } else { skipped };
                     self.used += skipped + header.group_bytes() as u64;
                     self.add(contents, offset)?;
                     return Ok(true);

@@ -71,14 +71,20 @@ impl<'a> Plan<'a> {
                 Change::Resize { object, size } => {
                     let overlay = files.entry(*object).or_default();
                     overlay.take(*size..u64::MAX, lsn > first_marker);
-                    overlay.size = Some(*size);
+                    // Of an operation that was kept the disk has the length, or a later
+                    // one: a file that has no content here may be cut without a mark.
+                    overlay.size = if lsn > first_marker {
+                        Some(*size)
+                    } else {
+                        overlay.size.map(|old| old.min(*size))
+                    };
                 }
                 Change::Allocate { object, mode, offset, bytes } => {
                     let overlay = files.entry(*object).or_default();
                     if let Some(range) = taken_by(change) {
                         overlay.take(range, lsn > first_marker);
                     }
-                    if mode & KEEP_SIZE == 0 {
+                    if mode & KEEP_SIZE == 0 && lsn > first_marker {
                         let end = offset.saturating_add(*bytes);
                         overlay.size = Some(overlay.size.map_or(end, |size| size.max(end)));
                     }

@@ -1,6 +1,6 @@
 //! Redoing the operations that the backing filesystem did not keep, in order.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::overlay::Plan;
 use super::{KEEP_SIZE, RecoveryError, RecoveryReport};
@@ -26,20 +26,18 @@ enum Outcome {
     Gone,
 }
 
-/// A directory, by its key in the log, and a name in it.
-type Name = (ObjectKey, Vec<u8>);
-
 /// The files that the log has content of, by the key under which it knows them.
 pub(super) type Objects<B> = HashMap<ObjectKey, <B as Backing>::Object>;
 
 struct Redo<'a, B: Backing> {
     backing: &'a B,
-    /// Key in the log -> key on this disk, of what was made anew.
+    home: &'a Home<B>,
+    /// Key in the log -> key on this disk, of what this recovery, or one that was
+    /// interrupted, has made anew. Names do not tell: an operation may have been
+    /// carried out whose marker was not kept, and after an exchange they would be wrong.
     here: HashMap<ObjectKey, ObjectKey>,
-    /// The names of each object that this recovery, or one that was interrupted, has
-    /// made, at this point of the log. (Of others the handle holds; their names may
-    /// have changed without the log, if a journal commit took its place.)
-    names: HashMap<ObjectKey, Vec<Name>>,
+    /// All that is made behind the first marker, up to this point of the log.
+    made: HashSet<ObjectKey>,
     /// What the first attempt found: what was made later was made anew.
     first_marker: Lsn,
 }
@@ -49,17 +47,13 @@ pub(super) fn redo<B: Backing>(
     backing: &B,
     home: &Home<B>,
     plan: &Plan<'_>,
-    marker: Lsn,
+    (marker, here): (Lsn, HashMap<ObjectKey, ObjectKey>),
     report: &mut RecoveryReport,
     progress: &mut dyn FnMut(Progress),
 ) -> std::result::Result<Objects<B>, RecoveryError> {
     let failed = |source| RecoveryError::Backing { what: "redo an operation", source };
-    let mut redo = Redo {
-        backing,
-        here: HashMap::new(),
-        names: HashMap::new(),
-        first_marker: plan.first_marker,
-    };
+    let first_marker = plan.first_marker;
+    let mut redo = Redo { backing, home, here, made: HashSet::new(), first_marker };
     let all = (plan.changes.len() + plan.files.len()) as u64;
     for (index, &(lsn, change)) in plan.changes.iter().enumerate() {
         if lsn > marker {
@@ -117,7 +111,9 @@ impl<B: Backing> Redo<'_, B> {
             }
             Change::Rename { .. } => self.rename(change),
             Change::Attrs { object, perm, uid, gid, atime, mtime } => {
-                let object = self.object(object)?.object;
+                let Found { object, attr, .. } = self.object(object)?;
+                // Nobody can change those of a symbolic link.
+                let perm = perm.filter(|_| attr.kind != FileKind::Symlink);
                 // A new owner takes set-user-id away: owner first.
                 let owner = SetAttr { uid: *uid, gid: *gid, ..SetAttr::default() };
                 let rest = SetAttr {
@@ -196,7 +192,7 @@ impl<B: Backing> Redo<'_, B> {
             self.backing.set_attr(OURSELVES, &found.object, None, &owned)?;
             self.backing.set_attr(OURSELVES, &found.object, None, &exact)?;
         }
-        self.note(object, &found.key);
+        self.note(object, &found.key)?;
         Ok(outcome)
     }
 
@@ -243,59 +239,21 @@ impl<B: Backing> Redo<'_, B> {
         // handle may be another object's: XFS counts an inode's generation up when it
         // frees it, so what recovery makes can get the very handle that the lost
         // object had (`xfs_ifree`, Linux 6.18).
-        let Some(names) = self.names.get(key).cloned() else {
-            return gone(self.backing.by_key(key));
-        };
-        // Made anew by an interrupted recovery: where the log says it is.
-        for (dir, name) in names {
-            let Some(dir) = self.find(&dir)? else { continue };
-            if let Some(found) = gone(self.backing.lookup(&dir.object, os_name(&name)))? {
-                self.note(key, &found.key);
-                return Ok(Some(found));
-            }
-        }
-        Ok(None)
+        if self.made.contains(key) { Ok(None) } else { gone(self.backing.by_key(key)) }
     }
 
-    /// Notes what the log knows an object of this disk by.
-    fn note(&mut self, in_log: &ObjectKey, here: &ObjectKey) {
+    /// Notes what the log knows an object of this disk by, before the marker moves on.
+    fn note(&mut self, in_log: &ObjectKey, here: &ObjectKey) -> Result<()> {
         self.here.insert(*in_log, here.portable());
+        self.home.marks.note_renewed(self.backing, in_log, here)
     }
 
-    /// Keeps the names of what the log saw being made.
+    /// Keeps what the log saw being made.
     fn follow(&mut self, lsn: Lsn, change: &Change) {
-        match change {
-            Change::Make { dir, name, object, .. } if lsn > self.first_marker => {
-                self.names.insert(*object, vec![(*dir, name.clone())]);
-            }
-            // Of an object that was there before, the handle holds.
-            Change::Link { object, dir, name } => {
-                if let Some(names) = self.names.get_mut(object) {
-                    names.push((*dir, name.clone()));
-                }
-            }
-            Change::Remove { dir, name, object, .. } => self.lose_name(object, dir, name),
-            // Two names of one object: nothing was moved.
-            Change::Rename { object, displaced: Some(displaced), .. } if displaced == object => {}
-            Change::Rename { from_dir, from, to_dir, to, object, displaced, exchange, .. } => {
-                if let Some(displaced) = displaced {
-                    self.lose_name(displaced, to_dir, to);
-                    if let (true, Some(names)) = (exchange, self.names.get_mut(displaced)) {
-                        names.push((*from_dir, from.clone()));
-                    }
-                }
-                self.lose_name(object, from_dir, from);
-                if let Some(names) = self.names.get_mut(object) {
-                    names.push((*to_dir, to.clone()));
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn lose_name(&mut self, object: &ObjectKey, dir: &ObjectKey, name: &[u8]) {
-        if let Some(names) = self.names.get_mut(object) {
-            names.retain(|(d, n)| d != dir || n != name);
+        if let Change::Make { object, .. } = change
+            && lsn > self.first_marker
+        {
+            self.made.insert(*object);
         }
     }
 }

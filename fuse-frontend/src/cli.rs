@@ -174,8 +174,9 @@ pub struct StatusArgs {
 
 /// Arguments of `lanefs demo`.
 #[derive(Debug, Args)]
+#[command(after_help = format!("{DEMO_TEXT}\n\n{EXIT_CODES}"))]
 pub struct DemoArgs {
-    /// Where the scratch directories are made [default: the system's temporary directory].
+    /// Make the scratch directories here, and cut no power [default: see below].
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// Writers that replace their file in a loop, 1 to 256.
@@ -188,6 +189,16 @@ pub struct DemoArgs {
     #[arg(long)]
     pub json: bool,
 }
+
+const DEMO_TEXT: &str = "\
+As root and without --dir, the demo works on a scratch disk: ext4 in a sparse image
+file of 512 MiB (64 more for each further second) in the system's temporary
+directory, or in /var/tmp where that is in memory. In the end it cuts the disk's
+power while the writers write, recovers, and verifies every acknowledged file.
+That needs the programs mkfs.ext4 and losetup.
+
+Otherwise it works in a scratch directory of the temporary directory, or in DIR.
+Nothing is left behind, unless something is lost: then the image stays.";
 
 /// Runs a command.
 ///

@@ -136,7 +136,11 @@ impl FileFacts {
         {
             return Ok(());
         }
-        // Parts of it were taken: each part by itself.
+        // Where the file once ended, the disk may have ended too: what is behind was
+        // lost with the length, and comes back as zeros with an operation that sets it.
+        let ends = self.history.iter().map(|content| content.len());
+        borders.extend(ends.filter(|end| range.contains(end)));
+        // Parts of it were taken or cut off: each part by itself.
         borders.sort_unstable();
         borders.dedup();
         for pair in borders.windows(2) {

@@ -166,7 +166,7 @@ impl Facts {
     pub fn check(&self, backing: &SimBacking) -> Result<u64, String> {
         let walk = Walk::of(backing, self.in_words);
         let mut contents: Vec<Option<Vec<u8>>> = walk.objects.iter().map(|_| None).collect();
-        let mut loss = None;
+        let mut losses: Vec<String> = Vec::new();
         for (index, state) in self.states.iter().enumerate().rev() {
             if state.sum != walk.sum {
                 continue;
@@ -174,18 +174,19 @@ impl Facts {
             let checked = self.check_contents(backing, &walk, state, self.past + index, &mut contents);
             match checked {
                 Ok(()) => return Ok(walk.sum),
-                Err(other) => loss = loss.or(Some(other)),
+                Err(loss) => losses.push(loss),
             }
         }
         let (from, to) = (self.past, self.operation());
-        Err(loss.unwrap_or_else(|| {
-            format!(
-                "the tree is that of no operation from {from} (promised) to {to} (last)\n\
-                 found: {}\nlast: {}",
-                walk.text.unwrap_or_default(),
-                self.states.iter().filter_map(|s| s.text.clone()).last().unwrap_or_default()
-            )
-        }))
+        if !losses.is_empty() {
+            return Err(losses.join("\n  or "));
+        }
+        Err(format!(
+            "the tree is that of no operation from {from} (promised) to {to} (last)\n\
+             found: {}\nlast: {}",
+            walk.text.unwrap_or_default(),
+            self.states.back().and_then(|state| state.text.clone()).unwrap_or_default()
+        ))
     }
 
     /// Whether a live filesystem is exactly as programs have made it.

@@ -231,9 +231,11 @@ impl Crash<'_> {
                 continue;
             }
             let (block, position) = (blocks[&page], self.position);
+            // What an entry that survived has zeroed cannot come back either.
+            let floor = self.floors.get(&block).copied().unwrap_or(0).max(UNWRITTEN + 1);
             let known = &self.state.blocks[&block];
             let survivor = known.survivor(
-                UNWRITTEN + 1,
+                floor,
                 |version| version.position <= position,
                 self.taste,
                 &mut self.random,

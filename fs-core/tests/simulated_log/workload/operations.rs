@@ -139,7 +139,9 @@ impl World {
         self.mounts[mount].know(id, entry.id);
         let attr = &entry.attr;
         let look = &mut self.facts.model.objects[id].look;
-        assert_eq!((attr.kind, attr.perm), (look.kind, look.perm), "what was asked for");
+        assert_eq!(attr.kind, look.kind, "what was asked for");
+        // A set-group-id directory passes that on.
+        (look.perm, look.uid, look.gid) = (attr.perm, attr.uid, attr.gid);
         self.facts.model.set_name(dir, name, Some(id));
         self.facts.done();
         id

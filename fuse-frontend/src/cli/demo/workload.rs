@@ -27,8 +27,11 @@ pub(super) struct Acknowledged<T> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tally {
     pub(super) replaces: u64,
-    appends: u64,
+    pub(super) appends: u64,
     elapsed: Duration,
+    /// Medians of how long one took.
+    pub(super) replace_us_p50: u32,
+    pub(super) append_us_p50: u32,
 }
 
 impl Tally {
@@ -54,35 +57,70 @@ impl Workload {
     pub(super) fn run(&mut self, time: Duration, stop: &AtomicBool) -> Result<()> {
         let start = Instant::now();
         let deadline = start + time;
-        let outcome = std::thread::scope(|scope| {
-            let more = || Instant::now() < deadline && !stop.load(Ordering::Relaxed);
+        let more = || Instant::now() < deadline && !stop.load(Ordering::Relaxed);
+        let outcome = self.work(&more, |_| {});
+        self.elapsed += start.elapsed();
+        outcome
+    }
+
+    /// Lets all writers work until `cut`, which is called after a while, makes them
+    /// fail. What they are told until they fail counts as acknowledged.
+    ///
+    /// # Errors
+    /// A writer's that failed before, or that of `cut`.
+    pub(super) fn run_until_cut(
+        &mut self,
+        time: Duration,
+        stop: &AtomicBool,
+        cut: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let deadline = Instant::now() + time;
+        let end = AtomicBool::new(false);
+        let (mut was_cut, mut outcome) = (false, Ok(()));
+        let ended = self.work(&|| !end.load(Ordering::Relaxed), |failing| {
+            let failing = || failing.load(Ordering::Relaxed);
+            while Instant::now() < deadline && !failing() && !stop.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            if !failing() {
+                was_cut = true;
+                outcome = cut();
+            }
+            // Whoever still works by now would do so for ever.
+            end.store(true, Ordering::Relaxed);
+        });
+        if was_cut { outcome } else { ended }
+    }
+
+    /// Lets all writers work while there is `more`, and does something else
+    /// `meanwhile`, which is told when one fails.
+    fn work(
+        &mut self,
+        more: &(dyn Fn() -> bool + Sync),
+        meanwhile: impl FnOnce(&AtomicBool),
+    ) -> Result<()> {
+        let failing = &AtomicBool::new(false);
+        let noted = move |outcome: Result<()>| {
+            if outcome.is_err() {
+                failing.store(true, Ordering::Relaxed);
+            }
+            outcome
+        };
+        std::thread::scope(|scope| {
             let mut threads = Vec::new();
             for replacer in &mut self.replacers {
-                threads.push(scope.spawn(move || -> Result<()> {
-                    while more() {
-                        replacer.replace()?;
-                    }
-                    Ok(())
-                }));
+                threads.push(scope.spawn(move || noted(replacer.work(more))));
             }
             let appender = &mut self.appender;
-            threads.push(scope.spawn(move || -> Result<()> {
-                appender.open()?;
-                while more() {
-                    appender.append()?;
-                }
-                appender.close();
-                Ok(())
-            }));
+            threads.push(scope.spawn(move || noted(appender.work(more))));
+            meanwhile(failing);
             // All are joined before the first error is returned.
             let results: Vec<_> = threads
                 .into_iter()
                 .map(|thread| thread.join().expect("no writer panics"))
                 .collect();
             results.into_iter().collect::<Result<()>>()
-        });
-        self.elapsed += start.elapsed();
-        outcome
+        })
     }
 
     pub(super) fn tally(&self) -> Tally {
@@ -90,6 +128,8 @@ impl Workload {
             replaces: self.replacers.iter().map(|replacer| replacer.acknowledged).sum(),
             appends: self.appender.acknowledged,
             elapsed: self.elapsed,
+            replace_us_p50: median(self.replacers.iter().flat_map(|replacer| &replacer.times_us)),
+            append_us_p50: median(&self.appender.times_us),
         }
     }
 
@@ -103,30 +143,59 @@ impl Workload {
 }
 
 impl Acknowledged<Vec<u64>> {
-    /// Checks that `place` holds what was acknowledged, and counts it. A writer
-    /// may have got one step further than it was told.
+    pub(super) fn count(&self) -> u64 {
+        self.replaces.iter().chain(&self.appends).sum()
+    }
+
+    /// Checks that `place` holds what was acknowledged, and counts it.
     pub(super) fn verify(&self, place: &Path) -> std::result::Result<Acknowledged<u64>, String> {
+        let losses = self.losses(place);
+        match losses.as_slice() {
+            [] => {}
+            [loss] => return Err(format!("LOST: {loss}")),
+            [loss, others @ ..] => {
+                return Err(format!("LOST: {loss}; and {} more files", others.len()));
+            }
+        }
+        let replaces = self.replaces.iter().filter(|&&count| count > 0).count() as u64;
+        Ok(Acknowledged { replaces, appends: self.appends.iter().sum() })
+    }
+
+    /// The files that do not hold what was acknowledged. A writer may have got one
+    /// step further than it was told.
+    pub(super) fn losses(&self, place: &Path) -> Vec<String> {
+        let mut losses = Vec::new();
         for (index, &acknowledged) in self.replaces.iter().enumerate() {
             let file = place.join(format!("writer{index}/file"));
-            let found = read_replaced(&file, index as u64)
-                .map_err(|error| format!("LOST: {} cannot be verified: {error}", file.display()))?;
-            if found != acknowledged && found != acknowledged + 1 {
-                return Err(format!(
-                    "LOST: {} holds version {found}, acknowledged was {acknowledged}",
-                    file.display()
-                ));
+            let shown = file.display();
+            match read_replaced(&file, index as u64) {
+                Ok(found) if found == acknowledged || found == acknowledged + 1 => {}
+                Ok(found) => losses.push(format!(
+                    "{shown} holds version {found}, acknowledged was {acknowledged}"
+                )),
+                Err(error) => losses.push(format!("{shown} cannot be verified: {error}")),
             }
         }
         let log = place.join("appender/log");
-        let appended = count_appended(&log)
-            .map_err(|error| format!("LOST: {} cannot be verified: {error}", log.display()))?;
-        let acknowledged: u64 = self.appends.iter().sum();
-        if appended < acknowledged {
-            return Err(format!("LOST: {appended} records, acknowledged were {acknowledged}"));
+        let (shown, acknowledged) = (log.display(), self.appends.iter().sum());
+        match count_appended(&log, acknowledged) {
+            Ok(found) if found >= acknowledged => {}
+            Ok(found) => losses
+                .push(format!("{shown} holds {found} records, acknowledged were {acknowledged}")),
+            Err(error) => losses.push(format!("{shown} cannot be verified: {error}")),
         }
-        let replaces = self.replaces.iter().filter(|&&count| count > 0).count() as u64;
-        Ok(Acknowledged { replaces, appends: acknowledged })
+        losses
     }
+}
+
+fn median<'a>(times_us: impl IntoIterator<Item = &'a u32>) -> u32 {
+    let mut times: Vec<u32> = times_us.into_iter().copied().collect();
+    let middle = times.len() / 2;
+    if times.is_empty() { 0 } else { *times.select_nth_unstable(middle).1 }
+}
+
+fn us_since(start: Instant) -> u32 {
+    u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX)
 }
 
 /// A record whose every byte follows from who wrote it and when.
@@ -157,13 +226,23 @@ struct Replacer {
     index: u64,
     directory: PathBuf,
     acknowledged: u64,
+    times_us: Vec<u32>,
 }
 
 impl Replacer {
     fn new(place: &Path, index: usize) -> Result<Self> {
         let directory = place.join(format!("writer{index}"));
         std::fs::create_dir(&directory)?;
-        Ok(Self { index: index as u64, directory, acknowledged: 0 })
+        Ok(Self { index: index as u64, directory, acknowledged: 0, times_us: Vec::new() })
+    }
+
+    fn work(&mut self, more: &(dyn Fn() -> bool + Sync)) -> Result<()> {
+        while more() {
+            let start = Instant::now();
+            self.replace()?;
+            self.times_us.push(us_since(start));
+        }
+        Ok(())
     }
 
     fn replace(&mut self) -> Result<()> {
@@ -190,8 +269,8 @@ fn read_replaced(file: &Path, writer: u64) -> Result<u64> {
 /// Appends records and syncs each, as databases write their logs.
 struct Appender {
     path: PathBuf,
-    file: Option<File>,
     acknowledged: u64,
+    times_us: Vec<u32>,
 }
 
 impl Appender {
@@ -201,36 +280,34 @@ impl Appender {
         let path = directory.join("log");
         File::create(&path)?.sync_all()?;
         File::open(directory)?.sync_all()?;
-        Ok(Self { path, file: None, acknowledged: 0 })
+        Ok(Self { path, acknowledged: 0, times_us: Vec::new() })
     }
 
-    fn open(&mut self) -> Result<()> {
-        self.file = Some(OpenOptions::new().append(true).open(&self.path)?);
-        Ok(())
-    }
-
-    fn close(&mut self) {
-        self.file = None;
-    }
-
-    fn append(&mut self) -> Result<()> {
-        let file = self.file.as_mut().expect("opened at the begin of the turn");
-        file.write_all(&record(u64::MAX, self.acknowledged + 1))?;
-        file.sync_data()?;
-        self.acknowledged += 1;
+    fn work(&mut self, more: &(dyn Fn() -> bool + Sync)) -> Result<()> {
+        let mut file = OpenOptions::new().append(true).open(&self.path)?;
+        while more() {
+            let start = Instant::now();
+            file.write_all(&record(u64::MAX, self.acknowledged + 1))?;
+            file.sync_data()?;
+            self.acknowledged += 1;
+            self.times_us.push(us_since(start));
+        }
         Ok(())
     }
 }
 
-/// Number of whole records, which must be the first ones, in order.
-fn count_appended(log: &Path) -> Result<u64> {
+/// Number of whole records, which must be the first ones, in order. What follows
+/// those that were acknowledged may be anything: nobody promised it.
+fn count_appended(log: &Path, acknowledged: u64) -> Result<u64> {
     let mut content = Vec::new();
     File::open(log)?.read_to_end(&mut content)?;
     let mut count = 0;
     for bytes in content.chunks_exact(RECORD_BYTES) {
-        count += 1;
-        if version_of(bytes, u64::MAX)? != count {
-            return Err(std::io::Error::other("a record is missing in the middle"));
+        match version_of(bytes, u64::MAX) {
+            Ok(version) if version == count + 1 => count += 1,
+            _ if count >= acknowledged => break,
+            Ok(_) => return Err(std::io::Error::other("a record is missing in the middle")),
+            Err(error) => return Err(error),
         }
     }
     Ok(count)
@@ -277,5 +354,30 @@ mod tests {
         let length = (acknowledged.appends[0] - 1) * RECORD_BYTES as u64;
         log.and_then(|log| log.set_len(length)).expect("scratch");
         assert!(acknowledged.verify(place.path()).unwrap_err().contains("LOST"));
+    }
+
+    /// A power cut may leave any end of what nobody was told to be durable.
+    #[test]
+    fn what_was_not_acknowledged_may_be_torn() {
+        let (place, workload) = ran();
+        let log = File::options().append(true).open(place.path().join("appender/log"));
+        log.and_then(|mut log| log.write_all(&[7; 2 * RECORD_BYTES - 1])).expect("scratch");
+        workload.acknowledged().verify(place.path()).expect("nothing is lost");
+    }
+
+    /// The cut ends a turn and its errors are no failure; others are.
+    #[test]
+    fn a_turn_ends_with_the_cut() {
+        let (place, mut workload) = ran();
+        let before = workload.acknowledged().count();
+        let (time, stop) = (Duration::from_millis(20), AtomicBool::new(false));
+        workload
+            .run_until_cut(time, &stop, || std::fs::remove_dir_all(place.path().join("writer2")))
+            .expect("a removed directory is a cut");
+        assert!(workload.acknowledged().count() > before);
+        let lost = workload.acknowledged().verify(place.path()).unwrap_err();
+        assert!(lost.contains("writer2"), "{lost}");
+        let never = workload.run_until_cut(time, &stop, || panic!("a writer had failed before"));
+        assert!(never.is_err());
     }
 }

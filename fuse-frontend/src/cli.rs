@@ -47,7 +47,7 @@ pub enum Command {
     Probe(ProbeArgs),
     /// Make a log outside of the backing directory.
     Log(LogArgs),
-    /// Show what lanefs does: writers on a scratch mount and without it, verified.
+    /// Show what lanefs does: writers on a scratch mount and without it, a power cut, all verified.
     Demo(DemoArgs),
 }
 
@@ -191,14 +191,14 @@ pub struct DemoArgs {
 }
 
 const DEMO_TEXT: &str = "\
-As root and without --dir, the demo works on a scratch disk: ext4 in a sparse image
-file of 512 MiB (64 more for each further second) in the system's temporary
-directory, or in /var/tmp where that is in memory. In the end it cuts the disk's
-power while the writers write, recovers, and verifies every acknowledged file.
-That needs the programs mkfs.ext4 and losetup.
+As root and without --dir, the demo works on a scratch disk: ext4 in a sparse
+image file of 512 MiB (64 more for each further second) in the system's
+temporary directory, or in /var/tmp if that one is in memory. In the end it cuts
+the disk's power while the writers write, recovers, and verifies every
+acknowledged file. This needs the programs mkfs.ext4 and losetup.
 
 Otherwise it works in a scratch directory of the temporary directory, or in DIR.
-Nothing is left behind, unless something is lost: then the image stays.";
+Nothing is left behind, unless something is lost: then the image is kept.";
 
 /// Runs a command.
 ///

@@ -404,6 +404,9 @@ fn the_demo_runs_verifies_and_leaves_nothing() {
     assert_eq!(report["replaces_verified"], 16, "{report}");
     assert!(report["appends_verified"].as_u64().unwrap() > 0, "{report}");
     assert!(report["sync_requests"].as_u64() > report["groups"].as_u64(), "{report}");
+    assert!(report["bare_replace_us_p50"].as_u64().unwrap() > 0, "{report}");
+    // One's own directory is no disk whose power could be cut.
+    assert!(report["power_cut"].is_null() && report["no_power_cut"].is_string(), "{report}");
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "nothing is left");
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!table.contains(place.path().to_str().unwrap()), "nothing is left mounted");
@@ -438,4 +441,152 @@ fn the_demo_survives_the_death_of_its_daemon() {
     assert!(said.contains("everything acknowledged is there"), "{said}");
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!table.contains(place.path().to_str().unwrap()), "nothing is left mounted");
+}
+
+/// A directory in memory: the one filesystem everywhere on which no log is safe.
+fn in_memory() -> Option<tempfile::TempDir> {
+    let place = Path::new("/dev/shm");
+    let there = place.is_dir();
+    there.then(|| tempfile::tempdir_in(place).expect("/dev/shm is for everybody"))
+}
+
+/// One line of at most a few words, that says what is wrong and what helps.
+fn refused(exit_code: i32, words: &[&str], paths: &[&Path], must_say: &[&str]) {
+    let said = expect(exit_code, words, paths);
+    for must_say in must_say {
+        assert!(said.contains(must_say), "{words:?}: {must_say:?} is not in: {said}");
+    }
+    assert_eq!(said.trim_end().lines().count(), 1, "one line: {said}");
+}
+
+#[test]
+fn a_directory_without_a_log_needs_no_recovery() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let (backing, missing) = (place.backing(), place.path("missing"));
+    for command in ["recover", "check"] {
+        let said = expect(0, &[command], &[&backing]);
+        assert!(said.contains("has no log: there is nothing to recover"), "{said}");
+        assert_eq!(expect(0, &[command, "--json"], &[&backing]), "null\n");
+        refused(1, &[command], &[&missing], &["does not exist", "check the path"]);
+        let log = &missing;
+        refused(1, &[command], &[&backing, Path::new("--log"), log], &["lanefs log format"]);
+    }
+    assert_eq!(std::fs::read_dir(&backing).unwrap().count(), 0, "nothing was made");
+}
+
+#[test]
+fn a_served_directory_is_left_alone() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let (backing, mount) = (place.backing(), place.mount());
+    expect(0, &["mount", "--daemon"], &[&backing, &mount]);
+    for command in ["recover", "check", "probe"] {
+        let must_say = ["already served by another lanefs", "lanefs status", "unmount"];
+        refused(1, &[command], &[&backing], &must_say);
+    }
+    std::fs::write(mount.join("file"), b"the mount works on").unwrap();
+    expect(0, &["umount"], &[&mount]);
+}
+
+#[test]
+fn a_log_is_made_in_a_new_file_only() {
+    let place = Place::new();
+    let (new, missing) = (place.path("new.log"), place.path("missing/new.log"));
+    let format = |size: &'static str| ["log", "format", "--size", size];
+    for size in ["1M", "4095K", "0", "-4M", "4 cows", "", "99999999T"] {
+        let said = expect(2, &["log", "format", &format!("--size={size}")], &[&new]);
+        assert!(said.contains("4M"), "{size}: what is possible is said: {said}");
+        assert!(!new.exists(), "{size}: nothing was made");
+    }
+    expect(1, &format("4M"), &[&missing]);
+    refused(1, &format("4M"), &[&place.backing()], &["neither a regular file nor a block device"]);
+
+    let said = expect(0, &format("4M"), &[&new]);
+    assert!(said.contains("4 MiB") && said.contains("lanefs mount BACKING MOUNTPOINT --log"));
+    let made = std::fs::read(&new).unwrap();
+    assert_eq!(made.len(), 4 << 20);
+    // Made twice, what it holds would be lost; a file that is no log is somebody's.
+    refused(2, &format("4M"), &[&new], &["a log of lanefs", "nothing was changed"]);
+    let foreign = place.path("foreign");
+    std::fs::write(&foreign, b"somebody's").unwrap();
+    let output = lanefs(&format("4M"), &[&foreign]);
+    assert!(!output.status.success());
+    assert_eq!(std::fs::read(&foreign).unwrap(), b"somebody's");
+    assert!(std::fs::read(&new).unwrap() == made, "untouched");
+    if let Some(memory) = in_memory() {
+        let log = memory.path().join("log");
+        refused(1, &format("4M"), &[&log], &["in memory", "on a disk"]);
+        assert!(!log.exists());
+    }
+}
+
+#[test]
+fn a_probe_measures_says_why_and_leaves_nothing() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let backing = place.backing();
+    let said = expect(0, &["probe"], &[&backing]);
+    for word in ["flush", "bandwidth", "fence=auto would choose: ", ", because "] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    let said = expect(0, &["probe", "--json"], &[&backing]);
+    let figures: serde_json::Value = serde_json::from_str(&said).expect("--json prints JSON");
+    for name in ["flush_us", "flush_us_p99", "write_4k_us", "bandwidth_bytes_per_s"] {
+        assert!(figures[name].as_f64().is_some_and(|figure| figure > 0.0), "{name}: {said}");
+    }
+    assert!(["log", "backing"].contains(&figures["fence"].as_str().unwrap()), "{said}");
+    assert!(!figures["reason"].as_str().unwrap().is_empty(), "{said}");
+    assert_eq!(std::fs::read_dir(&backing).unwrap().count(), 0, "nothing is left");
+    refused(1, &["probe"], &[&place.path("missing")], &["does not exist"]);
+    if let Some(memory) = in_memory() {
+        let said = expect(0, &["probe"], &[memory.path()]);
+        assert!(said.contains("choose: backing") && said.contains("tmpfs keeps nothing"), "{said}");
+    }
+}
+
+/// Whoever asks for a log gets one or no mount, and hears why.
+#[test]
+fn a_log_that_cannot_be_had_is_said() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let (backing, mount) = (place.backing(), place.mount());
+    let missing = place.path("missing.log");
+    let foreign = place.path("foreign.log");
+    std::fs::write(&foreign, vec![7; 8 << 20]).unwrap();
+    let asked = "fence=log: no log can be kept for";
+    refused(1, &["mount", "-o", "ro,fence=log"], &[&backing, &mount], &[asked, "read-only"]);
+    for daemon in [&["mount"][..], &["mount", "--daemon"]] {
+        let paths: &[&Path] = &[&backing, &mount, Path::new("--log"), &missing];
+        let remedy = format!("lanefs log format {}", missing.display());
+        refused(1, daemon, paths, &["does not exist", &remedy]);
+        let mut words = daemon.to_vec();
+        words.extend(["--log-size", "1M"]);
+        let said = expect(2, &words, &[&backing, &mount]);
+        assert!(said.contains("from 4M"), "{said}");
+        if let Some(memory) = in_memory() {
+            let mut words = daemon.to_vec();
+            words.extend(["-o", "fence=log"]);
+            let must_say = [asked, "tmpfs keeps nothing", "ext4 or XFS"];
+            refused(1, &words, &[memory.path(), &mount], &must_say);
+        }
+        assert!(!is_mounted(&mount));
+    }
+    assert_eq!(std::fs::read_dir(&backing).unwrap().count(), 0, "no .lanefs was made");
+    if let Some(memory) = in_memory() {
+        // Nobody asked for a log: a mount without, and the status says why.
+        expect(0, &["mount", "--daemon"], &[memory.path(), &mount]);
+        let status = expect(0, &["status", "--json"], &[&mount]);
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        assert!(status["log"].as_str().unwrap().contains("tmpfs keeps nothing"), "{status}");
+        expect(0, &["umount"], &[&mount]);
+    }
 }

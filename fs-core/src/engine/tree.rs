@@ -257,8 +257,10 @@ impl<B: Backing> Tree<B> {
         if dir_moved {
             self.engine.dir_moved.fetch_max(lsn, Ordering::AcqRel);
         }
+        // Of two names of one object none was removed.
+        let is_same = |found: &Found<B>| renamed.0.as_ref().is_some_and(|m| m.key == found.key);
         if !mode.exchange {
-            self.forget_removed(renamed.1.as_ref());
+            self.forget_removed(renamed.1.as_ref().filter(|found| !is_same(found)));
         }
         Ok(())
     }

@@ -147,7 +147,14 @@ impl<B: Backing> LogFence<B> {
 
     /// `None` for a file without a name: nobody finds it after a power cut.
     fn group_file(&self, file: &Arc<Tracked<B>>) -> Result<Option<GroupFile<B>>> {
-        let reader = file.open_reader().ok_or(Errno::BADF)?;
+        let reader = match file.open_reader() {
+            Some(reader) => reader,
+            // Its last writer has closed it since the sync was asked for.
+            None => match self.backing.by_key(file.key()) {
+                Err(Errno::STALE) => return Ok(None),
+                found => self.log.reader(file, &found?.object)?,
+            },
+        };
         let before = self.backing.file_attr(&reader)?;
         let file = Arc::clone(file);
         Ok((before.nlink > 0).then(|| GroupFile {
@@ -272,8 +279,13 @@ impl<B: Backing> LogFence<B> {
         }
         // No operation is applied meanwhile: those that come later leave marks.
         let stream = self.log.lock_stream();
-        let logging =
-            |file: &&GroupFile<B>| file.file.logging(&file.collected, file.attr.size, file.lsn);
+        let logging = |file: &&GroupFile<B>| {
+            // Somebody may have forgotten it, and others track it anew: they do not know
+            // of this record.
+            let known = self.log.files.find(file.file.key());
+            let is_known = known.is_some_and(|known| Arc::ptr_eq(&known, &file.file));
+            file.file.logging(&file.collected, file.lsn) && is_known
+        };
         // Of all of them, also behind one that was cut.
         let uncut = files.iter().filter(logging).count() == files.len();
         drop(stream);

@@ -53,6 +53,9 @@ struct FileState<B: Backing> {
     committed: RangeSet,
     /// Pages in live records, by page number.
     live: BTreeMap<u64, LivePage>,
+    /// The length that the last record or journal commit has made durable, where no
+    /// operation has set it since.
+    durable_size: Option<u64>,
     /// The last record with content of this file, and where that content ends.
     logged: Option<Logged>,
     /// Last operation that took bytes away: a record made for an earlier place
@@ -118,6 +121,7 @@ impl<B: Backing> Tracked<B> {
                 reader: None,
                 committed,
                 live: BTreeMap::new(),
+                durable_size: None,
                 logged: None,
                 cut_at: 0,
                 synced: None,
@@ -171,6 +175,7 @@ impl<B: Backing> Tracked<B> {
         // The page that `size` is in too: what is beyond `size` in it is zero now.
         state.committed.remove(&(first * PAGE_BYTES..u64::MAX));
         state.live.split_off(&first);
+        state.durable_size = None;
         state.synced = None;
         state.emptied |= size == 0;
     }
@@ -183,6 +188,7 @@ impl<B: Backing> Tracked<B> {
         let bytes = pages.start * PAGE_BYTES..pages.end.saturating_mul(PAGE_BYTES);
         state.committed.remove(&bytes);
         state.live.retain(|page, _| !pages.contains(page));
+        state.durable_size = None;
         state.synced = None;
     }
 

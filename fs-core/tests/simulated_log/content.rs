@@ -10,7 +10,7 @@
 //! - each sector of 512 bytes is that of one of H; bytes that an operation up to k
 //!   has taken, of one since;
 //! - if the file has replaced another by an operation up to k, everything is of a
-//!   content since.
+//!   content since, except what was overwritten in place.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -46,6 +46,9 @@ pub struct FileFacts {
     /// How many contents came before `history`.
     past: usize,
     events: Vec<Event>,
+    /// Where cuts that were promised began and ended: when recovery carries one out
+    /// again, a sector may get two contents there.
+    borders: Vec<usize>,
     /// A sync has failed: anything may be there.
     pub failed: bool,
 }
@@ -79,7 +82,11 @@ impl FileFacts {
         self.history.drain(..done);
         self.past += done;
         let past = self.past;
-        self.events.retain(|event| event.index > past);
+        for event in self.events.extract_if(.., |event| event.index <= past) {
+            if let Effect::Cut { range, .. } = event.effect {
+                self.borders.extend([range.start, range.end]);
+            }
+        }
     }
 
     /// What is wrong with a content found after a crash that has kept the
@@ -139,6 +146,7 @@ impl FileFacts {
         // Where the file once ended, the disk may have ended too: what is behind was
         // lost with the length, and comes back as zeros with an operation that sets it.
         let ends = self.history.iter().map(|content| content.len());
+        let ends = ends.chain(self.borders.iter().copied());
         borders.extend(ends.filter(|end| range.contains(end)));
         // Parts of it were taken or cut off: each part by itself.
         borders.sort_unstable();
@@ -152,7 +160,9 @@ impl FileFacts {
                     from = from.max(event.index - self.past);
                 }
             }
-            if !self.is_one_of(pair[0], part, from, hint) {
+            if !self.is_one_of(pair[0], part, from, hint)
+                && !self.is_overwritten(pair[0], part, from)
+            {
                 return Err(self.loss(pair[0], part, from));
             }
         }
@@ -165,6 +175,18 @@ impl FileFacts {
             .find(|&index| shows(&self.history[index], offset, part));
         *hint = found.unwrap_or(*hint);
         found.is_some()
+    }
+
+    /// Whether it is of an earlier content that had something there already. What was
+    /// written over that is in place, and is as durable there as the disk likes: a
+    /// filesystem without a log promises no more when a file replaces another.
+    fn is_overwritten(&self, offset: usize, part: &[u8], to: usize) -> bool {
+        let cut = self.events.iter().any(|event| {
+            let Effect::Cut { range, .. } = &event.effect else { return false };
+            range.start < offset + part.len() && offset < range.end
+        });
+        let page = offset / 4096 * 4096;
+        !cut && self.history.range(..to).any(|c| c.len() > page && shows(c, offset, part))
     }
 
     fn loss(&self, offset: usize, part: &[u8], from: usize) -> String {

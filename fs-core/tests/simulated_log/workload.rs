@@ -41,6 +41,9 @@ pub struct Plan {
     pub lives: u32,
     /// Once in so many syncs something fails; 0 for never.
     pub fail_one_in: u64,
+    /// That is a sync of a file, which loses its dirty pages; else a journal commit,
+    /// a write of the log, or its flush.
+    pub fail_write_back: bool,
     /// A directory is exported by a second tree of the same engine.
     pub two_trees: bool,
     /// Once in so many steps; 0 for never.
@@ -325,6 +328,11 @@ impl Run {
             let mut world = self.world();
             world.dismount();
             world.outcome.kills += 1;
+            // What was to fail does not any more.
+            world.backing.fail_sync(0);
+            world.backing.fail_commit(0);
+            world.backing.fail_log_write(0);
+            world.backing.fail_log_flush(0);
             world.facts.tell(|| "kill".to_owned());
             (world.backing.clone(), world.plan.clone())
         };

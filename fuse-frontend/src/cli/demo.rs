@@ -75,32 +75,39 @@ fn measure(
     let mut on_bare = Workload::new(&scratch.bare(), writers).map_err(prepared)?;
     let outcome = take_turns(args, scratch, [&mut on_bare, &mut on_mount], stop, progress);
     let status = mount.status();
-    let report = outcome.as_ref().ok().map(|[bare, mount]| Report::new(args, mount, bare, &status));
+    let mut report = outcome.map(|[bare, mount]| Report::new(args, &mount, &bare, &status));
 
-    let mut power_cut = None;
-    if let (Some(_), Ok(_)) = (&report, scratch.disk()) {
-        unless_stopped(stop)?;
+    let mut was_cut = None;
+    let interrupted = stop.load(Ordering::Relaxed);
+    if let (Ok(_), Ok(disk), false) = (&report, scratch.disk(), interrupted) {
         progress.set_message("cutting the power");
-        power_cut = Some(cut_power(scratch, mount, &mut on_mount, stop)?);
+        match cut_power(disk, &mount, &mut on_mount, stop) {
+            Ok(acknowledged) => was_cut = Some(acknowledged),
+            Err(failure) => report = Err(failure),
+        }
         progress.inc(TURN.as_millis() as u64);
-    } else {
-        mount.end()?;
     }
+    mount.end()?;
     progress.set_message("verifying");
+    let power_cut = match was_cut {
+        Some(in_last_turn) => Some(recover(scratch, &on_mount, in_last_turn)?),
+        None => None,
+    };
 
     // What was acknowledged on the mount must be in the backing directory.
     let verified = on_mount.acknowledged().verify(&scratch.backing());
     let bare = on_bare.acknowledged().verify(&scratch.bare());
-    if let Err(failure) = outcome {
-        let kept = verified.map_or_else(|lost| lost, |_| "everything acknowledged is there".into());
-        return Err(Failure::new(format!("{failure}; {kept}")));
-    }
+    let mut report = report.map_err(|failure| {
+        let kept = verified
+            .clone()
+            .map_or_else(|lost| lost, |_| "everything acknowledged is there".into());
+        Failure::new(format!("{failure}; {kept}"))
+    })?;
     let bare = bare.map_err(|lost| format!("{lost} (and that without lanefs)"));
     let verified = verified
         .and_then(|verified| bare.map(|_| verified))
         .map_err(|lost| Failure::new(lost + &kept_for_inquest(scratch)))?;
     unless_stopped(stop)?;
-    let mut report = report.expect("the turns have not failed");
     report.verified(verified);
     report.power_cut = power_cut;
     report.no_power_cut = scratch.disk().err().map(str::to_owned);
@@ -141,17 +148,15 @@ fn take_turns(
     ])
 }
 
-/// A last turn on the mount, ended by a power cut; the disk is mounted and recovered
-/// when this returns.
+/// A last turn on the mount, ended by a power cut. Returns what was acknowledged in it.
 fn cut_power(
-    scratch: &mut Scratch,
-    mount: ScratchMount,
+    disk: &disk::Disk,
+    mount: &ScratchMount,
     on_mount: &mut Workload,
     stop: &AtomicBool,
-) -> Result<PowerCut, Failure> {
-    let before: u64 = on_mount.acknowledged().count();
+) -> Result<u64, Failure> {
+    let before = on_mount.acknowledged().count();
     let daemon = mount.daemon()?;
-    let disk = scratch.disk().expect("only a disk's power is cut");
     let cut = || {
         let cut = disk.cut();
         kill(&daemon);
@@ -160,12 +165,20 @@ fn cut_power(
     on_mount
         .run_until_cut(TURN, stop, cut)
         .map_err(|error| Failure::new(format!("in the turn before the power cut: {error}")))?;
-    mount.end()?;
-    if let Err(error) = scratch.disk_mut().expect("as before").power_on() {
+    Ok(on_mount.acknowledged().count() - before)
+}
+
+/// Mounts the disk again as the power cut left it, and recovers it.
+fn recover(
+    scratch: &mut Scratch,
+    on_mount: &Workload,
+    in_last_turn: u64,
+) -> Result<PowerCut, Failure> {
+    let disk = scratch.disk_mut().expect("only a disk's power is cut");
+    if let Err(error) = disk.power_on() {
         let kept = kept_for_inquest(scratch);
         return Err(Failure::new(format!("the disk does not come back: {error}{kept}")));
     }
-
     let acknowledged = on_mount.acknowledged();
     let behind = acknowledged.losses(&scratch.backing()).len();
     let recovered = lanefs(&["recover", "--json"], &[&scratch.backing()]);
@@ -177,7 +190,7 @@ fn cut_power(
     Ok(PowerCut {
         acknowledged_replaces: acknowledged.replaces.iter().sum(),
         acknowledged_appends: acknowledged.appends.iter().sum(),
-        acknowledged_in_last_turn: acknowledged.count() - before,
+        acknowledged_in_last_turn: in_last_turn,
         files_behind_before_recovery: behind as u64,
         log_found: recovered.is_object(),
         log_groups: number("groups"),

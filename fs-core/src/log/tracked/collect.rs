@@ -23,12 +23,14 @@ pub(crate) struct Need {
     pub(crate) new_bytes: u64,
     /// Pages that are, and must be compared.
     pub(crate) live_pages: usize,
+    /// The file ends in a hole, and nothing durable tells where.
+    length: bool,
 }
 
 impl Need {
     /// Whether all of the file is committed.
     pub(crate) fn is_nothing(&self) -> bool {
-        self.ranges.is_empty()
+        self.ranges.is_empty() && !self.length
     }
 
     /// Longest record that can come of it, in bytes.
@@ -46,6 +48,8 @@ pub(crate) struct Collected {
     /// Pages logged.
     pages: Vec<(u64, LivePage)>,
     end: u64,
+    /// The length, if there is a record.
+    length: Option<u64>,
 }
 
 impl<B: Backing> Tracked<B> {
@@ -67,6 +71,11 @@ impl<B: Backing> Tracked<B> {
             }
             overlaps
         });
+        // A length is told by the last page, if that is not a hole.
+        let told = size == 0
+            || state.committed.contains(&(size - 1..size))
+            || need.ranges.last().is_some_and(|range| range.end == size);
+        need.length = !told && state.durable_size != Some(size);
         for range in &need.ranges {
             let pages = range.start / PAGE_BYTES..range.end.div_ceil(PAGE_BYTES);
             let live = state.live.range(pages).count();
@@ -107,11 +116,12 @@ impl<B: Backing> Tracked<B> {
                 start = end;
             }
         }
-        if collected.pages.is_empty() {
+        if collected.pages.is_empty() && !need.length {
             group.cancel_data();
             return Ok(collected);
         }
         group.end_data();
+        collected.length = Some(attr.size);
         // Which of it has blocks now: a commit that begins later covers those. What
         // was written after the write-back may have none yet, and a page may be a
         // hole in part where blocks are smaller.
@@ -123,18 +133,17 @@ impl<B: Backing> Tracked<B> {
         Ok(collected)
     }
 
-    /// What was collected at number `lsn`, of a file that was `size` long, is about to
-    /// be written: from now on a cut of the file must leave a mark. False if the file was
-    /// cut since the number was taken: then the record would show a state of the file
-    /// that the stream has not reached yet.
-    pub(crate) fn logging(&self, collected: &Collected, size: u64, lsn: Lsn) -> bool {
+    /// What was collected at number `lsn` is about to be written: from now on a cut of the
+    /// file must leave a mark. False if the file was cut since the number was taken: then
+    /// what was collected is a state of the file that the group does not reach, and what
+    /// was cut is not in it though it was asked for.
+    pub(crate) fn logging(&self, collected: &Collected, lsn: Lsn) -> bool {
         let mut state = self.lock();
-        if collected.pages.is_empty() {
-            return true;
-        }
         // The record tells the length too.
-        let end = collected.end.max(size).max(state.logged.map_or(0, |logged| logged.end));
-        state.logged = Some(Logged { lsn, end });
+        if let Some(length) = collected.length {
+            let end = collected.end.max(length).max(state.logged.map_or(0, |logged| logged.end));
+            state.logged = Some(Logged { lsn, end });
+        }
         state.cut_at < lsn
     }
 
@@ -145,6 +154,7 @@ impl<B: Backing> Tracked<B> {
         // What was cut after the number was taken takes the record's pages with
         // it at recovery, whatever was written there since.
         if state.cut_at < lsn {
+            state.durable_size = collected.length.or(state.durable_size);
             state.live.extend(collected.pages);
             state.synced = Some(Synced::from(attr));
             state.emptied = false;
@@ -161,6 +171,7 @@ impl<B: Backing> Tracked<B> {
             for range in settled {
                 state.committed.insert(range.start..range.end.min(attr.size));
             }
+            state.durable_size = Some(attr.size);
             let FileState { live, committed, .. } = &mut *state;
             // Live records of what is committed now are of no more use.
             live.retain(|&page, entry| {

@@ -1,6 +1,8 @@
 //! What the programs do: one operation for each step, told to the facts as soon
 //! as the engine has answered.
 
+use std::sync::Arc;
+
 use fs_core::engine::Entry;
 use fs_core::platform::{Backing, OpenMode, RenameMode, os_name};
 use fs_core::types::{FileKind, NewMode, SetAttr, SetTime, SyncKind, Time};
@@ -84,10 +86,15 @@ impl World {
             return;
         }
         let nth = 1 + self.random.below(3);
-        let kind = self.random.below(4);
+        let kind = 1 + self.random.below(3);
+        let kind = if self.plan.fail_write_back { 0 } else { kind };
         self.facts.tell(|| format!("failure {kind} in {nth}"));
         match kind {
-            0 => self.backing.fail_sync(nth),
+            0 => {
+                // Whose data that loses nobody can tell; names and attributes are safe.
+                self.facts.all_broken();
+                self.backing.fail_sync(nth);
+            }
             1 => self.backing.fail_commit(nth),
             2 => self.backing.fail_log_write(nth),
             _ => self.backing.fail_log_flush(nth),
@@ -230,7 +237,14 @@ impl World {
         model.set_name(to.0, to.1, Some(from.2));
         let left = match (mode.exchange, mode.whiteout) {
             (true, _) => victim,
-            (_, true) => Some(model.add(Object::new(FileKind::CharDevice, 0, (0, 0)))),
+            (_, true) => {
+                let tree = Arc::clone(&self.mounts[mount].tree);
+                let entry = tree.lookup(source, old).expect("a whiteout");
+                let (uid, gid) = (entry.attr.uid, entry.attr.gid);
+                let id = model.add(Object::new(FileKind::CharDevice, 0, (uid, gid)));
+                self.mounts[mount].know(id, entry.id);
+                Some(id)
+            }
             _ => None,
         };
         model.set_name(from.0, from.1, left);

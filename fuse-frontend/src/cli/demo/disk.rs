@@ -128,12 +128,12 @@ impl Disk {
         if !patiently(|| unmount(UnmountFlags::empty()).is_ok()) {
             let _ = unmount(UnmountFlags::DETACH);
         }
-        let backing_file = format!("/sys/block/{device}/loop/backing_file");
-        let ours = || {
-            let attached = std::fs::read_to_string(&backing_file);
-            attached.is_ok_and(|file| Path::new(file.trim_end()) == self.image)
+        // By the file itself, not its path, which may have several forms.
+        let is_free = || {
+            let attached = tool("losetup").arg("--associated").arg(&self.image).output();
+            attached.is_ok_and(|output| output.status.success() && output.stdout.is_empty())
         };
-        if patiently(|| !ours()) { Ok(()) } else { Err(format!("/dev/{device} stays in use")) }
+        if patiently(is_free) { Ok(()) } else { Err(format!("/dev/{device} stays in use")) }
     }
 }
 

@@ -17,6 +17,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 const SECTOR_BYTES: usize = 512;
+const PAGE_BYTES: usize = 4096;
 
 /// A content, and the stream's last operation when it came.
 type Content = Arc<Vec<u8>>;
@@ -153,15 +154,14 @@ impl FileFacts {
         borders.dedup();
         for pair in borders.windows(2) {
             let part = &sector[pair[0] - offset..pair[1] - offset];
-            let mut from = whole_from;
-            for event in kept {
-                let Effect::Cut { range: cut, .. } = &event.effect else { continue };
-                if cut.start < pair[1] && pair[0] < cut.end {
-                    from = from.max(event.index - self.past);
-                }
-            }
+            let taken = kept.iter().filter(|event| {
+                matches!(&event.effect, Effect::Cut { range, .. }
+                    if range.start < pair[1] && pair[0] < range.end)
+            });
+            let cut = taken.map(|event| event.index - self.past).max().unwrap_or(0);
+            let from = cut.max(whole_from);
             if !self.is_one_of(pair[0], part, from, hint)
-                && !self.is_overwritten(pair[0], part, from)
+                && !self.is_overwritten(pair[0], part, cut..from)
             {
                 return Err(self.loss(pair[0], part, from));
             }
@@ -180,13 +180,10 @@ impl FileFacts {
     /// Whether it is of an earlier content that had something there already. What was
     /// written over that is in place, and is as durable there as the disk likes: a
     /// filesystem without a log promises no more when a file replaces another.
-    fn is_overwritten(&self, offset: usize, part: &[u8], to: usize) -> bool {
-        let cut = self.events.iter().any(|event| {
-            let Effect::Cut { range, .. } = &event.effect else { return false };
-            range.start < offset + part.len() && offset < range.end
-        });
-        let page = offset / 4096 * 4096;
-        !cut && self.history.range(..to).any(|c| c.len() > page && shows(c, offset, part))
+    fn is_overwritten(&self, offset: usize, part: &[u8], contents: Range<usize>) -> bool {
+        let page = offset / PAGE_BYTES * PAGE_BYTES;
+        let mut earlier = self.history.range(contents);
+        earlier.any(|content| content.len() > page && shows(content, offset, part))
     }
 
     fn loss(&self, offset: usize, part: &[u8], from: usize) -> String {

@@ -5,7 +5,8 @@
 //!   Gate             one promise and its figures
 //!     gates            those that are contests (crate::contest): a table of what must be reached
 //!     trial            runs such a table
-//!     lone, durable    what no contest shows: waiting, round trips, syncs that cost nothing
+//!     lone, durable,   what no contest shows: waiting, round trips, syncs that cost nothing,
+//!     recovery         recovery from a full log
 //!   Row              one figure: bare, lanefs, ratio, what is required, whether it is reached
 //!   report           a table for each gate, or one object a line
 //! ```
@@ -30,6 +31,7 @@ use crate::mounted::DEFAULT_OPTIONS;
 mod durable;
 mod gates;
 mod lone;
+mod recovery;
 mod report;
 mod row;
 mod trial;
@@ -81,7 +83,7 @@ pub enum Gate {
     Shared,
     /// writes to files that are never synced
     Unsynced,
-    /// time of a recovery with a full log
+    /// time of `lanefs recover` with a full log (always with fence=log)
     Recovery,
 }
 
@@ -102,8 +104,7 @@ impl Gate {
         match self {
             Gate::Lone => lone::measure(lab),
             Gate::Shared => durable::measure(lab),
-            // The log has no recovery yet that could be timed.
-            Gate::Recovery => lab.show(&Row::note(self, "not measured here yet: < 2 s for 64 MiB")),
+            Gate::Recovery => recovery::measure(lab),
             _ => Ok(()),
         }
     }
@@ -113,6 +114,7 @@ impl Gate {
         let others = match self {
             Gate::Lone => lone::steps(seconds),
             Gate::Shared => durable::STEPS,
+            Gate::Recovery => recovery::STEPS,
             _ => 0,
         };
         others + trial::steps(self, seconds)

@@ -241,8 +241,8 @@ impl<B: Backing> Tree<B> {
                     self.keeping(displaced.as_ref(), rename)?;
                 }
                 // An object of its own, which later operations name.
-                let whiteout = if mode.whiteout { self.found_for_log(&from, source.1) } else { Ok(None) };
-                Ok((moved, displaced, whiteout.ok().flatten()))
+                let whiteout = mode.whiteout.then(|| self.found_for_log(&from, source.1));
+                Ok((moved, displaced, whiteout.and_then(Result::ok).flatten()))
             },
             |_, _, (moved, displaced, whiteout), changes| {
                 let names = ((from.key(), source.1), (to.key(), target.1));

@@ -202,7 +202,10 @@ impl<B: Backing> Log<B> {
                 + superblock.segment_bytes * u64::from(superblock.segments);
         let segment_bytes = superblock.segment_bytes;
         let failed = |source| LogError::Read { offset: 0, source };
-        let writer = Writer::start(store, superblock).map_err(failed)?;
+        let mut writer = Writer::start(store, superblock).map_err(failed)?;
+        if config.bugs.answer_before_flush {
+            writer.answer_before_flush();
+        }
         // Not before: as long as the old groups count, so do the marks.
         home.marks.remove_through(&*backing, last).map_err(home_error("remove marks"))?;
         home.marks.forget_renewed(&*backing).map_err(home_error("remove marks"))?;

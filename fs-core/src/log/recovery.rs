@@ -202,8 +202,12 @@ pub(super) fn recover_in<B: Backing>(
     if contents.groups.is_empty() && marks.is_empty() {
         return Ok(None);
     }
-    let marker = backing.marker(&home.marker).map_err(home_error("read the marker"))?;
+    let mut marker = backing.marker(&home.marker).map_err(home_error("read the marker"))?;
     let mut report = summary(backing, superblock, &contents, marker);
+    let again = config.bugs.replay_same_boot && report.same_boot;
+    if again {
+        marker = superblock.tail_lsn;
+    }
     let first_marker = superblock.recovery_marker.unwrap_or(marker);
     let plan = Plan::new(&contents, &marks, first_marker);
     let mut renewed = HashMap::new();
@@ -222,7 +226,7 @@ pub(super) fn recover_in<B: Backing>(
     }
     let known = (marker, renewed);
     let objects = redo::redo(backing, home, &plan, known, &mut report, progress)?;
-    let over_blocks = config.bugs.replay_over_blocks;
+    let over_blocks = config.bugs.replay_over_blocks || again;
     fill::fill(backing, &plan, over_blocks, &objects, &mut report, progress)?;
     backing.sync_all().map_err(|source| RecoveryError::Backing { what: "sync", source })?;
     report.seconds = seconds(start.elapsed());

@@ -33,7 +33,7 @@ use crate::types::{Attr, Time};
 
 mod collect;
 
-pub(crate) use self::collect::Collected;
+pub(crate) use self::collect::{Collected, Need};
 
 /// Unit in which content is compared and logged.
 pub(crate) const PAGE_BYTES: u64 = 4096;

@@ -51,6 +51,8 @@ pub(crate) struct Writer<L: LogStore> {
     buffer: LogBuffer,
     /// Set by the first failure, and never taken back.
     failed: Option<Errno>,
+    /// A planted bug: groups are not flushed.
+    answers_early: bool,
 }
 
 impl<L: LogStore> Writer<L> {
@@ -70,12 +72,18 @@ impl<L: LogStore> Writer<L> {
             durable_tail_number: superblock.tail_group,
             buffer: LogBuffer::new(),
             failed: None,
+            answers_early: false,
             store,
             superblock,
         };
         writer.write_superblock()?;
         writer.flush()?;
         Ok(writer)
+    }
+
+    /// Plants a bug: groups are not flushed any more.
+    pub(crate) const fn answer_before_flush(&mut self) {
+        self.answers_early = true;
     }
 
     /// A builder for the next group; its memory is the last group's.
@@ -161,7 +169,11 @@ impl<L: LogStore> Writer<L> {
             wall_time_ns,
         });
         let bytes = group.buffer().len() as u64;
-        let written = self.store.write_and_flush(group.buffer(), offset);
+        let written = if self.answers_early {
+            self.store.write(group.buffer(), offset)
+        } else {
+            self.store.write_and_flush(group.buffer(), offset)
+        };
         self.give_back(group);
         if let Err(error) = written {
             self.failed = Some(error);

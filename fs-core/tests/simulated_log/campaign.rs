@@ -175,8 +175,9 @@ fn nothing_is_lost_on_xfs() {
 /// A failed sync is told to who asked for it; what others were promised holds.
 #[test]
 fn failures_lose_nothing_of_others() {
-    let sum = nothing_is_lost("failures_lose_nothing_of_others", |seed| {
-        Plan { fail_one_in: 12, ..plan(MODELS[seed as usize % 2], seed) }
+    let sum = nothing_is_lost("failures_lose_nothing_of_others", |seed| Plan {
+        fail_one_in: 12,
+        ..plan(MODELS[seed as usize % 2], seed)
     });
     assert!(sum.given_up > 0);
 }

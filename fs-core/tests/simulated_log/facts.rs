@@ -171,7 +171,8 @@ impl Facts {
             if state.sum != walk.sum {
                 continue;
             }
-            let checked = self.check_contents(backing, &walk, state, self.past + index, &mut contents);
+            let checked =
+                self.check_contents(backing, &walk, state, self.past + index, &mut contents);
             match checked {
                 Ok(()) => return Ok(walk.sum),
                 Err(loss) => losses.push(loss),

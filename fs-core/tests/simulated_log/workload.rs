@@ -192,12 +192,7 @@ pub fn run(plan: &Plan, seed: u64) -> Outcome {
 
 /// One boot: an engine on a filesystem until its programs have done their steps.
 /// `before` is what the last one was promised.
-fn live(
-    plan: &Plan,
-    backing: &SimBacking,
-    before: Option<&Facts>,
-    seed: u64,
-) -> (Outcome, Facts) {
+fn live(plan: &Plan, backing: &SimBacking, before: Option<&Facts>, seed: u64) -> (Outcome, Facts) {
     let mut outcome = Outcome::default();
     let started = disk::start(backing, &plan.log, plan.shape, &mut |_| {});
     let loss = match &started {

@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
@@ -30,6 +30,8 @@ mod workload;
 
 /// One turn on the mount or on the bare directory; the last ends in the power cut.
 const TURN: Duration = Duration::from_millis(500);
+const LAST_TURN_MAX: Duration = Duration::from_secs(2);
+const SINCE_COMMIT_MIN: Duration = Duration::from_millis(300);
 
 pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
     let stop = Arc::new(AtomicBool::new(false));
@@ -162,8 +164,20 @@ fn cut_power(
         kill(&daemon);
         cut
     };
+    // A commit makes durable all that was before it. So that there is something to be
+    // recovered, the cut does not come right after one.
+    let start = Instant::now();
+    let mut last_commit = (mount.commits(), start);
+    let ready = || {
+        let commits = mount.commits();
+        if commits != last_commit.0 {
+            last_commit = (commits, Instant::now());
+        }
+        let is_late = start.elapsed() >= LAST_TURN_MAX;
+        is_late || last_commit.1.elapsed() >= SINCE_COMMIT_MIN && start.elapsed() >= TURN
+    };
     on_mount
-        .run_until_cut(TURN, stop, cut)
+        .run_until_cut(stop, ready, cut)
         .map_err(|error| Failure::new(format!("in the turn before the power cut: {error}")))?;
     Ok(on_mount.acknowledged().count() - before)
 }

@@ -32,6 +32,20 @@ enum Device {
     Own(LoopFs),
 }
 
+impl Device {
+    fn in_memory(
+        scratch: Scratch,
+        disk: Disk,
+        filesystem: Filesystem,
+        options: &str,
+    ) -> io::Result<Self> {
+        // At a path: lanefs resolves the path of its backing directory.
+        let place = scratch.subdirectory("fs");
+        let mount = disk.mount_at(&place, filesystem.kernel_name(), options)?;
+        Ok(Device::Memory { mount, disk, _scratch: scratch })
+    }
+}
+
 /// What a device was asked for, counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Work {
@@ -47,15 +61,34 @@ impl Ground {
     /// # Errors
     /// There is no such disk to be had.
     pub fn in_memory(filesystem: Filesystem) -> io::Result<Self> {
+        Self::in_memory_mounted(filesystem, filesystem.quiet_options())
+    }
+
+    /// The same, mounted with these options.
+    ///
+    /// # Errors
+    /// As [`Ground::in_memory`].
+    pub fn in_memory_mounted(filesystem: Filesystem, options: &str) -> io::Result<Self> {
         // First, because it removes what a killed run left, and that may hold a loop device.
         let scratch = Scratch::new(0);
         let disk = Disk::new(DiskOptions::new(DISK_MIB).unrecorded())?;
         filesystem.make_as(disk.path(), Making::default());
-        // At a path: lanefs resolves the path of its backing directory.
-        let place = scratch.subdirectory("fs");
-        let (name, options) = (filesystem.kernel_name(), filesystem.quiet_options());
-        let mount = disk.mount_at(&place, name, options)?;
-        Self::over(filesystem, Device::Memory { mount, disk, _scratch: scratch })
+        let device = Device::in_memory(scratch, disk, filesystem, options)?;
+        Self::over(filesystem, device)
+    }
+
+    /// A disk with what this one holds now, as a power cut might leave it that spared the disk's
+    /// cache; its filesystem has recovered. Flushes take no time. None if this is no disk of memory.
+    ///
+    /// # Errors
+    /// There is no second disk to be had, or the filesystem does not recover.
+    pub fn after_power_cut(&self) -> io::Result<Option<Self>> {
+        let Device::Memory { disk, .. } = &self.device else { return Ok(None) };
+        let filesystem = self.filesystem;
+        let copy = Disk::from_image(disk.cached(), DiskOptions::new(DISK_MIB).unrecorded())?;
+        let options = filesystem.image_options();
+        let device = Device::in_memory(Scratch::new(0), copy, filesystem, options)?;
+        Ok(Some(Ground { filesystem, device }))
     }
 
     /// On a file of the machine's own disk, written beforehand and used with direct I/O.

@@ -30,6 +30,8 @@ pub(super) struct Row {
     /// Operations per second on lanefs by those on the bare side.
     #[serde(serialize_with = "three_digits")]
     pub ops_ratio: Option<f64>,
+    /// Of the disk, on both sides.
+    pub flushes_per_op: Option<[f64; 2]>,
     pub required: Option<Requirement>,
     /// None: nothing is required.
     pub reached: Option<bool>,
@@ -69,6 +71,7 @@ pub(super) enum Unit {
     OpsPerS,
     MibPerS,
     Us,
+    Seconds,
     /// Flushes and writes of the disk together.
     DiskRequests,
 }
@@ -82,6 +85,7 @@ impl Unit {
             Unit::OpsPerS => "ops/s",
             Unit::MibPerS => "MiB/s",
             Unit::Us => "us",
+            Unit::Seconds => "s",
             Unit::DiskRequests => "disk reqs",
         }
     }
@@ -90,6 +94,7 @@ impl Unit {
     pub fn digits(self) -> usize {
         match self {
             Unit::FlushesPerOp => 3,
+            Unit::Seconds => 2,
             Unit::Us => 1,
             Unit::P50Us | Unit::OpsPerS | Unit::MibPerS | Unit::DiskRequests => 0,
         }
@@ -141,6 +146,7 @@ impl Row {
             lanefs: None,
             ratio: None,
             ops_ratio: None,
+            flushes_per_op: None,
             required: None,
             reached: None,
         }

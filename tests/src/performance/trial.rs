@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::gates::{Figure, Trial, trials};
 use super::row::{Row, Setting, Unit};
 use super::{Gate, Lab};
-use crate::contest::{Bench, Contest, End, Outcome, Record, Session, Timing, Workload};
+use crate::contest::{Bench, Contest, End, Outcome, Record, Session, Timing, Workload, rounded};
 
 /// Fewer groups are no count.
 const GROUPS_MIN: u64 = 300;
@@ -80,11 +80,9 @@ fn bench(setting: &Setting) -> std::io::Result<Bench> {
 
 fn row(gate: Gate, trial: &Trial, outcome: &Outcome) -> Row {
     let Outcome { bare, lanefs, status } = outcome;
+    let flushes = [bare, lanefs].map(Record::flushes_per_op);
     let (unit, [bare, lanefs], ratio) = match trial.figure {
-        Figure::Flushes => {
-            let figures = [bare, lanefs].map(Record::flushes_per_op);
-            (Unit::FlushesPerOp, figures, figures[0] / figures[1])
-        }
+        Figure::Flushes => (Unit::FlushesPerOp, flushes, flushes[0] / flushes[1]),
         Figure::Time => {
             let figures = [bare, lanefs].map(|record| record.percentile_us(50));
             (Unit::P50Us, figures, outcome.p50_ratio())
@@ -107,6 +105,7 @@ fn row(gate: Gate, trial: &Trial, outcome: &Outcome) -> Row {
         lanefs: Some(lanefs),
         ratio: Some(ratio),
         ops_ratio: Some(outcome.ops_ratio()),
+        flushes_per_op: Some(flushes.map(|flushes| rounded(flushes, 4))),
         ..Row::note(gate, trial.setting.to_string()).of(status)
     };
     row.judged(trial.required)

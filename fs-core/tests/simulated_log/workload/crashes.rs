@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use fs_core::log::{OpenLogError, Progress};
 use fs_core::log::recovery::RecoveryReport;
+use fs_core::log::{OpenLogError, Progress};
 use fs_core::platform::sim::{Random, SimBacking};
 
 use super::{Outcome, Plan, World};
@@ -69,7 +69,8 @@ impl Cut<'_> {
             self.outcome.filled += u64::from(report.bytes_filled > 0);
         }
         let checked = self.facts.check(crashed);
-        let sum = checked.map_err(|loss| format!("depth {depth}, {report:?}: {loss}\n{log_before}"))?;
+        let sum =
+            checked.map_err(|loss| format!("depth {depth}, {report:?}: {loss}\n{log_before}"))?;
         for (place, image) in images {
             self.verify(&image, depth + 1).map_err(|loss| format!("cut at {place}: {loss}"))?;
         }

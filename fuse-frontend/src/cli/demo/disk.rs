@@ -4,12 +4,12 @@
 //! mounted; so unmounting is all there is to clean up.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FsWord, statfs};
+use rustix::ioctl::{Opcode, Setter, opcode};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 /// Room for the two logs, the one journal, and what the writers leave in a second.
@@ -18,24 +18,8 @@ const MIB_PER_SECOND: u64 = 64;
 const TMPFS_MAGIC: FsWord = 0x0102_1994;
 const BUSY_TIME_MAX: Duration = Duration::from_secs(20);
 
-/// `_IOR('X', 125, __u32)` of the kernel's ext4.h; MIPS, PowerPC and SPARC number
-/// the directions otherwise.
-#[cfg(not(any(
-    target_arch = "mips",
-    target_arch = "mips64",
-    target_arch = "powerpc",
-    target_arch = "powerpc64",
-    target_arch = "sparc64"
-)))]
-const EXT4_IOC_SHUTDOWN: u32 = 0x8004_587d;
-#[cfg(any(
-    target_arch = "mips",
-    target_arch = "mips64",
-    target_arch = "powerpc",
-    target_arch = "powerpc64",
-    target_arch = "sparc64"
-))]
-const EXT4_IOC_SHUTDOWN: u32 = 0x4004_587d;
+/// `_IOR('X', 125, __u32)` of the kernel's ext4.h.
+const EXT4_IOC_SHUTDOWN: Opcode = opcode::read::<u32>(b'X', 125);
 /// Without writing the journal out first.
 const GOING_NO_LOG_FLUSH: u32 = 2;
 
@@ -90,16 +74,13 @@ impl Disk {
     pub(super) fn cut(&self) -> std::io::Result<()> {
         let root = File::open(&self.mount_point)?;
         #[expect(unsafe_code, reason = "no library has a safe function for this ioctl")]
-        // SAFETY: the descriptor is open, and the kernel only reads the u32, which lives
-        // until the call returns.
-        let result = unsafe {
-            libc::ioctl(
-                root.as_raw_fd(),
-                EXT4_IOC_SHUTDOWN as _,
-                std::ptr::from_ref(&GOING_NO_LOG_FLUSH),
-            )
+        // SAFETY: this request reads a u32 through the pointer that `Setter` passes, and
+        // writes nothing to memory.
+        let cut = unsafe {
+            let shutdown = Setter::<EXT4_IOC_SHUTDOWN, u32>::new(GOING_NO_LOG_FLUSH);
+            rustix::ioctl::ioctl(&root, shutdown)
         };
-        if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        Ok(cut?)
     }
 
     /// Mounts the image as the cut left it, with nothing of it in memory.

@@ -122,6 +122,12 @@ impl ScratchMount {
         }
     }
 
+    /// Checkpoints and journal commits so far; nothing if no log is kept.
+    pub(super) fn commits(&self) -> (Option<u64>, Option<u64>) {
+        let log = &self.status()["engine"]["log"];
+        (log["checkpoints"].as_u64(), log["commits"].as_u64())
+    }
+
     /// The process that serves the mount.
     pub(super) fn daemon(&self) -> Result<OwnedFd, Failure> {
         let pid = self.status()["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());

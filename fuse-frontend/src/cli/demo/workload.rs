@@ -63,24 +63,23 @@ impl Workload {
         outcome
     }
 
-    /// Lets all writers work until `cut`, which is called after a while, makes them
-    /// fail. What they are told until they fail counts as acknowledged.
+    /// Lets all writers work until `cut`, which is called when all is `ready`, makes
+    /// them fail. What they are told until they fail counts as acknowledged.
     ///
     /// # Errors
     /// A writer's that failed before, or that of `cut`.
     pub(super) fn run_until_cut(
         &mut self,
-        time: Duration,
         stop: &AtomicBool,
+        mut ready: impl FnMut() -> bool,
         cut: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        let deadline = Instant::now() + time;
         let end = AtomicBool::new(false);
         let (mut was_cut, mut outcome) = (false, Ok(()));
         let ended = self.work(&|| !end.load(Ordering::Relaxed), |failing| {
             let failing = || failing.load(Ordering::Relaxed);
-            while Instant::now() < deadline && !failing() && !stop.load(Ordering::Relaxed) {
-                std::thread::sleep(Duration::from_millis(5));
+            while !failing() && !stop.load(Ordering::Relaxed) && !ready() {
+                std::thread::sleep(Duration::from_millis(20));
             }
             if !failing() {
                 was_cut = true;
@@ -321,7 +320,14 @@ mod tests {
         let place = tempfile::tempdir().expect("scratch directory");
         let mut workload = Workload::new(place.path(), 3).expect("scratch directory");
         let stop = AtomicBool::new(false);
-        workload.run(Duration::from_millis(50), &stop).expect("a plain directory works");
+        // However slow the machine is: everybody has something to lose.
+        let all_wrote = |workload: &Workload| {
+            let acknowledged = workload.acknowledged();
+            acknowledged.replaces.iter().chain(&acknowledged.appends).all(|&count| count > 1)
+        };
+        while !all_wrote(&workload) {
+            workload.run(Duration::from_millis(50), &stop).expect("a plain directory works");
+        }
         (place, workload)
     }
 
@@ -370,14 +376,21 @@ mod tests {
     fn a_turn_ends_with_the_cut() {
         let (place, mut workload) = ran();
         let before = workload.acknowledged().count();
-        let (time, stop) = (Duration::from_millis(20), AtomicBool::new(false));
+        let stop = AtomicBool::new(false);
+        let mut polls = 0;
+        let third_poll = || {
+            polls += 1;
+            polls > 2
+        };
+        let (there, gone) = (place.path().join("writer2"), place.path().join("gone"));
         workload
-            .run_until_cut(time, &stop, || std::fs::remove_dir_all(place.path().join("writer2")))
-            .expect("a removed directory is a cut");
+            .run_until_cut(&stop, third_poll, || std::fs::rename(there, gone))
+            .expect("a directory that is gone is a cut");
         assert!(workload.acknowledged().count() > before);
         let lost = workload.acknowledged().verify(place.path()).unwrap_err();
         assert!(lost.contains("writer2"), "{lost}");
-        let never = workload.run_until_cut(time, &stop, || panic!("a writer had failed before"));
+        let never =
+            workload.run_until_cut(&stop, || false, || panic!("a writer had failed before"));
         assert!(never.is_err());
     }
 }

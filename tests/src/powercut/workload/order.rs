@@ -537,33 +537,28 @@ impl Model {
 fn check(root: &Path, acts: &[Act], who: (u64, u32), progress: Progress) -> Result<(), String> {
     let mut found = Found::new();
     read(root, "", &mut found).map_err(|error| format!("{}: {error}", root.display()))?;
-    let mut last = Model::start();
-    let (mut model, mut first_difference, mut matched) = (Model::start(), None, None);
-    let mut newest = String::new();
-    for step in 0..=progress.begun.min(acts.len() as u64) {
-        if step > 0 {
-            last.apply(step, &acts[step as usize - 1]);
-        }
-        if step < progress.covered {
-            continue;
-        }
-        match last.is(&found) {
-            Ok(()) => (model, matched) = (last.clone(), Some(step)),
-            Err(difference) => {
-                first_difference.get_or_insert_with(|| difference.clone());
-                newest = difference;
-            }
-        }
-    }
     let Progress { covered, begun, .. } = progress;
-    if matched.is_none() {
-        let difference = first_difference.unwrap_or_default();
-        return Err(format!(
-            "as after none of the steps {covered} to {begun}: after the first, {difference}; \
-             after the last, {newest}"
-        ));
+    // Contents are judged with all that had begun: data needs no order.
+    let mut last = Model::start();
+    let (before, after) = acts.split_at(covered.min(acts.len() as u64) as usize);
+    (1..).zip(before).for_each(|(step, act)| last.apply(step, act));
+    let mut models = vec![last.clone()];
+    for (step, act) in (covered + 1..=begun).zip(after) {
+        last.apply(step, act);
+        models.push(last.clone());
     }
-    model.holds(&found, &last.contents, who, progress)
+    // Names alone may agree with several steps: whose content it is, they do not tell.
+    let mut differences = Vec::new();
+    for (model, step) in models.iter().zip(covered..) {
+        match model.is(&found).and_then(|()| model.holds(&found, &last.contents, who, progress)) {
+            Ok(()) => return Ok(()),
+            Err(difference) => differences.push(format!("after step {step}, {difference}")),
+        }
+    }
+    let agrees = models.iter().position(|model| model.is(&found).is_ok());
+    let first = agrees.map_or(&differences[0], |index| &differences[index]);
+    let newest = differences.last().expect("one for each model");
+    Err(format!("as after none of the steps {covered} to {begun}: {first}; {newest}"))
 }
 
 impl Workload for Order {

@@ -124,7 +124,8 @@ impl World {
     pub(super) fn copy(&mut self, program: usize) {
         let (Some(from), Some(to)) = (self.open_file(false), self.open_file(true)) else { return };
         // The first of them may have been closed to open the second.
-        if from.mount != to.mount || from.id == to.id
+        if from.mount != to.mount
+            || from.id == to.id
             || !self.opened.iter().any(|open| (open.mount, open.file) == (from.mount, from.file))
         {
             return;

@@ -1,0 +1,201 @@
+//! Bugs that the campaign has found, each in a few lines.
+
+use super::*;
+
+/// A file that was cut while the group with its content was written left no mark: if
+/// the journal kept the cut, recovery brought the cut bytes back.
+#[test]
+fn a_cut_within_a_fence_stays() {
+    let lab = Lab::new();
+    let (node, file) = lab.create("a");
+    lab.write(file, 0, &[1; 3000]);
+    let tree = Arc::clone(&lab.tree);
+    lab.within(FencePoint::LogWrite, move || {
+        let cut = SetAttr { size: Some(0), ..SetAttr::default() };
+        tree.set_attr(NOBODY, node, None, &cut).expect("a cut");
+        tree.make_dir(NOBODY, NodeId::ROOT, name("later"), DIRECTORY).expect("a directory");
+    });
+    assert_eq!(lab.sync(file), Ok(()));
+    lab.backing.on_fence(None);
+    lab.all(|disk| {
+        if content(disk, "a").is_some() && Walk::of(disk, false).names.len() > 1 {
+            assert_eq!(content(disk, "a"), Some(Vec::new()), "the cut came before");
+        }
+    });
+}
+
+/// A file that ends in a hole had its end nowhere: no page was to be logged.
+#[test]
+fn an_end_in_a_hole_is_durable() {
+    let lab = Lab::new();
+    let (_, file) = lab.create("a");
+    assert_eq!(lab.sync(file), Ok(()));
+    lab.write(file, 0, &[1; 648]);
+    lab.tree.allocate(NOBODY, file, 0x03, 0, 4096).expect("a hole");
+    assert_eq!(lab.sync(file), Ok(()));
+    lab.all(|disk| assert_eq!(content(disk, "a"), Some(vec![0; 648])));
+}
+
+/// A length that an operation had set, and the journal had kept, was set again by
+/// recovery after it had been cut.
+#[test]
+fn an_extension_that_was_kept_is_not_repeated() {
+    let lab = Lab::new();
+    let (node, file) = lab.create("a");
+    lab.cut(node, 652);
+    assert_eq!(lab.sync(file), Ok(()));
+    lab.cut(node, 0);
+    lab.tree.make_dir(NOBODY, NodeId::ROOT, name("later"), DIRECTORY).expect("a directory");
+    lab.all(|disk| {
+        if Walk::of(disk, false).names.len() > 1 {
+            assert_eq!(content(disk, "a"), Some(Vec::new()), "the cut came before");
+        }
+    });
+}
+
+/// The bits of a symbolic link cannot be set: its change of owner stopped recovery.
+#[test]
+fn an_owner_of_a_link_can_be_recovered() {
+    let lab = Lab::new();
+    let link = lab.tree.make_symlink(NOBODY, NodeId::ROOT, name("link"), name("x")).expect("one");
+    let owner = SetAttr { uid: Some(5), ..SetAttr::default() };
+    lab.tree.set_attr(NOBODY, link.id, None, &owner).expect("another owner");
+    let (_, file) = lab.create("a");
+    assert_eq!(lab.sync(file), Ok(()));
+    lab.all(|disk| {
+        let root = disk.root().expect("a root").object;
+        let found = disk.lookup(&root, name("link")).expect("it was synced");
+        assert_eq!(found.attr.uid, 5);
+    });
+}
+
+/// A whiteout is an object of its own: what was done to it later was passed over when
+/// recovery had made it anew.
+#[test]
+fn a_whiteout_can_be_removed() {
+    let lab = Lab::new();
+    let (_, file) = lab.create("a");
+    lab.rename("a", "b", RenameMode { whiteout: true, ..RenameMode::default() });
+    lab.tree.unlink(NodeId::ROOT, name("a")).expect("a whiteout goes");
+    assert_eq!(lab.sync(file), Ok(()));
+    lab.all(|disk| {
+        assert_eq!(content(disk, "b"), Some(Vec::new()));
+        assert_eq!(Walk::of(disk, false).names.len(), 1);
+    });
+}
+
+/// Recovery that was interrupted after an exchange, before its marker, took each of two
+/// objects that it had made anew for the other.
+#[test]
+fn an_interrupted_exchange_is_not_turned_back() {
+    let lab = Lab::new();
+    let ((_, one), (_, other)) = (lab.create("a"), lab.create("b"));
+    lab.write(one, 0, b"one");
+    lab.write(other, 0, b"the other");
+    lab.rename("a", "b", RenameMode { exchange: true, ..RenameMode::default() });
+    assert_eq!((lab.sync(one), lab.sync(other)), (Ok(()), Ok(())));
+    for seed in 0..40 {
+        let crashed = lab.backing.crash(seed);
+        let images = std::cell::RefCell::new(Vec::new());
+        recover(&crashed, None, &mut |_| {
+            images.borrow_mut().extend((0..20).map(|seed| crashed.crash(seed)));
+        })
+        .expect("a recovery");
+        for image in images.into_inner() {
+            recover(&image, None, &mut |_| {}).expect("a second recovery");
+            assert_eq!(content(&image, "b"), Some(b"one".to_vec()));
+            assert_eq!(content(&image, "a"), Some(b"the other".to_vec()));
+        }
+    }
+}
+
+/// Marks went before the old groups did: a power cut in between brought cut bytes back.
+#[test]
+fn marks_stay_as_long_as_the_groups() {
+    let lab = Lab::new();
+    let (node, file) = lab.create("a");
+    lab.write(file, 0, &[1; 3000]);
+    assert_eq!(lab.sync(file), Ok(()));
+    lab.cut(node, 0);
+    lab.backing.sync_all().expect("a sync");
+    let Lab { backing, engine, tree } = lab;
+    drop((tree, engine));
+    let images = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (taken, disk) = (Arc::clone(&images), backing.clone());
+    backing.on_fence(Some(Arc::new(move |_| {
+        taken.lock().expect("one thread").extend((0..20).map(|seed| disk.crash(seed)));
+    })));
+    let again = Lab::on(backing.clone());
+    backing.on_fence(None);
+    drop(again);
+    for image in images.lock().expect("one thread").iter() {
+        recover(image, None, &mut |_| {}).expect("a recovery");
+        assert_eq!(content(image, "a"), Some(Vec::new()));
+    }
+}
+
+/// The last writer of a file closed it while a reader's sync waited: `EBADF`.
+#[test]
+fn a_readers_sync_outlives_the_last_writer() {
+    let lab = Lab::new();
+    let (node, file) = lab.create("a");
+    let (_, leads) = lab.create("b");
+    lab.write(file, 0, &[1; 3000]);
+    let mode = OpenMode { write: false, ..READ_WRITE };
+    let reader = lab.tree.open(NOBODY, node, mode, false).expect("it opens");
+    let (sender, answer) = channel();
+    let tree = Arc::clone(&lab.tree);
+    lab.within(FencePoint::LogWrite, move || {
+        let sender = sender.clone();
+        let done = Box::new(move |result| sender.send(result).expect("somebody listens"));
+        tree.sync_file(NOBODY, reader, SyncKind::Full, done);
+        tree.release(file);
+    });
+    assert_eq!(lab.sync(leads), Ok(()));
+    lab.backing.on_fence(None);
+    assert_eq!(answer.try_recv(), Ok(Ok::<(), Errno>(())));
+    lab.all(|disk| assert_eq!(content(disk, "a"), Some(vec![1; 3000])));
+}
+
+/// A rename onto the same object had the log forget a file that lives: the next to open
+/// it did not know of the group that was being written, and left no mark.
+#[test]
+fn a_rename_onto_itself_removes_nothing() {
+    let lab = Lab::new();
+    let (node, file) = lab.create("a");
+    lab.write(file, 0, &[1; 3000]);
+    assert_eq!(lab.sync(file), Ok(()));
+    lab.tree.release(file);
+    lab.rename("a", "a", RenameMode::default());
+    let file = lab.tree.open(NOBODY, node, READ_WRITE, false).expect("it opens");
+    lab.cut(node, 0);
+    lab.tree.make_dir(NOBODY, NodeId::ROOT, name("later"), DIRECTORY).expect("a directory");
+    lab.all(|disk| {
+        if Walk::of(disk, false).names.len() > 1 {
+            assert_eq!(content(disk, "a"), Some(Vec::new()), "the cut came before");
+        }
+    });
+    lab.tree.release(file);
+    lab.engine.close(Duration::ZERO).expect("an end");
+}
+
+/// The first group had skipped the end of the tail's segment; when the log went round
+/// and used that space, a good log was refused as damaged.
+#[test]
+fn a_log_that_goes_all_the_way_round_is_good() {
+    let lab = Lab::new();
+    let (_, file) = lab.create("a");
+    for round in 0..60_u8 {
+        let bytes = [5_000, 20_000, 9_000][usize::from(round) % 3];
+        lab.write(file, 0, &vec![round + 1; bytes]);
+        let (_, other) = lab.create(&format!("f{round}"));
+        lab.write(other, 0, &vec![round + 1; bytes]);
+        assert_eq!(lab.sync(other), Ok(()));
+        if round % 7 == 3 {
+            lab.engine.log().expect("a log").checkpoint().expect("a checkpoint");
+        }
+        let crashed = lab.backing.crash(u64::from(round));
+        recover(&crashed, None, &mut |_| {}).expect("a good log");
+        assert_eq!(content(&crashed, &format!("f{round}")), Some(vec![round + 1; bytes]));
+    }
+}

@@ -60,8 +60,7 @@ pub fn run(args: &PowercutArgs, stop: &AtomicBool) -> Result<bool, String> {
     if let Some(directory) = &args.replay {
         return replay(directory, args.explain);
     }
-    let wanted =
-        |entry: &&Entry| args.workload.as_ref().is_none_or(|wanted| wanted == entry.name);
+    let wanted = |entry: &&Entry| args.workload.as_ref().is_none_or(|wanted| wanted == entry.name);
     let mut lines = Vec::new();
     for entry in WORKLOADS.iter().filter(wanted) {
         if stop.load(Ordering::Relaxed) {
@@ -85,15 +84,10 @@ pub fn run(args: &PowercutArgs, stop: &AtomicBool) -> Result<bool, String> {
     Ok(lines.iter().all(Line::is_good))
 }
 
-fn campaign(
-    args: &PowercutArgs,
-    name: &'static str,
-    stop: &AtomicBool,
-) -> Result<Line, String> {
+fn campaign(args: &PowercutArgs, name: &'static str, stop: &AtomicBool) -> Result<Line, String> {
     let progress = Progress::new(args, name);
     let (subject, mishap) = (args.subject(), args.mishap());
-    let rules =
-        Rules { filesystem: args.fs, recovery: args.recovery(), nested: args.nested };
+    let rules = Rules { filesystem: args.fs, recovery: args.recovery(), nested: args.nested };
     let images_each = if mishap == Mishap::None { IMAGES_PER_RECORDING } else { IMAGES_PER_MISHAP };
     let mut line = Line::new(name);
     let start = Instant::now();

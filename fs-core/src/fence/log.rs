@@ -276,7 +276,7 @@ impl<B: Backing> LogFence<B> {
             let GroupFile { file: tracked, reader, attr, lsn, .. } = file;
             let bugs = self.log.bugs();
             file.collected =
-                tracked.collect(&*self.backing, reader, attr, &need, *lsn, builder, bugs)?;
+                tracked.collect((&*self.backing, reader), attr, &need, *lsn, builder, bugs)?;
             if need.live_pages > 0 {
                 file.comparing = start.elapsed();
                 self.log.count_compared(need.live_pages);

@@ -159,11 +159,14 @@ pub fn check<B: Backing>(
     Ok(Some(report))
 }
 
+/// The engine's directory, and the log that belongs to it.
+type Found<B> = (Home<B>, <B as Backing>::Log);
+
 /// The directory and the log of a backing directory, if it has them.
 fn find<B: Backing>(
     backing: &B,
     elsewhere: Option<B::Log>,
-) -> Result<Option<(Home<B>, B::Log)>, OpenLogError> {
+) -> Result<Option<Found<B>>, OpenLogError> {
     let home = match Home::find(backing) {
         Ok(home) => home,
         Err(Errno::NOENT) => return Ok(None),
@@ -204,6 +207,10 @@ pub(super) fn recover_in<B: Backing>(
     }
     let mut marker = backing.marker(&home.marker).map_err(home_error("read the marker"))?;
     let mut report = summary(backing, superblock, &contents, marker);
+    if report.same_boot {
+        // What waits for its block in the page cache is newer than the log.
+        backing.sync_all().map_err(home_error("sync"))?;
+    }
     let again = config.bugs.replay_same_boot && report.same_boot;
     if again {
         marker = superblock.tail_lsn;

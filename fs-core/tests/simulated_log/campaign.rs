@@ -187,7 +187,8 @@ fn failures_lose_nothing_of_others() {
 fn failing_write_back_loses_no_names() {
     let sum = nothing_is_lost("failing_write_back_loses_no_names", |seed| {
         let plan = plan(MODELS[seed as usize % 2], seed);
-        Plan { fail_one_in: 12, fail_write_back: true, ..plan }
+        // A page that could not be written is in memory only: a restart may fill it.
+        Plan { fail_one_in: 12, fail_write_back: true, kill_one_in: 0, ..plan }
     });
     assert!(sum.syncs_failed > 0);
 }

@@ -1,5 +1,7 @@
 //! `lanefs log format`: a log outside of the backing directory.
 
+use std::os::unix::fs::FileTypeExt;
+
 use fs_core::log::format::{LOG_BYTES_DEFAULT, LOG_BYTES_MIN, SUPERBLOCK_MAGIC};
 use fs_core::log::{Progress, format_store};
 use fs_core::platform::LogStore;
@@ -13,15 +15,16 @@ use crate::mount::options::log_bytes;
 
 pub(super) fn format(args: &FormatArgs) -> Result<(), Failure> {
     let shown = args.path.display();
-    let is_new = !args.path.exists();
-    if !is_new {
-        refuse_content(args)?;
-    }
+    let is_device = args.path.metadata().is_ok_and(|found| found.file_type().is_block_device());
     let bytes = match &args.size {
         Some(size) => log_bytes(size)?,
-        None if is_new => LOG_BYTES_DEFAULT,
-        None => 0,
+        None if is_device => 0,
+        None => LOG_BYTES_DEFAULT,
     };
+    if args.path.exists() {
+        refuse_content(args)?;
+        make_room(args, is_device)?;
+    }
     let progress = LogProgress::new();
     let mut all = bytes;
     let made = LinuxLog::make_path(&args.path, bytes, &mut |done| {
@@ -30,12 +33,6 @@ pub(super) fn format(args: &FormatArgs) -> Result<(), Failure> {
     });
     progress.end();
     let log = made.map_err(|error| Failure::new(error.to_string()))?;
-    if log.bytes() < LOG_BYTES_MIN {
-        return Err(Failure::new(format!(
-            "{shown} has {} bytes: a log needs {LOG_BYTES_MIN} at least",
-            log.bytes()
-        )));
-    }
     let superblock = format_store(&log)
         .map_err(|error| Failure::new(format!("cannot write to {shown}: {error}")))?;
     let uuid: String = superblock.uuid.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -44,6 +41,27 @@ pub(super) fn format(args: &FormatArgs) -> Result<(), Failure> {
          Use it: lanefs mount BACKING MOUNTPOINT --log {shown}\n",
         superblock.log_bytes >> 20
     ))
+}
+
+/// Checks that a device is large enough before anything is written; a file is made
+/// anew.
+fn make_room(args: &FormatArgs, is_device: bool) -> Result<(), Failure> {
+    let shown = args.path.display();
+    let failed =
+        |error: &dyn std::fmt::Display| Failure::new(format!("cannot use {shown}: {error}"));
+    // Also the claim that nobody else uses it.
+    let found = LinuxLog::open_path(&args.path, 0).map_err(|error| failed(&error))?;
+    if !is_device {
+        drop(found);
+        return std::fs::remove_file(&args.path).map_err(|error| failed(&error));
+    }
+    if found.bytes() < LOG_BYTES_MIN {
+        return Err(Failure::usage(format!(
+            "{shown} has {} bytes, and a log needs {LOG_BYTES_MIN} at least: nothing was changed",
+            found.bytes()
+        )));
+    }
+    Ok(())
 }
 
 /// Refuses to overwrite what somebody may want to keep.

@@ -6,8 +6,8 @@ use fs_core::platform::linux::{BackingOptions, LinuxBacking};
 use super::RecoverArgs;
 use super::table::{print, row, table};
 use crate::failure::Failure;
-use crate::mount::MountOptions;
 use crate::mount::engine::{LogProgress, open_elsewhere};
+use crate::mount::{MountOptions, mounts};
 
 pub(super) fn recover(args: &RecoverArgs) -> Result<(), Failure> {
     let (backing, options) = open(args)?;
@@ -30,6 +30,15 @@ fn failed(args: &RecoverArgs, error: &dyn std::fmt::Display) -> Failure {
 }
 
 fn open(args: &RecoverArgs) -> Result<(LinuxBacking, MountOptions), Failure> {
+    let shown = args.backing.display();
+    let mounted =
+        args.backing.canonicalize().ok().and_then(|path| mounts::at(&path).ok().flatten());
+    if mounted.is_some_and(|mount| mount.filesystem == mounts::FILESYSTEM_TYPE) {
+        return Err(Failure::usage(format!(
+            "{shown} is a lanefs mount: what it serves is recovered already; name the backing \
+             directory, and if that is mounted over itself run `lanefs umount {shown}` first"
+        )));
+    }
     let backing = LinuxBacking::open(&args.backing, BackingOptions::default())
         .map_err(|error| Failure::new(error.to_string()))?;
     if !backing.uses_handles() {

@@ -42,9 +42,11 @@ pub fn start(
     let config = || EngineConfig { lanes: options.lanes() };
     let reason = reason_against(backing, options);
     if let Some(reason) = reason {
-        if options.fence == FenceChoice::Log {
+        let named = options.log.is_some() && options.fence == FenceChoice::Auto;
+        if options.fence == FenceChoice::Log || named {
+            let asked = if named { "--log" } else { "fence=log" };
             return Err(Failure::new(format!(
-                "fence=log: no log can be kept for {}: {reason}",
+                "{asked}: no log can be kept for {}: {reason}",
                 path.display()
             )));
         }

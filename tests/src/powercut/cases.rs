@@ -44,8 +44,7 @@ pub fn keep(origin: &Origin<'_>, loss: &Loss) -> Result<PathBuf, String> {
     let cut = &loss.cut;
     let what = if loss.how.contains("cut at") { "-nested" } else { "" };
     let name = filesystem.name();
-    let name =
-        format!("{name}-{fence}-{workload}-{seed}-{}-{:x}{what}", cut.position.0, cut.seed);
+    let name = format!("{name}-{fence}-{workload}-{seed}-{}-{:x}{what}", cut.position.0, cut.seed);
     let directory = workspace::target().join("powercut").join(name);
     let case = json!({
         "filesystem": filesystem.name(),

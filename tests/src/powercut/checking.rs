@@ -194,7 +194,8 @@ pub fn judge(
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         // All of them are waited for before the first error counts.
-        let outcomes: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
+        let outcomes: Vec<_> =
+            threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
         outcomes.into_iter().try_for_each(|outcome| outcome.expect("no judge panics"))
     })?;
     Ok(shared.into_inner().unwrap_or_else(PoisonError::into_inner).verdict)
@@ -270,7 +271,8 @@ impl Bench {
                 let recorded = recorded.torn(&self.tearing);
                 for (nested, moment) in nesting.cuts(&recorded) {
                     let promised = recorded.promised(&promised, nested.position);
-                    let how = format!("{how}cut at {} of its recovery ({moment}); ", nested.position);
+                    let how =
+                        format!("{how}cut at {} of its recovery ({moment}); ", nested.position);
                     waiting.push((nested, promised, how, level + 1));
                 }
             }

@@ -54,6 +54,9 @@ impl Mishap {
     }
 }
 
+/// Directories and what they held.
+pub type Trees = Vec<(String, Arc<Snapshot>)>;
+
 /// Everything that a campaign needs to know of a run.
 pub struct Recording {
     /// What was written and flushed.
@@ -65,7 +68,7 @@ pub struct Recording {
     /// The log's promises count.
     pub log: bool,
     /// From a position on, directories that must be exactly so.
-    pub exact: Vec<(Position, Vec<(String, Arc<Snapshot>)>)>,
+    pub exact: Vec<(Position, Trees)>,
     /// Where something special happened: cuts are worth more there.
     pub hot: Vec<RangeInclusive<u64>>,
     /// What is on the disk after everything was unmounted, and what must be there.
@@ -99,7 +102,7 @@ struct Stage {
 /// What a run of a kind of its own leaves to say.
 #[derive(Default)]
 struct Events {
-    exact: Vec<(Position, Vec<(String, Arc<Snapshot>)>)>,
+    exact: Vec<(Position, Trees)>,
     hot: Vec<RangeInclusive<u64>>,
     // The state after everything, when it is known.
     last_exact: Vec<(String, Arc<Snapshot>)>,

@@ -96,7 +96,12 @@ impl Recovery {
         let start = Instant::now();
         if !self.wants(tree) {
             let nothing = Duration::ZERO;
-            return Ok(Recovered { report: Value::Null, mount: None, asked: false, elapsed: nothing });
+            return Ok(Recovered {
+                report: Value::Null,
+                mount: None,
+                asked: false,
+                elapsed: nothing,
+            });
         }
         let (report, mount) = match way {
             Way::Mount => (Value::Null, Some(Daemon::mount(tree, &self.options)?)),
@@ -128,7 +133,8 @@ fn output(
     command: &mut Command,
     kill_after: Option<Duration>,
 ) -> std::io::Result<(ExitStatus, String, String)> {
-    let memory = |name| Ok::<_, std::io::Error>(File::from(memfd_create(name, MemfdFlags::CLOEXEC)?));
+    let memory =
+        |name| Ok::<_, std::io::Error>(File::from(memfd_create(name, MemfdFlags::CLOEXEC)?));
     let (stdout, stderr) = (memory("stdout")?, memory("stderr")?);
     command.stdin(Stdio::null()).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
     let mut child = command.spawn()?;

@@ -79,7 +79,8 @@ fn run_actors(count: usize, run: impl Fn(usize) -> io::Result<()> + Sync) -> io:
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..count).map(|actor| scope.spawn(move || run(actor))).collect();
         // All of them are waited for before the first error counts.
-        let outcomes: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
+        let outcomes: Vec<_> =
+            threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
         outcomes.into_iter().try_for_each(|outcome| outcome.expect("no actor panics"))
     })
 }

@@ -91,8 +91,7 @@ impl<B: Backing> Tracked<B> {
     /// the log has it all.
     pub(crate) fn collect(
         &self,
-        backing: &B,
-        reader: &B::File,
+        (backing, reader): (&B, &B::File),
         attr: &Attr,
         need: &Need,
         lsn: Lsn,

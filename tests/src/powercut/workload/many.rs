@@ -44,7 +44,8 @@ impl Workload for Many {
                 })
                 .collect();
             // All of them are waited for before the first error counts.
-            let outcomes: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
+            let outcomes: Vec<_> =
+                threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
             outcomes.into_iter().try_for_each(|outcome| outcome.expect("no program panics"))
         })
     }

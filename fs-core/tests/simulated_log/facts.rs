@@ -35,6 +35,7 @@ pub struct Facts {
     states: VecDeque<State>,
     /// How many operations came before `states`.
     past: usize,
+    contents_are_lost: bool,
     /// Trees are written down, and operations.
     in_words: bool,
     pub trace: Vec<String>,
@@ -64,14 +65,22 @@ impl Facts {
         let state = model.state(in_words);
         assert_eq!(state.sum, walk.sum, "the model is what was found");
         let states = VecDeque::from([state]);
-        Self { model, files, states, past: 0, in_words, trace: Vec::new() }
+        Self {
+            model,
+            files,
+            states,
+            past: 0,
+            contents_are_lost: false,
+            in_words,
+            trace: Vec::new(),
+        }
     }
 
     /// No facts at all.
     pub fn nothing() -> Self {
         let model = Model { objects: Vec::new() };
         let (files, states, trace) = (BTreeMap::new(), VecDeque::new(), Vec::new());
-        Self { model, files, states, past: 0, in_words: false, trace }
+        Self { model, files, states, past: 0, contents_are_lost: false, in_words: false, trace }
     }
 
     /// The last operation's number.
@@ -147,9 +156,9 @@ impl Facts {
         promises.iter().for_each(|&promise| self.kept(promise));
     }
 
-    /// A sync of everything failed.
+    /// A sync of everything failed, or some write-back will: no content counts any more.
     pub fn all_broken(&mut self) {
-        self.files.values_mut().for_each(|file| file.failed = true);
+        self.contents_are_lost = true;
     }
 
     /// Somebody's sync of everything succeeded.
@@ -217,7 +226,8 @@ impl Facts {
         last: usize,
         contents: &mut [Option<Vec<u8>>],
     ) -> Result<(), String> {
-        for (number, &id) in state.objects.iter().enumerate() {
+        let files = if self.contents_are_lost { &[] } else { &state.objects[..] };
+        for (number, &id) in files.iter().enumerate() {
             let Some(file) = self.files.get(&id) else { continue };
             let content = contents[number].get_or_insert_with(|| {
                 let mut content = Vec::new();

@@ -105,11 +105,6 @@ impl Ground {
         Ok(ground)
     }
 
-    /// Which filesystem it is.
-    pub fn filesystem(&self) -> Filesystem {
-        self.filesystem
-    }
-
     /// The directory that a side works in, or that lanefs mounts.
     pub fn root(&self) -> PathBuf {
         self.mount_point().join("root")

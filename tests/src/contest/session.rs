@@ -73,10 +73,11 @@ impl<'b> Session<'b> {
                 .and_then(|()| ground.sync())
                 .map_err(|error| format!("cannot prepare the files: {error}"))?;
         }
+        // Before the mount: lanefs measures a flush and chooses by it.
+        bench.set_flush_time(flush_time);
         let mounted = Mounted::new(&bench.lanefs.root(), options);
         let bare = Side::new(Subject::Bare, contest, &bench.bare.root(), &bench.bare)?;
         let lanefs = Side::new(Subject::Lanefs, contest, mounted.path(), &bench.lanefs)?;
-        bench.set_flush_time(flush_time);
         Ok(Session { bench, contest, paused: None, bare, lanefs, mounted, pairs: 0 })
     }
 

@@ -11,6 +11,7 @@ use crate::contest::{Bench, End, Ground};
 use crate::filesystem::Filesystem;
 use crate::mounted::Mounted;
 
+const FLUSH_TIME: Duration = Duration::from_millis(2);
 const SYNCS: u64 = 1000;
 /// Longer than the pause between two commits that lanefs makes by itself.
 const QUIET: Duration = Duration::from_millis(1500);
@@ -22,6 +23,7 @@ pub(super) const STEPS: u64 = 2;
 pub(super) fn measure(lab: &mut Lab<'_>) -> Result<(), End> {
     let bench = Bench::in_memory(Filesystem::Ext4, Filesystem::Ext4);
     let bench = bench.map_err(|error| error.to_string())?;
+    bench.set_flush_time(FLUSH_TIME);
     let mounted = Mounted::new(&bench.lanefs.root(), &lab.options);
     let status = mounted.status();
     for (name, make) in [("file", make_file as Make), ("directory", make_directory)] {

@@ -48,9 +48,10 @@ pub mod workload;
 /// Losses of one workload that are kept on disk and shown.
 const KEPT_LOSSES_MAX: usize = 3;
 /// Images of one recording; more come from another run of the workload.
-const IMAGES_PER_RECORDING: u64 = 500;
+const IMAGES_PER_RECORDING: u64 = 250;
 /// The same where what happens to the run is of interest: many runs, few images of each.
-const IMAGES_PER_MISHAP: u64 = 40;
+const IMAGES_PER_KILL: u64 = 25;
+const IMAGES_PER_FAULT: u64 = 15;
 
 /// Runs the campaign; true if nothing was lost and nothing refused.
 ///
@@ -86,14 +87,19 @@ pub fn run(args: &PowercutArgs, stop: &AtomicBool) -> Result<bool, String> {
 
 fn campaign(args: &PowercutArgs, name: &'static str, stop: &AtomicBool) -> Result<Line, String> {
     let progress = Progress::new(args, name);
-    let (subject, mishap) = (args.subject(), args.mishap());
-    let rules = Rules { filesystem: args.fs, recovery: args.recovery(), nested: args.nested };
-    let images_each = if mishap == Mishap::None { IMAGES_PER_RECORDING } else { IMAGES_PER_MISHAP };
+    let mishap = args.mishap();
+    let images_each = match mishap {
+        Mishap::None => IMAGES_PER_RECORDING,
+        Mishap::Kill => IMAGES_PER_KILL,
+        Mishap::Faults => IMAGES_PER_FAULT,
+    };
     let mut line = Line::new(name);
     let start = Instant::now();
     while line.verdict.images < args.images && !stop.load(Ordering::Relaxed) {
         let round = line.recordings;
         let seed = args.seed + 1000 * round;
+        let (subject, recovery) = (args.subject(round), args.recovery(round));
+        let rules = Rules { filesystem: args.fs, recovery, nested: args.nested };
         let workload = Parts::new(name, seed, mishap.parts())?;
         let (log, forgive_shaken) = (args.promises_of_log(), args.forgives_shaken());
         let run = Run { mishap, log, forgive_shaken, seed, round };
@@ -117,7 +123,8 @@ fn campaign(args: &PowercutArgs, name: &'static str, stop: &AtomicBool) -> Resul
         for loss in &verdict.losses {
             if line.kept < KEPT_LOSSES_MAX {
                 line.kept += 1;
-                keep(args, name, (seed, mishap), &recording, loss, &progress)?;
+                let run = (name, &*args.mount_options(round), seed, mishap);
+                keep(args, run, &recording, loss, &progress)?;
             }
         }
         line.verdict.add(verdict);
@@ -129,17 +136,15 @@ fn campaign(args: &PowercutArgs, name: &'static str, stop: &AtomicBool) -> Resul
 
 fn keep(
     args: &PowercutArgs,
-    name: &str,
-    (seed, mishap): (u64, Mishap),
+    (name, options, seed, mishap): (&str, &str, u64, Mishap),
     recording: &Recording,
     loss: &Loss,
     progress: &Progress,
 ) -> Result<(), String> {
-    let options = args.mount_options();
     let origin = Origin {
         filesystem: args.fs,
         fence: &args.fence,
-        options: &options,
+        options,
         workload: name,
         seed,
         parts: mishap.parts(),

@@ -217,14 +217,19 @@ impl<B: Backing> LogFence<B> {
             (tail, first)
         };
         tail.joined.retain(|joined| !files.iter().any(|file| Arc::ptr_eq(&file.file, joined)));
-        for joined in &tail.joined {
-            match self.joined_file(joined) {
-                Ok(file) => files.extend(file),
+        let joined = std::mem::take(&mut tail.joined);
+        for file in &joined {
+            match self.joined_file(file) {
+                // It has lost its name since; but this group may be the last to be kept,
+                // and then the name stands for it. A commit holds the loss as well.
+                Ok(None) => tail.inexpressible = true,
+                Ok(found) => files.extend(found),
                 Err(error) => {
                     tracing::warn!(%error, "a renamed file's content cannot be made durable");
                 }
             }
         }
+        tail.joined = joined;
         for (file, lsn) in files.iter_mut().zip(first..) {
             file.lsn = lsn;
         }
@@ -273,10 +278,10 @@ impl<B: Backing> LogFence<B> {
                 continue;
             }
             let start = Instant::now();
-            let GroupFile { file: tracked, reader, attr, lsn, .. } = file;
-            let bugs = self.log.bugs();
-            file.collected =
-                tracked.collect((&*self.backing, reader), attr, &need, *lsn, builder, bugs)?;
+            let GroupFile { file: tracked, reader, attr, before, lsn, .. } = file;
+            let (bugs, source) = (self.log.bugs(), (&*self.backing, &**reader));
+            let sizes = (&*attr, before.size);
+            file.collected = tracked.collect(source, sizes, &need, *lsn, builder, bugs)?;
             if need.live_pages > 0 {
                 file.comparing = start.elapsed();
                 self.log.count_compared(need.live_pages);

@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -40,9 +41,13 @@ impl Lab {
     }
 
     fn on(backing: SimBacking) -> Self {
-        let config = LogConfig { bytes: SHAPE.bytes(), background: false, ..LogConfig::default() };
+        Self::with(backing, SHAPE)
+    }
+
+    fn with(backing: SimBacking, shape: LogShape) -> Self {
+        let config = LogConfig { bytes: shape.bytes(), background: false, ..LogConfig::default() };
         let config = LogConfig { inline_bytes_max: Some(1 << 20), probe: None, ..config };
-        let (engine, _) = start(&backing, &config, SHAPE, &mut |_| {}).expect("a log opens");
+        let (engine, _) = start(&backing, &config, shape, &mut |_| {}).expect("a log opens");
         let tree = engine.add_tree(backing.clone()).expect("a tree");
         Self { backing, engine, tree }
     }
@@ -85,9 +90,14 @@ impl Lab {
 
     /// Runs something once within the next fence, at this point.
     fn within(&self, at: FencePoint, act: impl Fn() + Send + Sync + 'static) {
-        let done = std::sync::atomic::AtomicBool::new(false);
+        self.within_nth(at, 1, act);
+    }
+
+    /// As [`Self::within`], when that point is met for the nth time.
+    fn within_nth(&self, at: FencePoint, nth: u32, act: impl Fn() + Send + Sync + 'static) {
+        let met = AtomicU32::new(0);
         self.backing.on_fence(Some(Arc::new(move |point| {
-            if point == at && !done.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            if point == at && met.fetch_add(1, Ordering::Relaxed) + 1 == nth {
                 act();
             }
         })));

@@ -40,6 +40,8 @@ pub fn start(
     options: &MountOptions,
 ) -> Result<MountEngine, Failure> {
     let config = || EngineConfig { lanes: options.lanes() };
+    // A log that was named must be there, whatever is chosen.
+    drop(open_elsewhere(backing, options)?);
     let reason = reason_against(backing, options);
     if let Some(reason) = reason {
         let named = options.log.is_some() && options.fence == FenceChoice::Auto;

@@ -7,6 +7,16 @@ use super::recording::{Mishap, Subject};
 use super::recovery::Recovery;
 use super::workload;
 
+/// What `fence=log` is tried with.
+const LOGS: [&str; 6] = [
+    "log_size=8M",
+    "log_size=4M",
+    "log_size=4M,checkpoint_ms=20",
+    "log_size=16M,checkpoint_ms=150",
+    "log_size=64M",
+    "log_size=4M,checkpoint_ms=60000",
+];
+
 /// Arguments of `powercut`.
 #[derive(Debug, clap::Args)]
 pub struct PowercutArgs {
@@ -16,7 +26,7 @@ pub struct PowercutArgs {
     /// What makes groups durable on the mount: backing, log or auto. `none`: no lanefs at all.
     #[arg(long, default_value = "auto", value_parser = ["backing", "log", "auto", "none"])]
     pub fence: String,
-    /// More mount options, comma-separated.
+    /// More mount options, comma-separated. One about the log ends its changing from run to run.
     #[arg(long, value_name = "OPTIONS", default_value = "")]
     pub mount_options: String,
     /// One workload; all if left out.
@@ -55,9 +65,14 @@ pub struct PowercutArgs {
 }
 
 impl PowercutArgs {
-    /// The options of the mount, for `-o`.
-    pub(super) fn mount_options(&self) -> String {
+    /// The options of the mount in run `round`, for `-o`. Logs of several sizes take turns, because
+    /// what happens at the end of one and at its checkpoints is seldom seen with a large one.
+    pub(super) fn mount_options(&self, round: u64) -> String {
         let mut options = format!("allow_other,fence={}", self.fence);
+        if self.fence == "log" && !self.mount_options.contains("log") {
+            let turn = usize::try_from(round).unwrap_or(0) % LOGS.len();
+            options.push_str(&format!(",{}", LOGS[turn]));
+        }
         if !self.mount_options.is_empty() {
             options.push_str(&format!(",{}", self.mount_options));
         }
@@ -67,15 +82,15 @@ impl PowercutArgs {
         options
     }
 
-    pub(super) fn subject(&self) -> Subject {
+    pub(super) fn subject(&self, round: u64) -> Subject {
         match self.fence.as_str() {
             "none" => Subject::Bare,
-            _ => Subject::Lanefs { options: self.mount_options() },
+            _ => Subject::Lanefs { options: self.mount_options(round) },
         }
     }
 
-    pub(super) fn recovery(&self) -> Recovery {
-        Recovery::new(&self.fence, &self.mount_options())
+    pub(super) fn recovery(&self, round: u64) -> Recovery {
+        Recovery::new(&self.fence, &self.mount_options(round))
     }
 
     pub(super) fn mishap(&self) -> Mishap {

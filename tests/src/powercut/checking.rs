@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::cuts::Cuts;
 use super::filesystem::Filesystem;
-use super::nested::{Nesting, Recorded};
+use super::nested::{Nesting, Recorded, tearing_while_mounting};
 use super::notes::Promised;
 use super::recording::Recording;
 use super::recovery::{Recovered, Recovery, Way};
@@ -217,6 +217,8 @@ struct Judged {
     outcome: Outcome,
     // What lanefs reported.
     report: String,
+    // A recovery was killed first.
+    killed: bool,
     // What the recovery itself wrote, if that was recorded.
     recorded: Option<Recorded>,
 }
@@ -225,7 +227,6 @@ struct Judged {
 pub struct Bench {
     rules: Rules,
     disk: Disk,
-    tearing: Tearing,
     // Where images are mounted, when other programs must name the place.
     place: Option<Scratch>,
     times: Times,
@@ -245,8 +246,7 @@ impl Bench {
             scratch.subdirectory(MOUNT_POINT);
             scratch
         });
-        let tearing = Tearing::sparing_superblock(rules.filesystem.kernel_name());
-        Ok(Bench { rules: rules.clone(), disk, tearing, place, times: Times::default() })
+        Ok(Bench { rules: rules.clone(), disk, place, times: Times::default() })
     }
 
     /// Judges an image, and with it, if the rules say so, what cuts during its recovery may leave.
@@ -263,12 +263,11 @@ impl Bench {
         while let Some((cut, promised, how, level)) = waiting.pop() {
             let record = self.rules.nested && nesting.wants(level);
             let way = if self.rules.nested { nesting.way() } else { usual_way(cut.seed) };
-            verdict.killed += u64::from(matches!(way, Way::CommandAfterKill(_)));
             let judged = self.judge(&cut.image, workload, &promised, way, record)?;
+            verdict.killed += u64::from(judged.killed);
             verdict.images += 1;
             verdict.nested += u64::from(level > 0);
             if let Some(recorded) = judged.recorded.filter(|_| judged.outcome == Outcome::Kept) {
-                let recorded = recorded.torn(&self.tearing);
                 for (nested, moment) in nesting.cuts(&recorded) {
                     let promised = recorded.promised(&promised, nested.position);
                     let how =
@@ -335,20 +334,27 @@ impl Bench {
         let exact = (record && recovered.asked).then(|| Snapshot::take(&tree));
         let exact = exact.transpose().map_err(|error| format!("looking at an image: {error}"))?;
         clock.lap(&mut self.times.check);
-        let recorded = record.then(|| Recorded {
-            record: self.disk.record(),
-            loaded,
-            mounted: mounted_at,
-            recovered: recovered_at,
-            exact: exact.map(Arc::new),
+        let recorded = record.then(|| {
+            let filesystem = self.rules.filesystem;
+            let record = self.disk.record();
+            let tearing = Tearing::sparing_superblock(filesystem.kernel_name());
+            Recorded {
+                while_mounting: record.clone().with_tearing(tearing_while_mounting(filesystem)),
+                record: record.with_tearing(tearing),
+                loaded,
+                mounted: mounted_at,
+                recovered: recovered_at,
+                exact: exact.map(Arc::new),
+            }
         });
+        let killed = recovered.asked && matches!(way, Way::CommandAfterKill(_));
         let report = recovered.report.to_string();
         if let Some(Err(error)) = recovered.mount.map(super::daemon::Daemon::unmount) {
             return Ok(Judged::refused(format!("after recovery by mounting: {error}")));
         }
         drop(mounted);
         clock.lap(&mut self.times.unmount);
-        Ok(Judged { outcome, report, recorded })
+        Ok(Judged { outcome, report, killed, recorded })
     }
 
     /// The filesystem of the image, or why it cannot be mounted.
@@ -376,7 +382,8 @@ fn usual_way(seed: u64) -> Way {
 
 impl Judged {
     fn refused(reason: String) -> Self {
-        Judged { outcome: Outcome::Refused(reason), report: String::new(), recorded: None }
+        let outcome = Outcome::Refused(reason);
+        Judged { outcome, report: String::new(), killed: false, recorded: None }
     }
 }
 

@@ -8,10 +8,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::filesystem::Filesystem;
 use super::notes::Promised;
 use super::recovery::Way;
 use super::snapshot::Snapshot;
-use crate::disk::{CrashImage, Position, Record, Tearing, crash_image};
+use crate::disk::{CrashImage, PAGE_BYTES, Position, Record, Tearing, crash_image};
 use crate::random::Random;
 
 /// Images below which others hang, at each level: one in so many.
@@ -21,10 +22,23 @@ const CUTS: usize = 3;
 /// A recovery is killed at most so long after its start; it takes a few milliseconds.
 const KILL_AFTER_MAX_US: usize = 12_000;
 
+/// Where writes of the filesystem's own recovery are torn. XFS takes a block whose first sector says
+/// that it is new for a new block, and so refuses one that its own recovery was writing (Linux 6.18,
+/// `xlog_recover_get_buf_lsn`; found by tearing them): blocks are written whole there.
+pub fn tearing_while_mounting(filesystem: Filesystem) -> Tearing {
+    let tearing = Tearing::sparing_superblock(filesystem.kernel_name());
+    match filesystem {
+        Filesystem::Xfs => tearing.unit(PAGE_BYTES),
+        _ => tearing,
+    }
+}
+
 /// What a disk saw while it served an image.
 pub struct Recorded {
     /// Everything.
     pub record: Record,
+    /// The same of a disk that tears writes less, for cuts while the filesystem itself recovers.
+    pub while_mounting: Record,
     /// Where the image was loaded.
     pub loaded: Position,
     /// Where the filesystem was mounted.
@@ -36,11 +50,6 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// The same of a disk that tears writes there.
-    pub fn torn(self, tearing: &Tearing) -> Self {
-        Recorded { record: self.record.with_tearing(tearing.clone()), ..self }
-    }
-
     /// What a cut at `position` must keep, when `first` was promised before all of this.
     pub fn promised(&self, first: &Promised, position: Position) -> Promised {
         let exact = self.exact.iter().filter(|_| position >= self.recovered);
@@ -78,7 +87,7 @@ impl Nesting {
 
     /// Some cuts, each with a word about when.
     pub fn cuts(&mut self, recorded: &Recorded) -> Vec<(CrashImage, &'static str)> {
-        let Recorded { record, loaded, mounted, recovered, .. } = recorded;
+        let Recorded { record, while_mounting, loaded, mounted, recovered, .. } = recorded;
         let last = record.last_position();
         let cuts = (0..CUTS).map(|_| {
             let (from, to, moment) = match self.random.below(10) {
@@ -89,6 +98,7 @@ impl Nesting {
             };
             let length = usize::try_from(to.0 - from.0 + 1).expect("it is in memory");
             let position = Position(from.0 + self.random.below(length) as u64);
+            let record = if moment == "mounting" { while_mounting } else { record };
             (crash_image(record, position, self.random.word()), moment)
         });
         cuts.collect()
@@ -109,6 +119,7 @@ mod tests {
         };
         let recorded = Recorded {
             record: disk.record(),
+            while_mounting: disk.record(),
             loaded: Position(0),
             mounted: Position(3),
             recovered: Position(5),

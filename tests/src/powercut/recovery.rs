@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -137,6 +138,8 @@ fn output(
         |name| Ok::<_, std::io::Error>(File::from(memfd_create(name, MemfdFlags::CLOEXEC)?));
     let (stdout, stderr) = (memory("stdout")?, memory("stderr")?);
     command.stdin(Stdio::null()).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
+    // Ctrl-C is for the campaign, which lets every image come to its end.
+    command.process_group(0);
     let mut child = command.spawn()?;
     if !wait(&child, kill_after.unwrap_or(DEADLINE))? {
         child.kill()?;

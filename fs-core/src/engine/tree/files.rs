@@ -18,6 +18,8 @@ use crate::types::{Caller, NewMode, SetAttr, SyncKind};
 /// Modes of `fallocate(2)` that take bytes from a file: `FALLOC_FL_PUNCH_HOLE`,
 /// `FALLOC_FL_ZERO_RANGE`.
 const TAKES_RANGE: u32 = 0x02 | 0x10;
+/// `FALLOC_FL_KEEP_SIZE`.
+const KEEP_SIZE: u32 = 0x01;
 /// Those that move all bytes behind: `FALLOC_FL_COLLAPSE_RANGE`, `FALLOC_FL_INSERT_RANGE`.
 const MOVES_REST: u32 = 0x08 | 0x20;
 
@@ -173,7 +175,10 @@ impl<B: Backing> Tree<B> {
             },
             || self.backing.allocate(caller, &*file, mode, offset, bytes),
             |log, lsn, (), changes| {
-                if let Some(range) = &taken {
+                // A new length is an operation too: no record of an earlier one may show it.
+                let extended = offset.saturating_add(bytes);
+                let extended = (mode & KEEP_SIZE == 0).then_some(extended..extended);
+                if let Some(range) = taken.as_ref().or(extended.as_ref()) {
                     log.replaced(&object, range, lsn);
                 }
                 changes.push(change);

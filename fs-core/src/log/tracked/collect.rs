@@ -88,11 +88,12 @@ impl<B: Backing> Tracked<B> {
 
     /// Puts what a sync needs into a group, as one record with number `lsn`, which
     /// must have been taken before anything is read here. Nothing is put there if
-    /// the log has it all.
+    /// the log has it all. The file was `written` bytes long before its data was
+    /// written in place.
     pub(crate) fn collect(
         &self,
         (backing, reader): (&B, &B::File),
-        attr: &Attr,
+        (attr, written): (&Attr, u64),
         need: &Need,
         lsn: Lsn,
         group: &mut GroupBuilder,
@@ -127,7 +128,9 @@ impl<B: Backing> Tracked<B> {
         let settled: RangeSet = backing.settled(reader).unwrap_or_default().into_iter().collect();
         for (page, entry) in &mut collected.pages {
             let start = *page * PAGE_BYTES;
-            entry.placed = settled.contains(&(start..start + u64::from(entry.bytes)));
+            let end = start + u64::from(entry.bytes);
+            // Nor is the length in the journal that was reached since.
+            entry.placed = end <= written && settled.contains(&(start..end));
         }
         Ok(collected)
     }

@@ -56,7 +56,7 @@ fn make_room(args: &FormatArgs, is_device: bool) -> Result<(), Failure> {
         return std::fs::remove_file(&args.path).map_err(|error| failed(&error));
     }
     if found.bytes() < LOG_BYTES_MIN {
-        return Err(Failure::usage(format!(
+        return Err(Failure::new(format!(
             "{shown} has {} bytes, and a log needs {LOG_BYTES_MIN} at least: nothing was changed",
             found.bytes()
         )));

@@ -269,7 +269,14 @@ impl<B: Backing> Tree<B> {
 
     /// Attributes of a node.
     pub fn attr(&self, id: NodeId) -> Result<Attr> {
-        self.backing.attr(&self.nodes.get(id)?.object)
+        Ok(self.shown(id, self.backing.attr(&self.nodes.get(id)?.object)?))
+    }
+
+    /// The root does not count the engine's own directory among its own (programs
+    /// like find(1) conclude from the count how many directories there are).
+    fn shown(&self, id: NodeId, attr: Attr) -> Attr {
+        let counts_it = self.hides_home && id == NodeId::ROOT && attr.nlink > 2;
+        Attr { nlink: attr.nlink - u32::from(counts_it), ..attr }
     }
 
     /// Changes attributes; a truncation goes through `file` if one is given.
@@ -288,7 +295,7 @@ impl<B: Backing> Tree<B> {
             }
             _ => None,
         };
-        self.change(
+        let attr = self.change(
             &[&node],
             |log, lsn| match change.size {
                 Some(size) => log.mark(lsn, &node.key(), size, describe::resized(node.key(), size)),
@@ -302,7 +309,8 @@ impl<B: Backing> Tree<B> {
                 }
                 changes.extend(describe::attrs(node.key(), change, attr));
             },
-        )
+        )?;
+        Ok(self.shown(id, attr))
     }
 
     /// Target of a symbolic link.
@@ -421,7 +429,7 @@ impl<B: Backing> Tree<B> {
 
     fn enter(&self, found: Found<B>) -> (Arc<Node<B>>, Entry) {
         let node = self.nodes.reference(found.key, found.object);
-        let entry = Entry { id: node.id, attr: found.attr };
+        let entry = Entry { id: node.id, attr: self.shown(node.id, found.attr) };
         (node, entry)
     }
 

@@ -131,7 +131,7 @@ fn nothing_is_lost_when_the_disk_fails() {
     for (filesystem, workload) in [("ext4", "append"), ("xfs", "names")] {
         let arguments = ["--fs", filesystem, "--fence", "log", "--faults", "--workload", workload];
         let ran = nothing_is_lost(&arguments, "135");
-        assert!(number(&ran[0], "recordings") >= 9, "{ran:?}");
+        assert!(number(&ran[0], "recordings") >= 8, "{ran:?}");
         assert!(number(&ran[0], "parts_failed") > 0, "nothing ever failed: {ran:?}");
     }
 }

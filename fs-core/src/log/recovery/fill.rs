@@ -70,6 +70,7 @@ fn fill_file<B: Backing>(
     file: &B::File,
     over_blocks: bool,
 ) -> Result<u64> {
+    let before = backing.file_attr(file)?.mtime;
     let mut blocks = if over_blocks { RangeSet::default() } else { blocks_of(backing, file)? };
     free_last_page(backing, plan, overlay, file, &mut blocks)?;
     let mut filled = 0;
@@ -87,7 +88,8 @@ fn fill_file<B: Backing>(
     let size = overlay.size.unwrap_or(0);
     let grows = backing.file_attr(file)?.size < size;
     if grows || filled > 0 {
-        let mtime = overlay.mtime.map(SetTime::At);
+        // Never back: what was written after the record may be there too.
+        let mtime = overlay.mtime.map(|mtime| SetTime::At(mtime.max(before)));
         let change = SetAttr { size: grows.then_some(size), mtime, ..SetAttr::default() };
         backing.set_attr(OURSELVES, object, Some(file), &change)?;
     }

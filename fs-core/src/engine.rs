@@ -200,7 +200,7 @@ impl<B: Backing> Engine<B> {
         let applied = log.apply(prepare, operation, describe)?;
         if applied.is_overdue {
             // Nobody waits for it; whoever comes next finds less to do.
-            self.lanes.submit(0, SyncRequest { target: None, file: None }, Box::new(|_| {}));
+            self.lanes.submit(0, SyncRequest::everything(), Box::new(|_| {}));
         }
         Ok((applied.value, applied.lsn))
     }

@@ -26,6 +26,8 @@ impl Errno {
     pub const NOENT: Self = Self(2);
     /// Input/output error: also what a lane answers when its fence died.
     pub const IO: Self = Self(5);
+    /// Permission denied.
+    pub const ACCES: Self = Self(13);
     /// File exists.
     pub const EXIST: Self = Self(17);
     /// The other object is on another filesystem.

@@ -25,11 +25,22 @@ pub struct SyncRequest<B: Backing> {
     pub target: Option<SyncTarget<B>>,
     /// What is known of the file, if a log is kept.
     pub file: Option<Arc<Tracked<B>>>,
+    /// An open file of the program through which the log may read, too; else it opens
+    /// one of its own.
+    pub reader: Option<Arc<B::File>>,
+}
+
+impl<B: Backing> SyncRequest<B> {
+    /// Asks for everything done so far on the engine.
+    #[must_use]
+    pub const fn everything() -> Self {
+        Self { target: None, file: None, reader: None }
+    }
 }
 
 impl<B: Backing> From<SyncTarget<B>> for SyncRequest<B> {
     fn from(target: SyncTarget<B>) -> Self {
-        Self { target: Some(target), file: None }
+        Self { target: Some(target), file: None, reader: None }
     }
 }
 

@@ -57,6 +57,7 @@ use crate::engine::Lsn;
 use crate::error::{Errno, Result};
 use crate::fence::BackingFence;
 use crate::platform::{Backing, LogStore, ObjectKey, OpenMode};
+use crate::types::Attr;
 
 mod checkpoint;
 pub mod format;
@@ -254,13 +255,17 @@ impl<B: Backing> Log<B> {
         file.spare_reader();
     }
 
+    /// Whether a durable group has found the file in exactly this state.
+    pub(crate) fn is_synced(&self, file: &Tracked<B>, attr: &Attr) -> bool {
+        self.backing.has_exact_times() && file.is_synced(attr)
+    }
+
     /// Has the next group make a file's content durable: its name is about to stand
     /// for something that programs rely on. Its data is written in place at once, so
     /// that the backing journal cannot keep the name without it either.
     pub(crate) fn join(&self, file: &Arc<Tracked<B>>, object: &B::Object) {
         let joined = self.reader(file, object).and_then(|reader| {
-            let attr = self.backing.file_attr(&reader)?;
-            if file.is_synced(&attr) && self.backing.has_exact_times() {
+            if self.is_synced(file, &self.backing.file_attr(&reader)?) {
                 return Ok(());
             }
             self.backing.finish_write_back(&reader)?;

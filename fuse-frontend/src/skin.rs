@@ -106,7 +106,7 @@ impl Skin {
                 if !sent {
                     self.tree.forget(entry.id, 1);
                 }
-                drop(reply);
+                reply::answered(reply);
             }
             Err(error) => reply.error(errno(error)),
         }
@@ -149,7 +149,7 @@ impl Filesystem for Skin {
         self.handle(Op::Lookup, || match self.tree.lookup(node(parent), name) {
             Err(Errno::NOENT) => {
                 self.channel.no_entry(req.unique(), &self.options);
-                drop(reply);
+                reply::answered(reply);
             }
             result => self.entry(req, reply, result),
         });
@@ -285,7 +285,9 @@ impl Filesystem for Skin {
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.handle(Op::Open, || {
             let (id, mode) = (node(ino), open_mode(flags.0));
-            let way = self.passthrough.open(&self.tree, id, |fd| Backing::for_open(&reply, fd));
+            let perm = || self.tree.attr(id).ok().map(|attr| attr.perm);
+            let register = |fd: BorrowedFd<'_>| Backing::for_open(&reply, fd);
+            let way = self.passthrough.open(&self.tree, id, perm, register);
             match self.tree.open(caller(req), id, mode, way.is_some()) {
                 Ok(file) => match way {
                     Some(backing) => {
@@ -321,7 +323,8 @@ impl Filesystem for Skin {
                 Err(error) => return reply.error(errno(error)),
             };
             let register = |fd: BorrowedFd<'_>| Backing::for_create(&reply, fd);
-            let way = self.passthrough.open(&self.tree, entry.id, register);
+            let perm = || Some(entry.attr.perm);
+            let way = self.passthrough.open(&self.tree, entry.id, perm, register);
             let (flags, backing) = match &way {
                 Some(way) => (passthrough::open_flags(flags), Some(&**way)),
                 None => (FopenFlags::empty(), None),
@@ -332,7 +335,7 @@ impl Filesystem for Skin {
                 self.passthrough.release(entry.id);
                 self.tree.forget(entry.id, 1);
             }
-            drop(reply);
+            reply::answered(reply);
         });
     }
 

@@ -14,7 +14,7 @@ use crate::lane::Completion;
 use crate::log::record::Change;
 use crate::log::tracked::Tracked;
 use crate::log::{HOME_NAME, Log};
-use crate::platform::{Backing, Found, OpenMode, RenameMode, SyncTarget};
+use crate::platform::{Backing, Found, ObjectKey, OpenMode, RenameMode, SyncTarget};
 use crate::types::{Attr, Caller, DirEntry, FileKind, FsStats, NewMode, SetAttr};
 
 mod describe;
@@ -40,6 +40,7 @@ pub struct Entry {
 
 struct OpenFile<B: Backing> {
     node: Arc<Node<B>>,
+    /// How its backing file is opened: for reading too where the log may use it.
     mode: OpenMode,
     /// What the log knows of the file, if this open may write it.
     tracked: Option<Arc<Tracked<B>>>,
@@ -224,36 +225,54 @@ impl<B: Backing> Tree<B> {
         let moves_dir = |dir: &Node<B>, name| {
             self.backing.kind_at(&dir.object, name) == Ok(FileKind::Directory)
         };
-        let dir_moved = moves_dir(&from, source.1) || (mode.exchange && moves_dir(&to, target.1));
-        if let Some(log) = &self.engine.log {
-            self.join_replacement(log, (&from, source.1), (&to, target.1));
-        }
-        let rename = || self.backing.rename((&from.object, source.1), (&to.object, target.1), mode);
-        let (renamed, lsn) = self.change_numbered(
-            &[&from, &to],
-            nothing,
-            || {
-                let moved = self.found_for_log(&from, source.1)?;
-                let displaced = self.victim(&to, target.1)?;
-                if mode.exchange || mode.no_replace {
-                    rename()?;
-                } else {
-                    self.keeping(displaced.as_ref(), rename)?;
-                }
-                // An object of its own, which later operations name.
-                let whiteout = mode.whiteout.then(|| self.found_for_log(&from, source.1));
-                Ok((moved, displaced, whiteout.and_then(Result::ok).flatten()))
-            },
-            |_, _, (moved, displaced, whiteout), changes| {
-                let names = ((from.key(), source.1), (to.key(), target.1));
-                let renamed = moved
-                    .as_ref()
-                    .map(|moved| describe::renamed(names, moved, displaced.as_ref(), mode));
-                changes.extend(renamed);
-                let left = whiteout.as_ref().filter(|left| left.attr.kind == FileKind::CharDevice);
-                changes.extend(left.map(|left| made(from.key(), source.1, left, OsStr::new(""))));
-            },
-        )?;
+        // With a log no directory's own state is asked.
+        let dir_moved = self.engine.log.is_none()
+            && (moves_dir(&from, source.1) || (mode.exchange && moves_dir(&to, target.1)));
+        let mut joined = None;
+        let (renamed, lsn) = loop {
+            let mut unready = None;
+            let renamed = self.change_numbered(
+                &[&from, &to],
+                nothing,
+                || {
+                    let moved = self.found_for_log(&from, source.1)?;
+                    let displaced = self.victim(&to, target.1)?;
+                    if let Some(file) = self.unready(moved.as_ref(), displaced.as_ref(), joined) {
+                        unready = moved.map(|moved| (file, moved));
+                        // Seen by nobody: it is made ready, and tried again.
+                        return Err(Errno::IO);
+                    }
+                    let rename = || {
+                        let (source, target) = ((&from.object, source.1), (&to.object, target.1));
+                        self.backing.rename(source, target, mode)
+                    };
+                    if mode.exchange || mode.no_replace {
+                        rename()?;
+                    } else {
+                        self.keeping(displaced.as_ref(), rename)?;
+                    }
+                    // An object of its own, which later operations name.
+                    let whiteout = mode.whiteout.then(|| self.found_for_log(&from, source.1));
+                    Ok((moved, displaced, whiteout.and_then(Result::ok).flatten()))
+                },
+                |_, _, (moved, displaced, whiteout), changes| {
+                    let names = ((from.key(), source.1), (to.key(), target.1));
+                    let renamed = moved
+                        .as_ref()
+                        .map(|moved| describe::renamed(names, moved, displaced.as_ref(), mode));
+                    changes.extend(renamed);
+                    let left =
+                        whiteout.as_ref().filter(|left| left.attr.kind == FileKind::CharDevice);
+                    let made = |left| made(from.key(), source.1, left, OsStr::new(""));
+                    changes.extend(left.map(made));
+                },
+            );
+            let (Some(log), Some((file, found))) = (&self.engine.log, unready) else {
+                break renamed?;
+            };
+            log.join(&file, &found.object);
+            joined = Some(found.key);
+        };
         if dir_moved {
             self.engine.dir_moved.fetch_max(lsn, Ordering::AcqRel);
         }
@@ -507,20 +526,19 @@ impl<B: Backing> Tree<B> {
 
     /// A rename over a file is all or nothing in a power cut, also if nobody asks
     /// for a sync: what replaces it is written in place first, and its content is
-    /// made durable together with its name.
-    fn join_replacement(
+    /// made durable together with its name. Gives the file for which that is to be
+    /// done yet, because it was neither synced nor is it `joined`.
+    fn unready(
         &self,
-        log: &Log<B>,
-        source: (&Node<B>, &OsStr),
-        target: (&Node<B>, &OsStr),
-    ) {
-        if self.backing.kind_at(&target.0.object, target.1) != Ok(FileKind::Regular) {
-            return;
+        moved: Option<&Found<B>>,
+        displaced: Option<&Found<B>>,
+        joined: Option<ObjectKey>,
+    ) -> Option<Arc<Tracked<B>>> {
+        let (log, moved) = (self.engine.log.as_ref()?, moved?);
+        if displaced?.attr.kind != FileKind::Regular || joined == Some(moved.key) {
+            return None;
         }
-        let Ok(found) = self.backing.lookup(&source.0.object, source.1) else { return };
-        if let Some(file) = log.files.find(&found.key) {
-            log.join(&file, &found.object);
-        }
+        log.files.find(&moved.key).filter(|file| !log.is_synced(file, &moved.attr))
     }
 
     /// Applies an operation that changes these objects.

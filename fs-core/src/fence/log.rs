@@ -139,7 +139,7 @@ impl<B: Backing> LogFence<B> {
         for (request, result) in group.iter().zip(results) {
             let Some(file) = &request.file else { continue };
             let outcome = places.entry(Arc::as_ptr(file)).or_insert_with(|| {
-                files.extend(self.group_file(file)?);
+                files.extend(self.group_file(file, request.reader.clone())?);
                 Ok(())
             });
             *result = *outcome;
@@ -148,8 +148,12 @@ impl<B: Backing> LogFence<B> {
     }
 
     /// `None` for a file without a name: nobody finds it after a power cut.
-    fn group_file(&self, file: &Arc<Tracked<B>>) -> Result<Option<GroupFile<B>>> {
-        let reader = match file.open_reader() {
+    fn group_file(
+        &self,
+        file: &Arc<Tracked<B>>,
+        reader: Option<Arc<B::File>>,
+    ) -> Result<Option<GroupFile<B>>> {
+        let reader = match reader.or_else(|| file.open_reader()) {
             Some(reader) => reader,
             // Its last writer has closed it since the sync was asked for.
             None => match self.backing.by_key(file.key()) {
@@ -178,11 +182,14 @@ impl<B: Backing> LogFence<B> {
         }
         let mut open_files: HashMap<*const B::File, Result<()>> = HashMap::new();
         for file in group.iter().filter_map(open_file) {
-            open_files.entry(Arc::as_ptr(file)).or_insert_with(|| {
+            open_files.insert(Arc::as_ptr(file), Ok(()));
+        }
+        // One file alone is written by waiting for it.
+        if open_files.len() > 1 {
+            for file in group.iter().filter_map(open_file) {
                 // An error is not lost: waiting reports it.
                 let _ = self.backing.start_write_back(file);
-                Ok(())
-            });
+            }
         }
         let mut waited = std::collections::HashSet::new();
         for (request, result) in group.iter().zip(results) {
@@ -244,7 +251,9 @@ impl<B: Backing> LogFence<B> {
             };
             self.log.reader(file, &object)?;
         }
-        let found = self.group_file(file)?;
+        // Its own reader: an error that a program's open file has not heard of yet must
+        // not be taken from it.
+        let found = self.group_file(file, None)?;
         if let Some(found) = &found
             && !self.log.bugs().no_write_back
         {

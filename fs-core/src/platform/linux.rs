@@ -393,7 +393,12 @@ impl Backing for LinuxBacking {
             })
         });
         match made {
-            Ok(file) => Ok((self.found(object::pin(file.as_fd())?)?, file, true)),
+            Ok(file) => {
+                let (attr, device) = attr::stat_fd(file.as_fd())?;
+                let (key, inner) =
+                    ObjectInner::of_file(file.as_fd(), device, attr.ino, self.handles)?;
+                Ok((Found { key, object: Arc::new(inner), attr }, file, true))
+            }
             // Somebody else was faster, and the caller does not mind.
             Err(Errno::EXIST) if !exclusive => {
                 let found = self.lookup_fd(dir.as_fd(), name)?;
@@ -417,7 +422,7 @@ impl Backing for LinuxBacking {
         keep_suid: bool,
     ) -> Result<usize> {
         self.prepare_thread();
-        let _guard = self.privileges.enter(caller, 0, keep_suid);
+        let _guard = self.privileges.enter(caller, keep_suid);
         file::write_full(file, data, offset)
     }
 
@@ -622,7 +627,7 @@ impl LinuxBacking {
         call: impl FnOnce() -> std::result::Result<T, rustix::io::Errno>,
     ) -> Result<T> {
         self.prepare_thread();
-        let _guard = self.privileges.enter(caller, mode.umask, mode.mode & SETGID != 0);
+        let _guard = self.privileges.enter_to_create(caller, mode.umask, mode.mode & SETGID != 0);
         Ok(call()?)
     }
 }

@@ -79,12 +79,13 @@ impl Passthrough {
         }
     }
 
-    /// Notes one more open of an inode and says which way it goes; `register`
-    /// makes a backing id of a descriptor.
+    /// Notes one more open of an inode and says which way it goes; `perm` are its
+    /// permission bits, `register` makes a backing id of a descriptor.
     pub(super) fn open(
         &self,
         tree: &Tree<LinuxBacking>,
         id: NodeId,
+        perm: impl FnOnce() -> Option<u16>,
         register: impl FnOnce(BorrowedFd<'_>) -> std::io::Result<Backing>,
     ) -> Option<Arc<Backing>> {
         let mut inodes = self.shard(id);
@@ -92,7 +93,11 @@ impl Passthrough {
             open.opens += 1;
             return open.backing.clone();
         }
-        let backing = if self.is_enabled() { self.register(tree, id, register) } else { None };
+        // The kernel writes passthrough files with our credentials, whoever
+        // the writer is, and so cannot judge who may keep these bits.
+        let allowed = || perm().is_none_or(|perm| u32::from(perm) & SETID_BITS == 0);
+        let backing =
+            if self.is_enabled() && allowed() { self.register(tree, id, register) } else { None };
         inodes.insert(id, OpenInode { opens: 1, backing: backing.clone() });
         backing
     }
@@ -103,11 +108,6 @@ impl Passthrough {
         id: NodeId,
         register: impl FnOnce(BorrowedFd<'_>) -> std::io::Result<Backing>,
     ) -> Option<Arc<Backing>> {
-        // The kernel writes passthrough files with our credentials, whoever
-        // the writer is, and so cannot judge who may keep these bits.
-        if tree.attr(id).is_ok_and(|attr| u32::from(attr.perm) & SETID_BITS != 0) {
-            return None;
-        }
         let fd = tree.with_object(id, LinuxBacking::path_fd).ok()?.ok()?;
         match register(fd.as_fd()) {
             Ok(backing) => Some(Arc::new(backing)),

@@ -4,9 +4,9 @@
 //! reused) and the inode number that programs see (`attr.ino`, the backing
 //! filesystem's), so programs would see inode numbers change with every mount.
 //! LOOKUP, CREATE, MKNOD, MKDIR, SYMLINK, LINK and READDIRPLUS are therefore
-//! answered here. fuser's own reply object is dropped afterwards; the answer
-//! that it then attempts finds no request any more (the kernel says ENOENT) and
-//! changes nothing. Layouts: `include/uapi/linux/fuse.h`, ABI 7.40.
+//! answered here. fuser's own reply object is put aside unused ([`answered`]); that
+//! of READDIRPLUS is dropped, and the answer that it then attempts finds no request any
+//! more (the kernel says ENOENT) and changes nothing. Layouts: `include/uapi/linux/fuse.h`, ABI 7.40.
 
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
@@ -127,6 +127,14 @@ impl Channel {
             }
         }
     }
+}
+
+/// Puts fuser's reply to a request aside that has been answered here. Dropping it would
+/// attempt a second answer: a system call for nothing. What is not freed is one count
+/// of the device's `Arc`; the device stays open until the process ends, which is when
+/// the mount has ended.
+pub(super) fn answered(reply: impl Sized) {
+    std::mem::forget(reply);
 }
 
 /// A reply under construction, in the kernel's byte order.

@@ -28,16 +28,32 @@ impl<B: Backing> Tree<B> {
     /// something needs it (passthrough readers never do).
     pub fn open(&self, caller: Caller, id: NodeId, mode: OpenMode, lazy: bool) -> Result<FileId> {
         let node = self.nodes.get(id)?;
-        let mut open = OpenFile { node, mode, tracked: None, file: OnceLock::new() };
-        if mode.truncate {
-            self.open_cut(caller, &open)?;
-        } else if !lazy || mode.write {
-            self.file_of(caller, &open)?;
-        }
+        let open = |mode: OpenMode| {
+            let node = Arc::clone(&node);
+            let open = OpenFile { node, mode, tracked: None, file: OnceLock::new() };
+            if mode.truncate {
+                self.open_cut(caller, &open)?;
+            } else if !lazy || mode.write {
+                self.file_of(caller, &open)?;
+            }
+            Ok(open)
+        };
+        let mut open = self.with_reading(mode, open)?;
         if mode.write {
             open.tracked = self.track_open(&open, false);
         }
         Ok(FileId(self.files.insert(open)))
+    }
+
+    /// Opens for writing what the log may read, too, where that is allowed.
+    fn with_reading<T>(&self, mode: OpenMode, open: impl Fn(OpenMode) -> Result<T>) -> Result<T> {
+        if self.engine.log.is_none() || !mode.write || mode.read {
+            return open(mode);
+        }
+        match open(OpenMode { read: true, no_atime: true, ..mode }) {
+            Err(Errno::PERM | Errno::ACCES) => open(mode),
+            opened => opened,
+        }
     }
 
     /// Opens a file and cuts it to nothing.
@@ -69,21 +85,22 @@ impl<B: Backing> Tree<B> {
         self.check_name(&dir, name, Errno::PERM)?;
         // Cutting an existing file is an operation of its own.
         let uncut = OpenMode { truncate: false, ..mode };
+        let create = |mode: OpenMode| {
+            let made = self.backing.create(caller, &dir.object, name, new, mode, exclusive)?;
+            Ok((made, mode))
+        };
         let created = self.change(
             &[&dir],
             nothing,
-            || {
-                let made = self.backing.create(caller, &dir.object, name, new, uncut, exclusive)?;
-                Ok((made.0, made.1, made.2))
-            },
-            |_, _, (found, _, is_new), changes| {
+            || self.with_reading(uncut, create),
+            |_, _, ((found, _, is_new), _), changes| {
                 changes.extend(is_new.then(|| made(dir.key(), name, found, OsStr::new(""))));
             },
         )?;
-        let (found, file, is_new) = created;
+        let ((found, file, is_new), opened) = created;
         let (node, mut entry) = self.enter(found);
         let file = OnceLock::from(Arc::new(file));
-        let mut open = OpenFile { node, mode: uncut, tracked: None, file };
+        let mut open = OpenFile { node, mode: opened, tracked: None, file };
         if mode.write {
             open.tracked = self.track_open(&open, is_new);
         }
@@ -220,11 +237,14 @@ impl<B: Backing> Tree<B> {
     fn sync_request(&self, caller: Caller, file: FileId, kind: SyncKind) -> Result<SyncRequest<B>> {
         let open = self.files.get(file.0)?;
         let file = self.file_of(caller, &open)?;
+        // Reading through it must not change when programs see it read.
+        let readable = open.mode.read && open.mode.write && open.mode.no_atime;
+        let reader = readable.then(|| Arc::clone(&file));
         let tracked = match &self.engine.log {
-            Some(log) => Some(tracked(log, &open)?),
+            Some(log) => Some(tracked(log, &open, reader.is_none())?),
             None => None,
         };
-        Ok(SyncRequest { target: Some(SyncTarget::File(file, kind)), file: tracked })
+        Ok(SyncRequest { target: Some(SyncTarget::File(file, kind)), file: tracked, reader })
     }
 
     pub(super) fn file_of(&self, caller: Caller, open: &OpenFile<B>) -> Result<Arc<B::File>> {
@@ -237,13 +257,19 @@ impl<B: Backing> Tree<B> {
     }
 }
 
-/// What the log knows of an open file, ready to be read by it.
-fn tracked<B: Backing>(log: &Log<B>, open: &OpenFile<B>) -> Result<Arc<Tracked<B>>> {
+/// What the log knows of an open file, with a file of its own if it shall read that.
+fn tracked<B: Backing>(
+    log: &Log<B>,
+    open: &OpenFile<B>,
+    shall_read: bool,
+) -> Result<Arc<Tracked<B>>> {
     let node: &Node<B> = &open.node;
     let tracked = match &open.tracked {
         Some(tracked) => Arc::clone(tracked),
         None => log.track(&node.key()),
     };
-    log.reader(&tracked, &node.object)?;
+    if shall_read {
+        log.reader(&tracked, &node.object)?;
+    }
     Ok(tracked)
 }

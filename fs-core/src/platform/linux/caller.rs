@@ -33,6 +33,11 @@ pub(super) struct Privileges {
 
 thread_local! {
     static PREPARED: Cell<bool> = const { Cell::new(false) };
+    /// The thread's umask, if it has one of its own.
+    static UMASK: Cell<Option<u32>> = const { Cell::new(None) };
+    /// The ids that the thread goes back to.
+    static OWN_IDS: (u32, u32) =
+        (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
 }
 
 const PUT_DOWN: CapabilitySet = CapabilitySet::FSETID.union(CapabilitySet::SYS_RESOURCE);
@@ -52,7 +57,7 @@ impl Privileges {
         Self { full: have.is_ok_and(|have| have.contains(needed)) }
     }
 
-    /// Gives the calling thread its own umask (0: each creating call brings its
+    /// Gives the calling thread its own umask (each creating call brings its
     /// caller's) and puts down what it must not use. Once for each thread.
     pub(super) fn prepare_thread(self) {
         if PREPARED.replace(true) {
@@ -65,6 +70,7 @@ impl Privileges {
             tracing::warn!(%error, "cannot unshare the umask; created files get the daemon's");
         } else {
             rustix::process::umask(Mode::empty());
+            UMASK.set(Some(0));
         }
         if !self.full {
             return;
@@ -78,24 +84,32 @@ impl Privileges {
         }
     }
 
-    /// Takes the caller's ids and umask until the guard is dropped.
-    pub(super) fn enter(self, caller: Caller, umask: u32, keep_setid: bool) -> AsCaller {
-        let umask = umask & 0o777;
-        if umask != 0 {
-            rustix::process::umask(Mode::from_raw_mode(umask));
-        }
+    /// Takes the caller's ids until the guard is dropped.
+    pub(super) fn enter(self, caller: Caller, keep_setid: bool) -> AsCaller {
         let keep = (self.full && keep_setid).then(|| self.keep_setid());
-        if self.full {
+        let foreign = self.full && OWN_IDS.with(|own| *own != (caller.uid, caller.gid));
+        if foreign {
             set_fs_ids(caller.uid, caller.gid);
         }
-        AsCaller { umask: umask != 0, ids: self.full, _keep: keep }
+        AsCaller { foreign, _keep: keep }
+    }
+
+    /// As [`Self::enter`], with the caller's umask too. That stays until the next one
+    /// comes: whatever creates something for a caller comes through here.
+    pub(super) fn enter_to_create(self, caller: Caller, umask: u32, keep_setid: bool) -> AsCaller {
+        let umask = umask & 0o777;
+        if UMASK.get() != Some(umask) {
+            rustix::process::umask(Mode::from_raw_mode(umask));
+            UMASK.set(UMASK.get().map(|_| umask));
+        }
+        self.enter(caller, keep_setid)
     }
 
     /// Takes the caller's ids for a change of a file's content: whether it
     /// clears set-user-id and set-group-id bits is judged by the caller's group
     /// and, for the superuser, by the capability that it has.
     pub(super) fn enter_to_change(self, caller: Caller) -> AsCaller {
-        self.enter(caller, 0, caller.uid == 0)
+        self.enter(caller, caller.uid == 0)
     }
 
     /// Takes `CAP_FSETID` up until the guard is dropped.
@@ -107,20 +121,16 @@ impl Privileges {
     }
 }
 
-/// The thread has its caller's ids and umask while this lives.
+/// The thread has its caller's ids while this lives.
 pub(super) struct AsCaller {
-    umask: bool,
-    ids: bool,
+    foreign: bool,
     _keep: Option<KeepSetid>,
 }
 
 impl Drop for AsCaller {
     fn drop(&mut self) {
-        if self.ids {
-            set_fs_ids(rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        }
-        if self.umask {
-            rustix::process::umask(Mode::empty());
+        if self.foreign {
+            OWN_IDS.with(|own| set_fs_ids(own.0, own.1));
         }
     }
 }

@@ -57,16 +57,41 @@ impl ObjectInner {
         handles: bool,
     ) -> Result<(ObjectKey, Self)> {
         let handle = if handles { handle_of(fd.as_fd())? } else { None };
+        let place = (device, ino);
+        Ok(match handle {
+            Some(handle) => Self::new(place, Identity::Handle(handle), Some(Arc::new(fd))),
+            None => Self::new(place, Identity::Pinned(Arc::new(fd)), None),
+        })
+    }
+
+    /// The object of an open file. Where it has a handle, it gets a descriptor of its
+    /// own when one is needed.
+    pub(super) fn of_file(
+        file: BorrowedFd<'_>,
+        device: u64,
+        ino: u64,
+        handles: bool,
+    ) -> Result<(ObjectKey, Self)> {
+        let handle = if handles { handle_of(file)? } else { None };
+        let identity = match handle {
+            Some(handle) => Identity::Handle(handle),
+            None => Identity::Pinned(Arc::new(pin(file)?)),
+        };
+        Ok(Self::new((device, ino), identity, None))
+    }
+
+    fn new(
+        (dev, ino): (u64, u64),
+        identity: Identity,
+        cached: Option<Arc<OwnedFd>>,
+    ) -> (ObjectKey, Self) {
+        let handle = match &identity {
+            Identity::Handle(handle) => (handle.data, handle.bytes, handle.kind),
+            Identity::Pinned(_) => ([0; HANDLE_BYTES_MAX], 0, 0),
+        };
         let (used, pinned) = (AtomicBool::new(true), AtomicBool::new(false));
-        if let Some(handle) = handle {
-            let key =
-                ObjectKey { dev: device, ino, handle: (handle.data, handle.bytes, handle.kind) };
-            let cached = Mutex::new(Some(Arc::new(fd)));
-            return Ok((key, Self { identity: Identity::Handle(handle), cached, used, pinned }));
-        }
-        let key = ObjectKey { dev: device, ino, handle: ([0; HANDLE_BYTES_MAX], 0, 0) };
-        let identity = Identity::Pinned(Arc::new(fd));
-        Ok((key, Self { identity, cached: Mutex::new(None), used, pinned }))
+        let object = Self { identity, cached: Mutex::new(cached), used, pinned };
+        (ObjectKey { dev, ino, handle }, object)
     }
 
     /// An `O_PATH` descriptor of the object.
@@ -204,7 +229,7 @@ pub(super) fn proc_path(fd: BorrowedFd<'_>) -> String {
 }
 
 /// An `O_PATH` descriptor for the same object.
-pub(super) fn pin(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+fn pin(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
     Ok(rustix::fs::open(proc_path(fd), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
 }
 

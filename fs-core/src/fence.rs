@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use self::choice::MethodChoice;
+use crate::engine::Lsn;
 use crate::error::Result;
 use crate::log::tracked::Tracked;
 use crate::platform::{Backing, FenceMethod, Fencer, SyncTarget};
@@ -28,19 +29,21 @@ pub struct SyncRequest<B: Backing> {
     /// An open file of the program through which the log may read, too; else it opens
     /// one of its own.
     pub reader: Option<Arc<B::File>>,
+    /// With a log: all that is asked for, if it is what was done up to this operation.
+    pub through: Option<Lsn>,
 }
 
 impl<B: Backing> SyncRequest<B> {
     /// Asks for everything done so far on the engine.
     #[must_use]
     pub const fn everything() -> Self {
-        Self { target: None, file: None, reader: None }
+        Self { target: None, file: None, reader: None, through: None }
     }
 }
 
 impl<B: Backing> From<SyncTarget<B>> for SyncRequest<B> {
     fn from(target: SyncTarget<B>) -> Self {
-        Self { target: Some(target), file: None, reader: None }
+        Self { target: Some(target), ..Self::everything() }
     }
 }
 
@@ -49,6 +52,11 @@ pub trait GroupFence<B: Backing>: Send + Sync {
     /// Makes everything durable that the requests of a group ask for. One
     /// failed request does not hide the others' results.
     fn run(&self, group: &[SyncRequest<B>]) -> FenceOutcome;
+    /// Whether an earlier group has made durable what is asked for, so that there is
+    /// nothing to wait for.
+    fn is_durable(&self, _request: &SyncRequest<B>) -> bool {
+        false
+    }
     /// Name of the mechanism, for status output.
     fn mechanism(&self) -> &'static str;
 }

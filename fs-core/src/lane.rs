@@ -172,18 +172,21 @@ impl<B: Backing> Lanes<B> {
     }
 
     /// The next group, held as the policy says; `None`, and no leader any more,
-    /// when nothing is pending.
+    /// when nothing is pending. What the last group has made durable is not held.
     fn next_group(&self) -> Option<Vec<Parked<B>>> {
         let mut state = self.lock();
         let mut hold_start = None;
+        let mut durable;
         loop {
             if state.pending.is_empty() {
                 state.leading = false;
                 self.empty.notify_all();
                 return None;
             }
+            durable = state.pending.iter().take_while(|parked| self.is_durable(parked)).count();
             let now = self.now();
-            let Decision::HoldUntil(until) = state.policy.decide(now) else { break };
+            let decision = if durable > 0 { Decision::Go } else { state.policy.decide(now) };
+            let Decision::HoldUntil(until) = decision else { break };
             hold_start.get_or_insert(now);
             state.holding = true;
             let wait = Duration::from_nanos(until.saturating_sub(now));
@@ -193,7 +196,8 @@ impl<B: Backing> Lanes<B> {
                 break;
             }
         }
-        let ops = state.pending.len().min(self.config.policy.group_ops_max);
+        let ops = if durable > 0 { durable } else { state.pending.len() };
+        let ops = ops.min(self.config.policy.group_ops_max);
         let now = self.now();
         state.policy.departed(ops, now);
         let hold = hold_start.map_or(0, |start| now.saturating_sub(start));
@@ -207,7 +211,10 @@ impl<B: Backing> Lanes<B> {
         let outcome = self.run_fence(&requests);
         {
             let mut state = self.lock();
-            let service = u64::try_from(outcome.service.as_nanos()).unwrap_or(u64::MAX);
+            let took = u64::try_from(outcome.service.as_nanos()).unwrap_or(u64::MAX);
+            // A group that needed nothing says nothing about what a fence takes.
+            let known = state.policy.fence_estimate_ns().filter(|_| outcome.way == Way::Nothing);
+            let service = known.unwrap_or(took);
             let now = self.now();
             state.policy.released(service, now);
             state.stats.finished(&outcome);
@@ -243,6 +250,10 @@ impl<B: Backing> Lanes<B> {
                 }
             }
         }
+    }
+
+    fn is_durable(&self, parked: &Parked<B>) -> bool {
+        self.fence.is_durable(&parked.request)
     }
 
     fn now(&self) -> Nanos {

@@ -205,6 +205,11 @@ impl<B: Backing> Log<B> {
         stream.is_empty() && self.durable.load(Ordering::Acquire) >= stream.last()
     }
 
+    /// Whether every operation up to this one is durable.
+    pub(crate) fn is_durable_through(&self, lsn: Lsn) -> bool {
+        self.durable.load(Ordering::Acquire) >= lsn
+    }
+
     // ---- files ----
 
     /// Notes that a file was opened for writing; `file` is any open file of it.

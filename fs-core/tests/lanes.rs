@@ -2,13 +2,13 @@
 //! everybody is answered once and in order, and one failure stays one.
 
 use std::ffi::OsStr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fs_core::error::{Errno, Result};
-use fs_core::fence::BackingFence;
+use fs_core::fence::{BackingFence, FenceOutcome, GroupFence, SyncRequest, Way};
 use fs_core::lane::policy::PolicyConfig;
 use fs_core::lane::{LaneConfig, Lanes};
 use fs_core::platform::{
@@ -202,6 +202,70 @@ fn an_error_reaches_its_own_request_only() {
     assert_eq!(answers, [(1, Ok(())), (2, Ok(())), (3, Err(Errno::IO)), (4, Ok(()))]);
     leader.join().expect("the leader returns");
     assert_eq!(bench.lanes.status().errors, 1);
+}
+
+/// A fence whose every run makes operations up to `through` durable.
+struct UpTo {
+    through: u64,
+    durable: AtomicU64,
+    runs: Sender<usize>,
+}
+
+impl GroupFence<Fake> for UpTo {
+    fn run(&self, group: &[SyncRequest<Fake>]) -> FenceOutcome {
+        self.runs.send(group.len()).expect("the test listens");
+        let all = group.iter().all(|request| self.is_durable(request));
+        let way = if all { Way::Nothing } else { Way::Log };
+        // Those that come meanwhile find somebody leading.
+        std::thread::sleep(Duration::from_millis(60));
+        self.durable.store(self.through, Ordering::Release);
+        FenceOutcome { results: vec![Ok(()); group.len()], way, service: Duration::ZERO }
+    }
+
+    fn is_durable(&self, request: &SyncRequest<Fake>) -> bool {
+        request.through.is_some_and(|through| through <= self.durable.load(Ordering::Acquire))
+    }
+
+    fn mechanism(&self) -> &'static str {
+        "up to"
+    }
+}
+
+/// The kernel keeps a directory locked while its sync is parked. One whose changes the
+/// group under way made durable was held back all the same, for writers that could not
+/// come because they waited for that very lock.
+#[test]
+fn what_the_last_group_made_durable_is_not_held() {
+    let window_ns = Some(600_000_000);
+    let policy = PolicyConfig { window_ns, ..PolicyConfig::default() };
+    let config = LaneConfig { policy, ..LaneConfig::default() };
+    let (run_sender, runs) = channel();
+    let (answer_sender, answers) = channel();
+    let fence = UpTo { through: 7, durable: AtomicU64::new(0), runs: run_sender };
+    let lanes = Arc::new(Lanes::new(Arc::new(fence), config));
+    let submit = |through: u64| {
+        let (lanes, answer) = (Arc::clone(&lanes), answer_sender.clone());
+        let request = SyncRequest { through: Some(through), ..SyncRequest::everything() };
+        let done = Box::new(move |result| answer.send((through, result)).expect("it listens"));
+        std::thread::spawn(move || lanes.submit(through, request, done))
+    };
+    let leader = submit(1);
+    assert_eq!(runs.recv_timeout(LONG), Ok(1), "after its window");
+    let others = [7, 9, 5].map(|through| {
+        let other = submit(through);
+        std::thread::sleep(Duration::from_millis(5));
+        other
+    });
+    assert_eq!(answers.recv_timeout(LONG), Ok((1, Ok(()))));
+    assert_eq!(runs.recv_timeout(LONG), Ok(1), "the one that is durable, by itself");
+    assert_eq!(answers.recv_timeout(LONG), Ok((7, Ok(()))));
+    assert!(runs.try_recv().is_err(), "the others are held");
+    assert_eq!(runs.recv_timeout(LONG), Ok(2), "in their order");
+    for through in [9, 5] {
+        assert_eq!(answers.recv_timeout(LONG), Ok((through, Ok(()))));
+    }
+    leader.join().expect("the leader returns");
+    others.into_iter().for_each(|other| other.join().expect("it returns"));
 }
 
 /// Two threads sync through one open file and meet in a group. The kernel tells a

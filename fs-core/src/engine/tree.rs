@@ -10,6 +10,7 @@ use super::handles::HandleTable;
 use super::nodes::{DirState, Node, NodeId, NodeTable};
 use super::{Engine, Lsn};
 use crate::error::{Errno, Result};
+use crate::fence::SyncRequest;
 use crate::lane::Completion;
 use crate::log::record::Change;
 use crate::log::tracked::Tracked;
@@ -470,8 +471,12 @@ impl<B: Backing> Tree<B> {
             self.engine.lanes.count_skipped();
             return done(Ok(()));
         }
-        let target = SyncTarget::Dir(Arc::clone(&open.dir));
-        self.engine.lanes.submit(u64::from(caller.thread), target, done);
+        // The kernel lets nobody into the directory before this is answered, so that no
+        // more is waited for than was done before it came.
+        let through = Some(log.last_lsn());
+        let target = Some(SyncTarget::Dir(Arc::clone(&open.dir)));
+        let request = SyncRequest { target, through, ..SyncRequest::everything() };
+        self.engine.lanes.submit(u64::from(caller.thread), request, done);
     }
 
     /// Refuses the name of the engine's own directory.

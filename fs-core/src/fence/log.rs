@@ -66,12 +66,15 @@ impl<B: Backing> LogFence<B> {
     }
 
     fn make_durable(&self, group: &[SyncRequest<B>], results: &mut [Result<()>]) -> Way {
+        if group.iter().all(|request| self.is_durable(request)) {
+            return Way::Nothing;
+        }
         let mut files = self.files_of(group, results);
         self.write_in_place(group, results);
 
         // From here on one group at a time.
         let mut writer = self.log.lock_writer();
-        if self.is_durable(&files) {
+        if self.are_durable(&files) {
             return Way::Nothing;
         }
         let tail = self.cut_stream(&mut files);
@@ -203,7 +206,7 @@ impl<B: Backing> LogFence<B> {
     }
 
     /// Whether all of this is durable without doing anything.
-    fn is_durable(&self, files: &[GroupFile<B>]) -> bool {
+    fn are_durable(&self, files: &[GroupFile<B>]) -> bool {
         self.log.is_all_durable()
             && (files.is_empty() || self.backing.has_exact_times())
             && files.iter().all(|file| file.file.is_synced(&file.before))
@@ -367,6 +370,10 @@ impl<B: Backing> GroupFence<B> for LogFence<B> {
         let mut results = vec![Ok(()); group.len()];
         let way = self.make_durable(group, &mut results);
         FenceOutcome { results, way, service: start.elapsed() }
+    }
+
+    fn is_durable(&self, request: &SyncRequest<B>) -> bool {
+        request.through.is_some_and(|through| self.log.is_durable_through(through))
     }
 
     fn mechanism(&self) -> &'static str {

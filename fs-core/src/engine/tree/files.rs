@@ -244,7 +244,8 @@ impl<B: Backing> Tree<B> {
             Some(log) => Some(tracked(log, &open, reader.is_none())?),
             None => None,
         };
-        Ok(SyncRequest { target: Some(SyncTarget::File(file, kind)), file: tracked, reader })
+        let target = Some(SyncTarget::File(file, kind));
+        Ok(SyncRequest { target, file: tracked, reader, through: None })
     }
 
     pub(super) fn file_of(&self, caller: Caller, open: &OpenFile<B>) -> Result<Arc<B::File>> {

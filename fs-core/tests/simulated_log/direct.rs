@@ -14,7 +14,7 @@ use fs_core::log::recovery::recover;
 use fs_core::log::{HOME_NAME, LogConfig, OpenLogError};
 use fs_core::platform::sim::{DurabilityModel, FencePoint, SimBacking, SimLog, SimOptions};
 use fs_core::platform::{Backing, LOG_BLOCK_BYTES, LogBuffer, LogStore, OpenMode, RenameMode};
-use fs_core::types::{NewMode, SetAttr, SyncKind};
+use fs_core::types::{Caller, NewMode, SetAttr, SyncKind};
 
 use crate::disk::{LogShape, new_disk, start};
 use crate::shape::{NOBODY, Walk};

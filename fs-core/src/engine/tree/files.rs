@@ -22,6 +22,8 @@ const TAKES_RANGE: u32 = 0x02 | 0x10;
 const KEEP_SIZE: u32 = 0x01;
 /// Those that move all bytes behind: `FALLOC_FL_COLLAPSE_RANGE`, `FALLOC_FL_INSERT_RANGE`.
 const MOVES_REST: u32 = 0x08 | 0x20;
+/// Set-user-id and set-group-id.
+const SETID_BITS: u16 = 0o6000;
 
 impl<B: Backing> Tree<B> {
     /// Opens a file. With `lazy`, a file that is only read is not opened before
@@ -161,8 +163,38 @@ impl<B: Backing> Tree<B> {
         offset: u64,
         keep_suid: bool,
     ) -> Result<usize> {
-        let file = self.backing_file(caller, file)?;
-        self.backing.write(caller, &*file, data, offset, keep_suid)
+        let open = self.files.get(file.0)?;
+        let file = self.file_of(caller, &open)?;
+        let write = || self.backing.write(caller, &*file, data, offset, keep_suid);
+        if keep_suid { write() } else { self.taking_setid(&open.node, write) }
+    }
+
+    /// Runs a change of content that takes set-user-id and set-group-id bits from the
+    /// file. With a log that is an operation: recovery must not give back, to a content
+    /// that a stranger wrote, a right that an earlier operation gave.
+    fn taking_setid<T>(
+        &self,
+        node: &Arc<Node<B>>,
+        change: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        if !self.logs_setid(node)? {
+            return change();
+        }
+        self.change(&[node], nothing, change, |_, _, _, changes| {
+            changes.extend(self.perm_now(node));
+        })
+    }
+
+    /// Whether it is for the log if the file loses such bits.
+    fn logs_setid(&self, node: &Node<B>) -> Result<bool> {
+        let logs = self.engine.log.is_some();
+        Ok(logs && self.backing.attr(&node.object)?.perm & SETID_BITS != 0)
+    }
+
+    fn perm_now(&self, node: &Node<B>) -> Option<Change> {
+        let perm = Some(self.backing.attr(&node.object).ok()?.perm);
+        let object = node.key();
+        Some(Change::Attrs { object, perm, uid: None, gid: None, atime: None, mtime: None })
     }
 
     /// Allocates, punches, collapses: the modes of `fallocate(2)`.
@@ -184,6 +216,7 @@ impl<B: Backing> Tree<B> {
         };
         let change = Change::Allocate { object, mode, offset, bytes };
         let mark = change.clone();
+        let logs_setid = self.logs_setid(&open.node)?;
         self.change(
             &[&open.node],
             |log, lsn| match &taken {
@@ -199,6 +232,7 @@ impl<B: Backing> Tree<B> {
                     log.replaced(&object, range, lsn);
                 }
                 changes.push(change);
+                changes.extend(if logs_setid { self.perm_now(&open.node) } else { None });
             },
         )
     }
@@ -223,7 +257,9 @@ impl<B: Backing> Tree<B> {
             log.shared(&from.node.key());
             log.shared(&to.node.key());
         }
-        self.backing.copy_range(caller, (&*read, source.1), (&*written, target.1), bytes)
+        self.taking_setid(&to.node, || {
+            self.backing.copy_range(caller, (&*read, source.1), (&*written, target.1), bytes)
+        })
     }
 
     /// Makes a file durable, then calls `done`; never waits for another group.

@@ -251,3 +251,22 @@ fn a_late_allocation_is_not_ahead_of_its_operation() {
         assert!(bytes <= 336 || Walk::of(disk, false).names.len() == 3, "{bytes}");
     });
 }
+
+/// A stranger's write takes set-user-id away, and that was in no record: recovery gave the
+/// bit that a chmod had set back to the content that the stranger had written and synced.
+#[test]
+fn set_user_id_does_not_come_back() {
+    const STRANGER: Caller = Caller { uid: 7, ..NOBODY };
+    let lab = Lab::new();
+    let (node, file) = lab.create("a");
+    let special = SetAttr { perm: Some(0o4755), ..SetAttr::default() };
+    lab.tree.set_attr(NOBODY, node, None, &special).expect("chmod");
+    assert_eq!(lab.tree.write(STRANGER, file, b"strange", 0, false), Ok(7));
+    assert_eq!(lab.tree.attr(node).expect("it is there").perm, 0o755);
+    assert_eq!(lab.sync(file), Ok(()));
+    lab.all(|disk| {
+        let root = disk.root().expect("a root").object;
+        let found = disk.lookup(&root, name("a")).expect("it was synced");
+        assert_eq!(found.attr.perm, 0o755);
+    });
+}

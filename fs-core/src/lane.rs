@@ -120,6 +120,7 @@ impl<B: Backing> Lanes<B> {
             return self.carry_alone(&request, done);
         }
         let now = self.now();
+        let keeps_others_out = request.keeps_others_out;
         state.pending.push_back(Parked { request, done });
         state.policy.arrived(writer, now);
         if !state.leading {
@@ -129,7 +130,7 @@ impl<B: Backing> Lanes<B> {
         }
         // The newcomer looks for the leader whether the group is complete, so
         // that the leader is woken once for a group and not once a request.
-        if state.holding && state.policy.decide(now) == Decision::Go {
+        if state.holding && (keeps_others_out || state.policy.decide(now) == Decision::Go) {
             state.holding = false;
             self.leave.notify_one();
         }
@@ -172,7 +173,8 @@ impl<B: Backing> Lanes<B> {
     }
 
     /// The next group, held as the policy says; `None`, and no leader any more,
-    /// when nothing is pending. What the last group has made durable is not held.
+    /// when nothing is pending. What the last group has made durable is not held, nor
+    /// what keeps those out for whom it would be held.
     fn next_group(&self) -> Option<Vec<Parked<B>>> {
         let mut state = self.lock();
         let mut hold_start = None;
@@ -185,7 +187,8 @@ impl<B: Backing> Lanes<B> {
             }
             durable = state.pending.iter().take_while(|parked| self.is_durable(parked)).count();
             let now = self.now();
-            let decision = if durable > 0 { Decision::Go } else { state.policy.decide(now) };
+            let go = durable > 0 || state.pending.iter().any(|p| p.request.keeps_others_out);
+            let decision = if go { Decision::Go } else { state.policy.decide(now) };
             let Decision::HoldUntil(until) = decision else { break };
             hold_start.get_or_insert(now);
             state.holding = true;

@@ -268,6 +268,27 @@ fn what_the_last_group_made_durable_is_not_held() {
     others.into_iter().for_each(|other| other.join().expect("it returns"));
 }
 
+/// The same, where nothing is durable yet: two threads that sync one directory in turns
+/// waited for each other.
+#[test]
+fn what_keeps_others_out_is_not_held() {
+    let policy = PolicyConfig { window_ns: Some(3_600_000_000_000), ..PolicyConfig::default() };
+    let bench = Bench::new(LaneConfig { policy, ..LaneConfig::default() });
+    let held = bench.submit_as_leader(1, Plan::Succeed);
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(bench.groups.try_recv().is_err(), "one that keeps nobody out is held");
+    let target = Some(SyncTarget::File(FakeFile::new(2, Plan::Succeed), SyncKind::Full));
+    let request =
+        SyncRequest { target, keeps_others_out: true, ..SyncRequest::<Fake>::everything() };
+    let answer = bench.answers.0.clone();
+    let done = Box::new(move |result| answer.send((2, result)).expect("the test listens"));
+    bench.lanes.submit(2, request, done);
+    assert_eq!(bench.group(), [1, 2]);
+    bench.permit();
+    assert_eq!((bench.answer(), bench.answer()), ((1, Ok(())), (2, Ok(()))));
+    held.join().expect("the leader returns");
+}
+
 /// Two threads sync through one open file and meet in a group. The kernel tells a
 /// failed write-back to that file once, so the second was answered with success
 /// although its data was lost.

@@ -281,7 +281,8 @@ impl<B: Backing> Tree<B> {
             None => None,
         };
         let target = Some(SyncTarget::File(file, kind));
-        Ok(SyncRequest { target, file: tracked, reader, through: None })
+        let keeps_others_out = open.node.synced_by(caller);
+        Ok(SyncRequest { target, file: tracked, reader, through: None, keeps_others_out })
     }
 
     pub(super) fn file_of(&self, caller: Caller, open: &OpenFile<B>) -> Result<Arc<B::File>> {

@@ -16,7 +16,7 @@
 //! nothing is redone twice; what redoing takes from files is filled again, because
 //! the superblock keeps the marker that was found first. Objects that redoing has
 //! made have other handles than the log knows: they are found by the names that the
-//! log gives them.
+//! log gives them ([`objects`]).
 //!
 //! Nothing is ever invented: an object that is gone was removed later; what the log
 //! says of it is counted and passed over.
@@ -37,6 +37,8 @@ use crate::error::Errno;
 use crate::platform::{Backing, LogStore};
 
 mod fill;
+mod names;
+mod objects;
 mod overlay;
 mod redo;
 
@@ -232,9 +234,9 @@ pub(super) fn recover_in<B: Backing>(
         write_superblock(store, &begun)?;
     }
     let known = (marker, renewed);
-    let objects = redo::redo(backing, home, &plan, known, &mut report, progress)?;
+    let files = redo::redo(backing, home, &plan, known, &mut report, progress)?;
     let over_blocks = config.bugs.replay_over_blocks || again;
-    fill::fill(backing, &plan, over_blocks, &objects, &mut report, progress)?;
+    fill::fill(backing, &plan, over_blocks, &files, &mut report, progress)?;
     backing.sync_all().map_err(|source| RecoveryError::Backing { what: "sync", source })?;
     report.seconds = seconds(start.elapsed());
     Ok(Some(report))

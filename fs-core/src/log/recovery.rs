@@ -8,7 +8,7 @@
 //! | step | what it may meet |
 //! | --- | --- |
 //! | plan ([`overlay`]) | groups, records, marks in the order of their numbers; what of each file's content is still valid at the end |
-//! | redo ([`redo`]) | the disk may be ahead of the log (then nothing is redone), behind it, or have one operation that the marker does not tell |
+//! | redo ([`redo`]) | the disk may be ahead of the log (then nothing is redone), behind it, or have one operation that the marker does not tell; what comes and goes behind the marker is left out ([`transient`]) |
 //! | fill ([`fill`]) | blocks that are there are newer than the log, or the same; except where redoing took them |
 //! | end | everything is synced; only then does the log begin anew |
 //!
@@ -41,6 +41,7 @@ mod names;
 mod objects;
 mod overlay;
 mod redo;
+mod transient;
 
 /// What recovery found and did; with `lanefs check`, what it would do.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -59,6 +60,9 @@ pub struct RecoveryReport {
     pub last_lsn: Lsn,
     /// Operations that were not there and were carried out again.
     pub redone: u64,
+    /// Operations on objects that were made and removed behind the marker: there would
+    /// be nothing to see of them.
+    pub left_out: u64,
     /// Operations behind the marker that were there already.
     pub found_done: u64,
     /// Operations on objects that do not exist any more.

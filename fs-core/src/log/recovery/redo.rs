@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::names::Name;
 use super::objects::{Known, Objects, type_bits};
 use super::overlay::Plan;
+use super::transient::{Step, Transient};
 use super::{KEEP_SIZE, RecoveryError, RecoveryReport};
 use crate::engine::Lsn;
 use crate::error::{Errno, Result};
@@ -51,13 +52,20 @@ pub(super) fn redo<B: Backing>(
 ) -> std::result::Result<Files<B>, RecoveryError> {
     let failed = |source| RecoveryError::Backing { what: "redo an operation", source };
     let mut redo = Redo { backing, home, objects: Objects::new(backing, noted), note: None };
+    let transient = Transient::new(&plan.changes, plan.first_marker);
+    let last = plan.changes.last().map(|&(lsn, _)| lsn);
     let all = (plan.changes.len() + plan.files.len()) as u64;
     for (index, &(lsn, change)) in plan.changes.iter().enumerate() {
         if lsn > marker {
-            match redo.carry_out(lsn, change).map_err(failed)? {
+            let step = transient.step(change);
+            match redo.carry_out(change, &step).map_err(failed)? {
+                _ if step == Step::Nothing => report.left_out += 1,
                 Outcome::Done => report.redone += 1,
                 Outcome::Found => report.found_done += 1,
                 Outcome::Gone => report.passed_over += 1,
+            }
+            if step != Step::Nothing || Some(lsn) == last {
+                redo.mark(lsn).map_err(failed)?;
             }
         } else if lsn > plan.first_marker {
             redo.objects.names.follow(change, false);
@@ -74,9 +82,14 @@ pub(super) fn redo<B: Backing>(
 }
 
 impl<'a, B: Backing> Redo<'a, B> {
-    /// One operation, and the marker behind it.
-    fn carry_out(&mut self, lsn: Lsn, change: &'a Change) -> Result<Outcome> {
-        let outcome = match self.apply(change) {
+    /// One operation, or what is left of it.
+    fn carry_out(&mut self, change: &'a Change, step: &Step) -> Result<Outcome> {
+        let applied = match step {
+            Step::AsItIs => self.apply(change),
+            Step::Instead(change) => self.apply(change),
+            Step::Nothing => Ok(Outcome::Done),
+        };
+        let outcome = match applied {
             // Something on the way was removed by a later operation.
             Err(Errno::NOENT | Errno::STALE | Errno::NOTDIR) => Outcome::Gone,
             other => other?,
@@ -85,12 +98,17 @@ impl<'a, B: Backing> Redo<'a, B> {
             Outcome::Gone => self.objects.names.lose(change),
             Outcome::Done | Outcome::Found => self.objects.names.follow(change, true),
         }
+        Ok(outcome)
+    }
+
+    /// Sets the marker behind an operation.
+    fn mark(&mut self, lsn: Lsn) -> Result<()> {
         self.backing.set_marker(&self.home.marker, lsn)?;
         if let Some((in_log, here)) = self.note.take() {
             self.home.marks.forget_note(self.backing, &in_log, &here)?;
             self.objects.forget_note(&in_log);
         }
-        Ok(outcome)
+        Ok(())
     }
 
     fn apply(&mut self, change: &Change) -> Result<Outcome> {

@@ -135,6 +135,33 @@ fn an_interrupted_rename_of_a_whiteout_is_done_once() {
     }
 }
 
+/// What comes and goes is left out of recovery, but not what it has replaced; recovery
+/// used to make all of it, which took most of its time where programs replace files.
+#[test]
+fn what_comes_and_goes_is_left_out() {
+    let lab = Lab::new();
+    lab.create("a");
+    lab.engine.log().expect("a log").checkpoint().expect("a checkpoint");
+    for first in ["b", "c", "d"] {
+        lab.create(first);
+    }
+    lab.create("new");
+    lab.rename("new", "a", RenameMode::default());
+    lab.tree.unlink(NodeId::ROOT, name("a")).expect("it goes");
+    let (_, file) = lab.create("end");
+    assert_eq!(lab.sync(file), Ok(()));
+    let mut left_out = 0;
+    for seed in 0..CRASHES {
+        let crashed = lab.backing.crash(seed);
+        let report = recover(&crashed, None, &mut |_| {}).expect("a recovery").expect("a log");
+        left_out = left_out.max(report.left_out);
+        let there = |text: &&str| content(&crashed, text).is_some();
+        let found: Vec<_> = ["a", "b", "c", "d", "new", "end"].into_iter().filter(there).collect();
+        assert_eq!(found, ["b", "c", "d", "end"]);
+    }
+    assert_eq!(left_out, 2, "making it, and its end; its rename removes another");
+}
+
 /// A file that was renamed over another, and replaced before anybody asked for a sync,
 /// made a journal commit of the next group, though the log can say all of it.
 #[test]

@@ -277,9 +277,20 @@ impl<B: Backing> Log<B> {
             self.lock_stream().join(Arc::clone(file));
             Ok(())
         });
+        // The group opens it again: an open file that is replaced before would keep its
+        // inode and blocks until then.
+        file.spare_reader();
         if let Err(error) = joined {
             tracing::warn!(%error, "a file's content cannot be made durable with its name");
         }
+    }
+
+    /// Notes that a file has lost its last name, by an operation of the stream.
+    pub(crate) fn removed(&self, key: &ObjectKey) {
+        // The operation that it joined and the one that removed it are in one group, or
+        // it is too late, and the fence sees that it has no name.
+        self.lock_stream().leave(&key.portable());
+        self.files.removed(key);
     }
 
     /// Notes that operation `lsn` set a file's length.

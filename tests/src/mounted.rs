@@ -40,6 +40,16 @@ impl Mounted {
         Self::start(Command::new(binary::lanefs()), backing, options)
     }
 
+    /// The same, where it is for a user to hear why that cannot be: the options are his.
+    ///
+    /// # Errors
+    /// What the command said, in one line.
+    pub fn attempt(backing: &Path, options: &str) -> Result<Self, String> {
+        Self::try_start(Command::new(binary::lanefs()), backing, options).map_err(|outcome| {
+            format!("lanefs mount ended with {}: {}", outcome.status, outcome.stderr.trim())
+        })
+    }
+
     /// The same with a daemon that may have at most `files_max` open files, as `ulimit -n` sets it,
     /// soft and hard.
     #[track_caller]
@@ -50,7 +60,13 @@ impl Mounted {
     }
 
     #[track_caller]
-    fn start(mut command: Command, backing: &Path, options: &str) -> Self {
+    fn start(command: Command, backing: &Path, options: &str) -> Self {
+        let this = Self::try_start(command, backing, options);
+        this.unwrap_or_else(|outcome| panic!("{}", outcome.describe()))
+    }
+
+    #[track_caller]
+    fn try_start(mut command: Command, backing: &Path, options: &str) -> Result<Self, Outcome> {
         let scratch = Scratch::new(0);
         let mount_point = scratch.subdirectory("mount");
         let mut this = Mounted {
@@ -62,14 +78,17 @@ impl Mounted {
         };
         command.arg("mount").arg(backing).arg(&this.mount_point);
         command.args(["--daemon", "-o", options]);
-        run::run(&mut command, MOUNT_DEADLINE).expect_success();
+        let outcome = run::run(&mut command, MOUNT_DEADLINE);
+        if !outcome.status.success() {
+            return Err(outcome);
+        }
         assert!(leftovers::is_mounted(&this.mount_point), "the command said that it had mounted");
         // Asked for now: a daemon that hangs later cannot be asked any more.
         let pid = this.status()["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
         let pid = pid.expect("a `pid` in the status");
         this.daemon_pid = Some(pid);
         this.watchdog = Some(Watchdog::new(pid, watchdog::mount_deadline()));
-        this
+        Ok(this)
     }
 
     /// The mount point.

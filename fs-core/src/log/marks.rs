@@ -92,7 +92,8 @@ fn parse_key<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<ObjectKey>
     Some(ObjectKey { dev: 0, ino, handle })
 }
 
-/// Begins the name of a note that recovery has made an object anew: at most 220 bytes.
+/// Begins the name of a note of an object that recovery has made anew and is about to
+/// exchange: at most 220 bytes.
 const RENEWED: &str = "k";
 
 fn renewed_name(in_log: &ObjectKey, here: &ObjectKey) -> OsString {
@@ -142,7 +143,7 @@ impl<B: Backing> Marks<B> {
     }
 
     /// Notes which object on the disk is one of the log that recovery has made anew: a
-    /// change of the same journal, behind the making and in front of the marker.
+    /// change of the same journal, in front of the operation that needs it.
     pub(super) fn note_renewed(
         &self,
         backing: &B,
@@ -157,7 +158,17 @@ impl<B: Backing> Marks<B> {
         }
     }
 
-    /// What an interrupted recovery has made anew: key in the log, key on the disk.
+    /// Takes [`Self::note_renewed`] back.
+    pub(super) fn forget_note(
+        &self,
+        backing: &B,
+        in_log: &ObjectKey,
+        here: &ObjectKey,
+    ) -> Result<()> {
+        backing.unlink(&self.directory, &renewed_name(in_log, here))
+    }
+
+    /// What an interrupted recovery has noted: key in the log, key on the disk.
     pub(super) fn renewed(&self, backing: &B) -> Result<HashMap<ObjectKey, ObjectKey>> {
         let mut renewed = HashMap::new();
         let directory = backing.open_dir(&self.directory)?;
@@ -172,7 +183,7 @@ impl<B: Backing> Marks<B> {
     pub(super) fn forget_renewed(&self, backing: &B) -> Result<bool> {
         let renewed = self.renewed(backing)?;
         for (in_log, here) in &renewed {
-            backing.unlink(&self.directory, &renewed_name(in_log, here))?;
+            self.forget_note(backing, in_log, here)?;
         }
         Ok(!renewed.is_empty())
     }

@@ -250,7 +250,7 @@ impl<B: Backing> Tree<B> {
         if let (Some(log), Some(victim)) = (&self.engine.log, victim)
             && loses_last_name(victim)
         {
-            log.files.removed(&victim.key);
+            log.removed(&victim.key);
         }
     }
 

@@ -109,6 +109,78 @@ fn an_interrupted_exchange_is_not_turned_back() {
     }
 }
 
+/// As above when a whiteout is renamed, which leaves one that looks the same: recovery that
+/// was interrupted in between would move the new one too. (Never released.)
+#[test]
+fn an_interrupted_rename_of_a_whiteout_is_done_once() {
+    let lab = Lab::new();
+    let device = NewMode { mode: libc::S_IFCHR | 0o640, umask: 0 };
+    lab.tree.make_node(NOBODY, NodeId::ROOT, name("a"), device, (0, 0)).expect("a whiteout");
+    lab.rename("a", "b", RenameMode { whiteout: true, ..RenameMode::default() });
+    let (_, file) = lab.create("c");
+    assert_eq!(lab.sync(file), Ok(()));
+    for seed in 0..40 {
+        let crashed = lab.backing.crash(seed);
+        let images = std::cell::RefCell::new(Vec::new());
+        recover(&crashed, None, &mut |_| {
+            images.borrow_mut().extend((0..20).map(|seed| crashed.crash(seed)));
+        })
+        .expect("a recovery");
+        for image in images.into_inner() {
+            recover(&image, None, &mut |_| {}).expect("a second recovery");
+            let root = image.root().expect("a root").object;
+            let perm = |text| image.lookup(&root, name(text)).expect("a device").attr.perm;
+            assert_eq!((perm("b"), perm("a") == 0o640), (0o640, false));
+        }
+    }
+}
+
+/// What comes and goes is left out of recovery, but not what it has replaced; recovery
+/// used to make all of it, which took most of its time where programs replace files.
+#[test]
+fn what_comes_and_goes_is_left_out() {
+    let lab = Lab::new();
+    lab.create("a");
+    lab.engine.log().expect("a log").checkpoint().expect("a checkpoint");
+    for first in ["b", "c", "d"] {
+        lab.create(first);
+    }
+    lab.create("new");
+    lab.rename("new", "a", RenameMode::default());
+    lab.tree.unlink(NodeId::ROOT, name("a")).expect("it goes");
+    let (_, file) = lab.create("end");
+    assert_eq!(lab.sync(file), Ok(()));
+    let mut left_out = 0;
+    for seed in 0..CRASHES {
+        let crashed = lab.backing.crash(seed);
+        let report = recover(&crashed, None, &mut |_| {}).expect("a recovery").expect("a log");
+        left_out = left_out.max(report.left_out);
+        let there = |text: &&str| content(&crashed, text).is_some();
+        let found: Vec<_> = ["a", "b", "c", "d", "new", "end"].into_iter().filter(there).collect();
+        assert_eq!(found, ["b", "c", "d", "end"]);
+    }
+    assert_eq!(left_out, 2, "making it, and its end; its rename removes another");
+}
+
+/// A file that was renamed over another, and replaced before anybody asked for a sync,
+/// made a journal commit of the next group, though the log can say all of it.
+#[test]
+fn a_file_that_was_replaced_again_needs_no_commit() {
+    let lab = Lab::new();
+    lab.create("a");
+    for content in [[1; 3000], [2; 3000]] {
+        let (_, file) = lab.create("new");
+        lab.write(file, 0, &content);
+        lab.rename("new", "a", RenameMode::default());
+        lab.tree.release(file);
+    }
+    let (_, other) = lab.create("other");
+    assert_eq!(lab.sync(other), Ok(()));
+    let status = lab.engine.log().expect("a log").status();
+    assert_eq!((status.commits, status.groups), (0, 1));
+    lab.all(|disk| assert_eq!(content(disk, "a"), Some(vec![2; 3000])));
+}
+
 /// Marks went before the old groups did: a power cut in between brought cut bytes back.
 #[test]
 fn marks_stay_as_long_as_the_groups() {

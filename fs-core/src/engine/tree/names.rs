@@ -180,6 +180,12 @@ impl<B: Backing> Tree<B> {
                     Ok((moved, displaced, whiteout.and_then(Result::ok).flatten()))
                 },
                 |_, _, (moved, displaced, whiteout), changes| {
+                    // Two names of one object: nothing was done (`vfs_rename`).
+                    if let (Some(moved), Some(displaced)) = (moved, displaced)
+                        && moved.key == displaced.key
+                    {
+                        return;
+                    }
                     let names = ((from.key(), source.1), (to.key(), target.1));
                     let renamed = moved
                         .as_ref()

@@ -342,3 +342,23 @@ fn set_user_id_does_not_come_back() {
         assert_eq!(found.attr.perm, 0o755);
     });
 }
+
+/// A rename onto another name of the same object does nothing. With a whiteout asked for,
+/// and a device moved, the device at the old name was taken for the whiteout and logged as
+/// made: recovery, which believed that, lost a name of it.
+#[test]
+fn a_device_renamed_onto_itself_leaves_no_whiteout() {
+    let lab = Lab::new();
+    let device = NewMode { mode: libc::S_IFCHR | 0o666, umask: 0 };
+    let made = lab.tree.make_node(NOBODY, NodeId::ROOT, name("a"), device, (1, 3));
+    lab.tree.link(made.expect("a device").id, NodeId::ROOT, name("b")).expect("a link");
+    lab.rename("a", "b", RenameMode { whiteout: true, ..RenameMode::default() });
+    lab.rename("b", "c", RenameMode::default());
+    let (_, file) = lab.create("d");
+    assert_eq!(lab.sync(file), Ok(()));
+    lab.all(|disk| {
+        let root = disk.root().expect("a root").object;
+        let links = |text| disk.lookup(&root, name(text)).map(|found| found.attr.nlink);
+        assert_eq!((links("a"), links("b"), links("c")), (Ok(2), Err(Errno::NOENT), Ok(2)));
+    });
+}

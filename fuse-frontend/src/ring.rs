@@ -78,15 +78,28 @@ pub fn choose(transport: Transport) -> Result<Choice, Failure> {
         return Ok(Choice::Classic("asked for".to_owned()));
     }
     let prepared = offered().and_then(|()| {
-        Rings::prepare().map_err(|error| format!("its io_uring cannot be set up: {error}"))
+        Rings::prepare().map_err(|error| format!("an io_uring cannot be set up: {error}"))
     });
     match prepared {
         Ok(rings) => Ok(Choice::Rings(rings)),
-        Err(reason) if transport == Transport::Ring => {
-            Err(Failure::new(format!("transport=ring: {reason}")))
-        }
+        Err(reason) if transport == Transport::Ring => Err(refused(&reason)),
         Err(reason) => Ok(Choice::Classic(reason)),
     }
+}
+
+/// Whether a mount with this transport makes sense here; asked before anything is done.
+///
+/// # Errors
+/// Rings are asked for and the kernel does not offer them.
+pub fn check(transport: Transport) -> Result<(), Failure> {
+    match offered() {
+        Err(reason) if transport == Transport::Ring => Err(refused(&reason)),
+        _ => Ok(()),
+    }
+}
+
+fn refused(reason: &str) -> Failure {
+    Failure::new(format!("transport=ring: {reason}"))
 }
 
 fn offered() -> Result<(), String> {

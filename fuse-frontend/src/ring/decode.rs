@@ -237,3 +237,6 @@ impl Request<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

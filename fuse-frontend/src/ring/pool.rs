@@ -12,7 +12,7 @@ use fs_core::lane::Duty;
 use fs_core::platform::linux::LinuxBacking;
 
 use super::queue::{Queue, Ticket, tell_by_groups};
-use super::serve::serve;
+use super::serve::serve_waiting;
 use crate::skin::Skin;
 
 type LinuxDuty = Duty<LinuxBacking>;
@@ -43,7 +43,7 @@ impl Pool {
             let work = move || {
                 while let Ok(job) = received.recv() {
                     match job {
-                        Job::Serve(ticket) => serve(&skin, ticket),
+                        Job::Serve(ticket) => serve_waiting(&skin, ticket),
                         Job::Sync(duty) => duty.run(&mut || {}),
                         Job::End => return,
                     }

@@ -14,19 +14,54 @@ use super::queue::Ticket;
 use crate::skin::wire::Body;
 use crate::skin::{Fitted, Skin, convert, fit};
 
-/// Whether a request must not be carried out on a ring's thread.
-pub(super) fn may_wait(ticket: &Ticket) -> bool {
-    let request = decode(ticket.opcode(), ticket.op_in(), ticket.payload());
-    request.is_ok_and(|request| request.may_wait())
+/// Answers a request from the kernel, now or when its group is durable; gives it back if
+/// that might wait for the disk, for [`serve_waiting`] on another thread.
+#[must_use = "a request that is given back is not answered"]
+pub(super) fn serve(skin: &Skin, ticket: Ticket) -> Option<Ticket> {
+    fenced(ticket, |ticket| {
+        let request = match decode(ticket.opcode(), ticket.op_in(), ticket.payload()) {
+            Ok(request) => request,
+            Err(error) => {
+                ticket.answer(Err(error));
+                return None;
+            }
+        };
+        skin.count(request.op());
+        let waits = match request {
+            Request::Release { file } => skin.tree.release_may_wait(file),
+            ref request => request.may_wait(),
+        };
+        if waits {
+            return Some(ticket);
+        }
+        if let Request::Rename { name, new_parent, new_name, flags } = request {
+            let (source, target) = ((ticket.node(), name), (new_parent, new_name));
+            let renamed = convert::rename_mode(flags)
+                .and_then(|mode| skin.tree.rename_without_waiting(source, target, mode));
+            if renamed == Ok(false) {
+                return Some(ticket);
+            }
+            ticket.answer(renamed.map(|_| Body::default()));
+            return None;
+        }
+        handle(skin, ticket);
+        None
+    })
 }
 
-/// Answers a request, now or when its group is durable. A panic fails this request (its
-/// ticket, dropped unanswered, answers EIO) and not the thread.
-pub(super) fn serve(skin: &Skin, ticket: Ticket) {
+/// Answers a request that may wait for the disk.
+pub(super) fn serve_waiting(skin: &Skin, ticket: Ticket) {
+    fenced(ticket, |ticket| handle(skin, ticket));
+}
+
+/// A panic fails this request (its ticket, dropped unanswered, answers EIO) and not the
+/// thread.
+fn fenced<T: Default>(ticket: Ticket, work: impl FnOnce(Ticket) -> T) -> T {
     let opcode = ticket.opcode();
-    if catch_unwind(AssertUnwindSafe(|| handle(skin, ticket))).is_err() {
+    catch_unwind(AssertUnwindSafe(|| work(ticket))).unwrap_or_else(|_| {
         tracing::error!(opcode, "a handler panicked; the request gets EIO");
-    }
+        T::default()
+    })
 }
 
 fn handle(skin: &Skin, mut ticket: Ticket) {
@@ -34,7 +69,6 @@ fn handle(skin: &Skin, mut ticket: Ticket) {
         Ok(request) => request,
         Err(error) => return ticket.answer(Err(error)),
     };
-    skin.count(request.op());
     let (caller, node) = (ticket.caller(), ticket.node());
     match request {
         Request::Read { file, offset, bytes } => {

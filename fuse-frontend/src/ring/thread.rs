@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::pool::Pool;
 use super::queue::{Queue, Ticket};
-use super::serve::{may_wait, serve};
+use super::serve::serve;
 use super::sys::{Event, Lease, Ring};
 use crate::skin::{REQUEST_BYTES_MAX, Skin};
 
@@ -110,10 +110,8 @@ fn serve_requests(
 }
 
 fn take(service: &Service, ticket: Ticket) {
-    if may_wait(&ticket) {
-        service.pool.serve(ticket);
-    } else {
-        serve(&service.skin, ticket);
+    if let Some(waits) = serve(&service.skin, ticket) {
+        service.pool.serve(waits);
     }
 }
 

@@ -163,9 +163,9 @@ impl Mount {
                 Event::SessionEnded(result) => break result,
                 Event::RingFailed(error) => {
                     tracing::error!(error, "a ring failed; the mount ends");
-                    flushed = self.flush().and(Err(Failure::new(format!(
+                    flushed = Err(Failure::new(format!(
                         "FUSE over io_uring failed: {error}; `-o transport=classic` does without"
-                    ))));
+                    )));
                     self.kernel.unmount_now();
                 }
             }

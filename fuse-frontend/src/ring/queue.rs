@@ -76,17 +76,17 @@ impl Queue {
     }
 
     fn put(&self, lease: Lease) {
-        self.lock().ready.push(lease);
+        let mut answers = self.lock();
+        answers.ready.push(lease);
         match TELLING.get() {
             Telling::Later => {}
             Telling::NotOwn(number) if number == self.number => {}
-            Telling::Now | Telling::NotOwn(_) => self.tell(),
+            Telling::Now | Telling::NotOwn(_) => self.tell(answers),
         }
     }
 
     /// Wakes the queue's thread, once for however many answers are ready.
-    fn tell(&self) {
-        let mut answers = self.lock();
+    fn tell(&self, mut answers: MutexGuard<'_, Answers>) {
         if answers.ready.is_empty() || std::mem::replace(&mut answers.is_told, true) {
             return;
         }
@@ -105,7 +105,7 @@ impl Queue {
 /// only then are the queues' threads told.
 pub(super) fn tell_by_groups(queues: &[Arc<Queue>], work: impl FnOnce(&mut dyn FnMut())) {
     let before = TELLING.replace(Telling::Later);
-    let mut tell = || queues.iter().for_each(|queue| queue.tell());
+    let mut tell = || queues.iter().for_each(|queue| queue.tell(queue.lock()));
     work(&mut tell);
     tell();
     TELLING.set(before);
@@ -192,5 +192,104 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.send(Errno::IO.raw(), 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::abi::{u32_at, u64_at};
+    use crate::ring::sys::leases;
+
+    /// Tickets of requests with the numbers 1, 2, ...
+    fn tickets(queue: &Arc<Queue>, count: u16) -> Vec<Ticket> {
+        let leases = leases(count).into_iter().enumerate();
+        let numbered = leases.map(|(number, mut lease)| {
+            lease.set_reply(number as u64 + 1, 0, 0); // `unique` is where a request has it.
+            Ticket::new(queue, lease)
+        });
+        numbered.collect()
+    }
+
+    /// Number, error and size of the payload of each answer that is ready.
+    fn answers(queue: &Queue) -> Vec<(u64, i32, usize)> {
+        let mut ready = Vec::new();
+        queue.take(&mut ready);
+        let seen = ready.iter().map(|lease| {
+            let header = lease.in_header();
+            (u64_at(header, 8), u32_at(header, 4).cast_signed(), lease.payload().len())
+        });
+        seen.collect()
+    }
+
+    /// How often the queue's thread was woken.
+    fn calls(queue: &Queue) -> u64 {
+        let mut count = [0; 8];
+        rustix::io::read(&queue.wake_up, &mut count).map_or(0, |_| u64::from_ne_bytes(count))
+    }
+
+    fn queue() -> Arc<Queue> {
+        Arc::new(Queue::new(0).expect("an eventfd"))
+    }
+
+    #[test]
+    fn a_ticket_is_answered_once_and_never_forgotten() {
+        let queue = queue();
+        let mut tickets = tickets(&queue, 4).into_iter();
+        let mut next = || tickets.next().expect("four");
+        next().answer(Ok(Body::size(5)));
+        next().answer(Err(Errno::NOENT));
+        let mut read = next();
+        read.room()[..3].copy_from_slice(b"abc");
+        read.answer_in_place(Ok(3));
+        let panicking = next();
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            let _ticket = panicking;
+            panic!("planned by the test");
+        }));
+        assert!(result.is_err());
+        let (missing, broken) = ((2, -libc::ENOENT, 0), (4, -libc::EIO, 0));
+        assert_eq!(answers(&queue), [(1, 0, 8), missing, (3, 0, 3), broken]);
+        assert_eq!(answers(&queue), []);
+    }
+
+    #[test]
+    fn an_answer_that_does_not_fit_is_an_error() {
+        let queue = queue();
+        tickets(&queue, 1).remove(0).answer(Ok(Body::data(vec![0; 4097])));
+        assert_eq!(answers(&queue), [(1, -libc::EIO, 0)]);
+    }
+
+    #[test]
+    fn a_queue_is_told_once_for_all_that_is_ready() {
+        let queue = queue();
+        for ticket in tickets(&queue, 3) {
+            ticket.answer(Ok(Body::default()));
+        }
+        assert_eq!(calls(&queue), 1, "until its thread has come, it need not be told again");
+        assert_eq!(answers(&queue).len(), 3);
+
+        let two_groups = [tickets(&queue, 3), tickets(&queue, 2)];
+        tell_by_groups(&[Arc::clone(&queue)], |tell| {
+            for group in two_groups {
+                group.into_iter().for_each(|ticket| ticket.answer(Ok(Body::default())));
+                assert_eq!(calls(&queue), 0, "a group is told of as a whole");
+                tell();
+                assert_eq!(calls(&queue), 1);
+                answers(&queue);
+            }
+        });
+        assert_eq!(calls(&queue), 0, "nothing is ready");
+    }
+
+    #[test]
+    fn its_own_thread_needs_no_telling() {
+        let (own, other) = (queue(), Arc::new(Queue::new(1).expect("an eventfd")));
+        own.belongs_to_this_thread();
+        for queue in [&own, &other] {
+            tickets(queue, 1).remove(0).answer(Ok(Body::default()));
+        }
+        TELLING.set(Telling::Now);
+        assert_eq!((calls(&own), calls(&other)), (0, 1));
     }
 }

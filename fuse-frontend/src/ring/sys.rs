@@ -137,6 +137,13 @@ impl Lease {
     }
 }
 
+/// Leases of entries that no kernel knows, for tests of what is done with a lease.
+#[cfg(test)]
+pub(super) fn leases(count: u16) -> Vec<Lease> {
+    let buffers = Arc::new(Buffers::new(count, 4096).expect("a mapping"));
+    (0..count).map(|index| Lease { buffers: Arc::clone(&buffers), index }).collect()
+}
+
 /// What has come out of a ring.
 pub(super) enum Event {
     /// A request.
@@ -323,9 +330,7 @@ mod tests {
 
     #[test]
     fn entries_have_buffers_of_their_own() {
-        let buffers = Arc::new(Buffers::new(3, 4096).expect("a mapping"));
-        let lease = |index| Lease { buffers: Arc::clone(&buffers), index };
-        let mut leases = [lease(0), lease(1), lease(2)];
+        let mut leases = leases(3);
         for (number, lease) in leases.iter_mut().enumerate() {
             lease.room().fill(number as u8 + 1);
             lease.set_reply(number as u64, 0, 5);

@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::error::{Errno, Result};
 use crate::fence::log::LogFence;
 use crate::fence::{BackingFence, SyncRequest};
-use crate::lane::{LaneConfig, LaneStatus, Lanes};
+use crate::lane::{Elsewhere, LaneConfig, LaneStatus, Lanes};
 use crate::log::record::Change;
 use crate::log::recovery::RecoveryReport;
 use crate::log::{Log, LogConfig, LogStatus, OpenLogError, Progress};
@@ -43,7 +43,7 @@ pub struct EngineConfig {
 
 /// One engine: the stream and the lanes of a backing filesystem.
 pub struct Engine<B: Backing> {
-    lanes: Lanes<B>,
+    lanes: Arc<Lanes<B>>,
     log: Option<Arc<Log<B>>>,
     filesystem_id: u64,
     /// The last number given out. 1 is what objects start with: "changed by
@@ -102,7 +102,7 @@ impl<B: Backing> Engine<B> {
 
     fn build(backing: &B, lanes: Lanes<B>, log: Option<Arc<Log<B>>>) -> Self {
         Self {
-            lanes,
+            lanes: Arc::new(lanes),
             log,
             filesystem_id: backing.filesystem_id(),
             stream: AtomicU64::new(1),
@@ -126,6 +126,12 @@ impl<B: Backing> Engine<B> {
         trees.retain(|tree| tree.strong_count() > 0);
         trees.push(Arc::downgrade(&backing));
         Ok(Arc::new(tree))
+    }
+
+    /// Has groups led by a thread of the front-end's choice, for a front-end whose own
+    /// threads must not wait for the disk. See [`Lanes::lead_elsewhere`].
+    pub fn lead_elsewhere(&self, run: Elsewhere<B>) {
+        self.lanes.lead_elsewhere(run);
     }
 
     /// Waits for parked requests (at most `deadline`), then makes everything

@@ -9,7 +9,8 @@
 //! Architecture invariants:
 //! - A waiting request is a parked completion, never a parked thread. The
 //!   thread that brings a request to an idle lane becomes the leader and
-//!   carries groups until none is pending; no thread is kept for it.
+//!   carries groups until none is pending; no thread is kept for it. A front-end
+//!   whose threads must not block takes that [`Duty`] and runs it elsewhere.
 //! - At most one group is under way at a time, so completions of an earlier
 //!   group are called before a later one leaves. (Requests past a full queue are
 //!   carried beside it, each by the thread that brought it.)
@@ -18,7 +19,7 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use self::policy::{CohortPolicy, Decision, Nanos, PolicyConfig, WriterId};
@@ -28,8 +29,11 @@ use crate::error::{Errno, Result};
 use crate::fence::{FenceOutcome, GroupFence, SyncRequest, Way};
 use crate::platform::Backing;
 
+mod duty;
 pub mod policy;
 mod stats;
+
+pub use self::duty::Duty;
 
 /// Called with the result of a sync request, from the leader's thread.
 pub type Completion = Box<dyn FnOnce(Result<()>) + Send>;
@@ -63,7 +67,12 @@ pub struct Lanes<B: Backing> {
     leave: Condvar,
     /// Wakes who waits for the lanes to be empty.
     empty: Condvar,
+    /// Takes duties off the threads that bring requests, if somebody does.
+    elsewhere: OnceLock<Elsewhere<B>>,
 }
+
+/// Runs a duty on a thread that may block.
+pub type Elsewhere<B> = Box<dyn Fn(Duty<B>) + Send + Sync>;
 
 struct State<B: Backing> {
     policy: CohortPolicy,
@@ -100,24 +109,53 @@ impl<B: Backing> Lanes<B> {
             state: Mutex::new(state),
             leave: Condvar::new(),
             empty: Condvar::new(),
+            elsewhere: OnceLock::new(),
         }
     }
 
+    /// From now on nobody leads who only brought a request: `run` is given the duty.
+    /// The first call counts.
+    pub fn lead_elsewhere(&self, run: Elsewhere<B>) {
+        let _ = self.elsewhere.set(run);
+    }
+
     /// Makes durable what is requested and then calls `done`. Returns at once if
-    /// another thread leads; else the calling thread leads until nothing is pending.
-    pub fn submit(&self, writer: WriterId, request: impl Into<SyncRequest<B>>, done: Completion) {
+    /// another thread leads, or if duties are run elsewhere; else the calling thread
+    /// leads until nothing is pending.
+    pub fn submit(
+        self: &Arc<Self>,
+        writer: WriterId,
+        request: impl Into<SyncRequest<B>>,
+        done: Completion,
+    ) {
+        let Some(duty) = self.submit_deferred(writer, request, done) else { return };
+        match self.elsewhere.get() {
+            Some(run) => run(duty),
+            None => duty.run(&mut || {}),
+        }
+    }
+
+    /// As [`Self::submit`], but never blocks: what the calling thread would have to
+    /// do is returned, for a thread that may block.
+    pub fn submit_deferred(
+        self: &Arc<Self>,
+        writer: WriterId,
+        request: impl Into<SyncRequest<B>>,
+        done: Completion,
+    ) -> Option<Duty<B>> {
         let request = request.into();
         let mut state = self.lock();
         state.stats.requests += 1;
         if self.config.lie_one_in.is_some_and(|n| state.stats.requests.is_multiple_of(n)) {
             drop(state);
-            return complete(done, Ok(()));
+            complete(done, Ok(()));
+            return None;
         }
         if state.pending.len() >= self.config.queue_ops_max {
             state.stats.overflows += 1;
             state.alone += 1;
             drop(state);
-            return self.carry_alone(&request, done);
+            return Some(Duty::carry_alone(Arc::clone(self), Parked { request, done }));
         }
         let now = self.now();
         let keeps_others_out = request.keeps_others_out;
@@ -125,8 +163,7 @@ impl<B: Backing> Lanes<B> {
         state.policy.arrived(writer, now);
         if !state.leading {
             state.leading = true;
-            drop(state);
-            return self.lead();
+            return Some(Duty::lead(Arc::clone(self)));
         }
         // The newcomer looks for the leader whether the group is complete, so
         // that the leader is woken once for a group and not once a request.
@@ -134,6 +171,7 @@ impl<B: Backing> Lanes<B> {
             state.holding = false;
             self.leave.notify_one();
         }
+        None
     }
 
     /// Waits until no request is parked or under way; false after `deadline`.
@@ -166,9 +204,10 @@ impl<B: Backing> Lanes<B> {
         self.fence.mechanism()
     }
 
-    fn lead(&self) {
+    fn lead(&self, after_group: &mut dyn FnMut()) {
         while let Some(group) = self.next_group() {
             self.carry(group);
+            after_group();
         }
     }
 
@@ -227,9 +266,9 @@ impl<B: Backing> Lanes<B> {
         }
     }
 
-    /// One request past the queue, by the thread that brought it.
-    fn carry_alone(&self, request: &SyncRequest<B>, done: Completion) {
-        let outcome = self.run_fence(std::slice::from_ref(request));
+    /// One request past the full queue, beside the group that may be under way.
+    fn carry_alone(&self, Parked { request, done }: Parked<B>) {
+        let outcome = self.run_fence(std::slice::from_ref(&request));
         {
             let mut state = self.lock();
             state.stats.finished(&outcome);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use fs_core::error::{Errno, Result};
 use fs_core::fence::{BackingFence, FenceOutcome, GroupFence, SyncRequest, Way};
 use fs_core::lane::policy::PolicyConfig;
-use fs_core::lane::{LaneConfig, Lanes};
+use fs_core::lane::{Duty, LaneConfig, Lanes};
 use fs_core::platform::{
     Backing, FenceMethod, Fencer, Found, LogBuffer, LogStore, ObjectKey, OpenMode, RenameMode,
     Seek, SyncTarget,
@@ -156,11 +156,11 @@ impl Bench {
     }
 }
 
-fn submit(lanes: &Lanes<Fake>, answer: Sender<Answer>, number: u32, plan: Plan) {
+fn submit(lanes: &Arc<Lanes<Fake>>, answer: Sender<Answer>, number: u32, plan: Plan) {
     submit_file(lanes, answer, FakeFile::new(number, plan));
 }
 
-fn submit_file(lanes: &Lanes<Fake>, answer: Sender<Answer>, file: Arc<FakeFile>) {
+fn submit_file(lanes: &Arc<Lanes<Fake>>, answer: Sender<Answer>, file: Arc<FakeFile>) {
     let number = file.number;
     let done = Box::new(move |result| answer.send((number, result)).expect("the test listens"));
     lanes.submit(u64::from(number), SyncTarget::File(file, SyncKind::Full), done);
@@ -384,6 +384,60 @@ fn draining_waits_for_everything_under_way() {
     bench.permit();
     assert!(bench.lanes.drain(LONG));
     leader.join().expect("the leader returns");
+}
+
+/// A front-end whose threads must not block: whoever brings a request gets the duty
+/// back instead of leading, and is free while another thread does it.
+#[test]
+fn a_duty_is_done_where_it_is_run() {
+    let bench = Bench::new(LaneConfig { queue_ops_max: 3, ..LaneConfig::default() });
+    let bring = |number| submit_deferred(&bench, number);
+    let duty = bring(1).expect("nobody leads");
+    assert!(duty.is_to_lead());
+    assert!(bring(2).is_none() && bring(3).is_none(), "somebody is about to lead");
+    let alone = bring(4).expect("the queue is full");
+    assert!(!alone.is_to_lead());
+    assert!(bench.groups.try_recv().is_err(), "nothing was carried by who brought it");
+    assert!(!bench.lanes.drain(Duration::ZERO), "what is owed counts as under way");
+
+    for _ in 0..2 {
+        bench.permit();
+    }
+    let mut answered_before = Vec::new();
+    alone.run(&mut || answered_before.push(bench.answers.1.try_iter().count()));
+    duty.run(&mut || answered_before.push(bench.answers.1.try_iter().count()));
+    assert_eq!(answered_before, [1, 3], "told when all of a group are answered");
+    assert_eq!([bench.group(), bench.group()], [vec![4], vec![1, 2, 3]]);
+    assert!(bench.lanes.drain(LONG));
+}
+
+/// Requests are parked before the duty is: it cannot get lost.
+#[test]
+fn a_duty_that_is_dropped_is_done() {
+    let bench = Bench::new(LaneConfig::default());
+    bench.permit();
+    drop(submit_deferred(&bench, 1));
+    assert_eq!(bench.answer(), (1, Ok(())));
+}
+
+#[test]
+fn duties_can_go_elsewhere_for_good() {
+    let bench = Bench::new(LaneConfig::default());
+    let (sender, duties) = channel();
+    bench.lanes.lead_elsewhere(Box::new(move |duty| sender.send(duty).expect("the test listens")));
+    bench.submit(1, Plan::Succeed);
+    bench.submit(2, Plan::Succeed);
+    bench.permit();
+    duties.recv_timeout(LONG).expect("the first request's").run(&mut || {});
+    assert_eq!([bench.answer(), bench.answer()], [(1, Ok(())), (2, Ok(()))]);
+    assert!(duties.try_recv().is_err(), "one leader at a time");
+}
+
+fn submit_deferred(bench: &Bench, number: u32) -> Option<Duty<Fake>> {
+    let answer = bench.answers.0.clone();
+    let done = Box::new(move |result| answer.send((number, result)).expect("the test listens"));
+    let file = SyncTarget::File(FakeFile::new(number, Plan::Succeed), SyncKind::Full);
+    bench.lanes.submit_deferred(u64::from(number), file, done)
 }
 
 /// Many threads, thousands of requests: each is answered exactly once.

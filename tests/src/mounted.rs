@@ -1,5 +1,8 @@
 //! lanefs mounted, through its command line only.
 //!
+//! `LANEFS_TEST_OPTIONS` has options for every mount of every test, in front of the test's own:
+//! `LANEFS_TEST_OPTIONS=transport=ring cargo test -p tests` runs all of them on the other transport.
+//!
 //! `Drop` unmounts with `lanefs umount` and fails the test when that does not work: a mount that
 //! cannot be left cleanly is a bug like any other. Whatever happens, nothing stays mounted.
 
@@ -77,6 +80,9 @@ impl Mounted {
             _scratch: scratch,
         };
         command.arg("mount").arg(backing).arg(&this.mount_point);
+        if let Ok(all) = std::env::var("LANEFS_TEST_OPTIONS") {
+            command.args(["-o", &all]);
+        }
         command.args(["--daemon", "-o", options]);
         let outcome = run::run(&mut command, MOUNT_DEADLINE);
         if !outcome.status.success() {

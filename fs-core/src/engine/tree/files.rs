@@ -133,6 +133,13 @@ impl<B: Backing> Tree<B> {
         Ok(call(&self.backing, &self.nodes.get(id)?.object))
     }
 
+    /// Whether closing the file waits for the disk: one that was cut to nothing and
+    /// written again is written in place then.
+    pub fn release_may_wait(&self, file: FileId) -> bool {
+        let open = self.files.get(file.0);
+        open.is_ok_and(|open| open.tracked.as_ref().is_some_and(|file| file.is_emptied()))
+    }
+
     /// Closes a file.
     pub fn release(&self, file: FileId) {
         let Some(open) = self.files.remove(file.0) else { return };

@@ -21,7 +21,7 @@ use crate::fence::{BackingFence, SyncRequest};
 use crate::lane::{Elsewhere, LaneConfig, LaneStatus, Lanes};
 use crate::log::record::Change;
 use crate::log::recovery::RecoveryReport;
-use crate::log::{Log, LogConfig, LogStatus, OpenLogError, Progress};
+use crate::log::{Log, LogConfig, LogStatus, Mark, OpenLogError, Progress};
 use crate::platform::Backing;
 
 mod handles;
@@ -195,7 +195,7 @@ impl<B: Backing> Engine<B> {
     /// it with its number, and `describe` tells the log what was done.
     fn apply<T>(
         &self,
-        prepare: impl FnOnce(&Log<B>, Lsn) -> Result<()>,
+        prepare: impl FnOnce(&Log<B>, Lsn) -> Result<Option<Mark>>,
         operation: impl FnOnce() -> Result<T>,
         describe: impl FnOnce(&Log<B>, Lsn, &T, &mut Vec<Change>),
     ) -> Result<(T, Lsn)> {

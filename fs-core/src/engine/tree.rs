@@ -124,7 +124,7 @@ impl<B: Backing> Tree<B> {
             &[&node],
             |log, lsn| match change.size {
                 Some(size) => log.mark(lsn, &node.key(), size, describe::resized(node.key(), size)),
-                None => Ok(()),
+                None => Ok(None),
             },
             || self.backing.set_attr(caller, &node.object, file.as_deref(), change),
             |log, lsn, attr, changes| {

@@ -27,7 +27,7 @@ pub(super) const OURSELVES: Caller = Caller { uid: 0, gid: 0, thread: 0 };
 
 /// An operation that took bytes from a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Mark {
+pub(crate) struct Mark {
     pub(super) lsn: Lsn,
     /// [`Change::Resize`] or [`Change::Allocate`].
     pub(super) change: Change,
@@ -130,6 +130,12 @@ impl<B: Backing> Marks<B> {
         backing.make_node(OURSELVES, &self.directory, &name, mode, (0, 0)).map(drop)
     }
 
+    /// Removes a mark.
+    pub(super) fn remove(&self, backing: &B, mark: &Mark) -> Result<()> {
+        let Some(name) = mark.name() else { return Ok(()) };
+        backing.unlink(&self.directory, &name)
+    }
+
     /// All marks, oldest first. What is no mark is passed over.
     pub(super) fn list(&self, backing: &B) -> Result<Vec<Mark>> {
         let mut marks = Vec::new();
@@ -191,9 +197,7 @@ impl<B: Backing> Marks<B> {
     /// Removes marks up to this number: the log has nothing that old any more.
     pub(super) fn remove_through(&self, backing: &B, through: Lsn) -> Result<()> {
         for mark in self.list(backing)?.iter().filter(|mark| mark.lsn <= through) {
-            if let Some(name) = mark.name() {
-                backing.unlink(&self.directory, &name)?;
-            }
+            self.remove(backing, mark)?;
         }
         Ok(())
     }

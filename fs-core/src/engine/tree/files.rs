@@ -228,7 +228,7 @@ impl<B: Backing> Tree<B> {
             &[&open.node],
             |log, lsn| match &taken {
                 Some(range) => log.mark(lsn, &object, range.start, mark),
-                None => Ok(()),
+                None => Ok(None),
             },
             || self.backing.allocate(caller, &*file, mode, offset, bytes),
             |log, lsn, (), changes| {

@@ -135,6 +135,21 @@ fn an_interrupted_rename_of_a_whiteout_is_done_once() {
     }
 }
 
+/// The mark of an operation that failed stood on: recovery carried the operation out, and
+/// bytes were lost that a sync had promised.
+#[test]
+fn an_operation_that_failed_takes_nothing() {
+    let lab = Lab::new();
+    let (_, file) = lab.create("a");
+    lab.write(file, 0, &[1; 3000]);
+    assert_eq!(lab.sync(file), Ok(()));
+    // A hole that would change the length.
+    let refused = lab.tree.allocate(NOBODY, file, 0x02, 0, 4096);
+    assert_eq!(refused.map_err(Errno::raw), Err(libc::EOPNOTSUPP));
+    lab.backing.sync_all().expect("a sync");
+    lab.all(|disk| assert_eq!(content(disk, "a"), Some(vec![1; 3000])));
+}
+
 /// What comes and goes is left out of recovery, but not what it has replaced; recovery
 /// used to make all of it, which took most of its time where programs replace files.
 #[test]

@@ -30,7 +30,7 @@ pub(super) enum Step {
     /// The operation itself.
     AsItIs,
     /// What is left of it: a transient object would replace one that is there.
-    Instead(Change),
+    Instead(Box<Change>),
     /// Nothing.
     Nothing,
 }
@@ -93,7 +93,7 @@ impl<'a> Transient<'a> {
                 if !self.objects.contains(displaced) =>
             {
                 let (dir, name, object) = (*to_dir, to.clone(), *displaced);
-                Step::Instead(Change::Remove { dir, name, object, is_dir: false })
+                Step::Instead(Box::new(Change::Remove { dir, name, object, is_dir: false }))
             }
             _ => Step::Nothing,
         }

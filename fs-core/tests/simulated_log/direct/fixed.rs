@@ -24,6 +24,46 @@ fn a_cut_within_a_fence_stays() {
     });
 }
 
+/// A file was cut between its write-back and the journal commit that its group became,
+/// and its old length counted as committed. It grew again, within a block that was still
+/// there: the next sync logged nothing of that page, and recovery made zeros of it.
+#[test]
+fn a_length_that_was_cut_within_a_fence_is_not_committed() {
+    let lab = Lab::new();
+    let ((node, file), (_, other), (_, first)) =
+        (lab.create("a"), lab.create("b"), lab.create("c"));
+    lab.write(file, 0, &[1; 20_000]);
+    // More than a group is good for.
+    lab.write(other, 0, &[1; 2 << 20]);
+    lab.write(first, 0, &[1; 10]);
+    let (tree, written_back) = (Arc::clone(&lab.tree), AtomicU32::new(0));
+    lab.backing.on_fence(Some(Arc::new(move |point| match point {
+        // Two that travel together, of which the first is written first.
+        FencePoint::LogWrite if written_back.load(Ordering::Relaxed) == 1 => {
+            for file in [file, other] {
+                tree.sync_file(NOBODY, file, SyncKind::Full, Box::new(|_| {}));
+            }
+        }
+        FencePoint::WriteBack if written_back.fetch_add(1, Ordering::Relaxed) == 2 => {
+            let cut = SetAttr { size: Some(12_624), ..SetAttr::default() };
+            tree.set_attr(NOBODY, node, None, &cut).expect("a cut");
+        }
+        _ => {}
+    })));
+    assert_eq!(lab.sync(first), Ok(()));
+    lab.backing.on_fence(None);
+    let status = lab.engine.status().log.expect("a log");
+    assert_eq!((status.groups, status.commits), (1, 1), "the second group was a commit");
+    lab.write(file, 14_095, &[2; 98]);
+    lab.write(file, 19_299, &[3; 657]);
+    assert_eq!(lab.sync(file), Ok(()));
+    let mut expected = vec![0; 19_956];
+    expected[..12_624].fill(1);
+    expected[14_095..14_193].fill(2);
+    expected[19_299..].fill(3);
+    lab.all(|disk| assert!(content(disk, "a") == Some(expected.clone())));
+}
+
 /// A file that ends in a hole had its end nowhere: no page was to be logged.
 #[test]
 fn an_end_in_a_hole_is_durable() {

@@ -173,7 +173,7 @@ impl<B: Backing> Tree<B> {
         let open = self.files.get(file.0)?;
         let file = self.file_of(caller, &open)?;
         let write = || self.backing.write(caller, &*file, data, offset, keep_suid);
-        if keep_suid { write() } else { self.taking_setid(&open.node, write) }
+        if keep_suid { write() } else { self.taking_setid(&open.node, &file, write) }
     }
 
     /// Runs a change of content that takes set-user-id and set-group-id bits from the
@@ -182,24 +182,26 @@ impl<B: Backing> Tree<B> {
     fn taking_setid<T>(
         &self,
         node: &Arc<Node<B>>,
+        file: &B::File,
         change: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
-        if !self.logs_setid(node)? {
+        if !self.logs_setid(file)? {
             return change();
         }
         self.change(&[node], nothing, change, |_, _, _, changes| {
-            changes.extend(self.perm_now(node));
+            changes.extend(self.perm_now(node, file));
         })
     }
 
-    /// Whether it is for the log if the file loses such bits.
-    fn logs_setid(&self, node: &Node<B>) -> Result<bool> {
+    /// Whether it is for the log if the file loses such bits. Asks the open file: one
+    /// without a name may be found in no other way.
+    fn logs_setid(&self, file: &B::File) -> Result<bool> {
         let logs = self.engine.log.is_some();
-        Ok(logs && self.backing.attr(&node.object)?.perm & SETID_BITS != 0)
+        Ok(logs && self.backing.file_attr(file)?.perm & SETID_BITS != 0)
     }
 
-    fn perm_now(&self, node: &Node<B>) -> Option<Change> {
-        let perm = Some(self.backing.attr(&node.object).ok()?.perm);
+    fn perm_now(&self, node: &Node<B>, file: &B::File) -> Option<Change> {
+        let perm = Some(self.backing.file_attr(file).ok()?.perm);
         let object = node.key();
         Some(Change::Attrs { object, perm, uid: None, gid: None, atime: None, mtime: None })
     }
@@ -223,7 +225,7 @@ impl<B: Backing> Tree<B> {
         };
         let change = Change::Allocate { object, mode, offset, bytes };
         let mark = change.clone();
-        let logs_setid = self.logs_setid(&open.node)?;
+        let logs_setid = self.logs_setid(&file)?;
         self.change(
             &[&open.node],
             |log, lsn| match &taken {
@@ -239,7 +241,7 @@ impl<B: Backing> Tree<B> {
                     log.replaced(&object, range, lsn);
                 }
                 changes.push(change);
-                changes.extend(if logs_setid { self.perm_now(&open.node) } else { None });
+                changes.extend(if logs_setid { self.perm_now(&open.node, &file) } else { None });
             },
         )
     }
@@ -264,7 +266,7 @@ impl<B: Backing> Tree<B> {
             log.shared(&from.node.key());
             log.shared(&to.node.key());
         }
-        self.taking_setid(&to.node, || {
+        self.taking_setid(&to.node, &written, || {
             self.backing.copy_range(caller, (&*read, source.1), (&*written, target.1), bytes)
         })
     }

@@ -417,19 +417,3 @@ fn a_device_renamed_onto_itself_leaves_no_whiteout() {
         assert_eq!((links("a"), links("b"), links("c")), (Ok(2), Err(Errno::NOENT), Ok(2)));
     });
 }
-
-/// Whether a change of content takes set-user-id away was asked of the object, which cannot
-/// be found any more when it has no name: an open file without one could not be written.
-#[test]
-fn an_open_file_without_a_name_can_be_changed() {
-    const STRANGER: Caller = Caller { uid: 7, ..NOBODY };
-    let lab = Lab::new();
-    let ((_, source), (node, file)) = (lab.create("a"), lab.create("b"));
-    lab.write(source, 0, b"content");
-    lab.tree.unlink(NodeId::ROOT, name("b")).expect("it goes");
-    lab.tree.forget(node, 1);
-    assert_eq!(lab.tree.copy_range(STRANGER, (source, 0), (file, 0), 7), Ok(7));
-    assert_eq!(lab.tree.allocate(STRANGER, file, 0, 0, 4096), Ok(()));
-    assert_eq!(lab.tree.write(STRANGER, file, b"more", 7, false), Ok(4));
-    assert_eq!(lab.sync(file), Ok(()));
-}

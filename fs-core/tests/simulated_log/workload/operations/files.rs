@@ -1,5 +1,7 @@
 //! Open files, and what is done to contents.
 
+use fs_core::error::Errno;
+
 use super::*;
 
 const FILE_BYTES_MAX: usize = 40_000;
@@ -140,6 +142,11 @@ impl World {
         let by = caller(program);
         let (one, other) = ((from.file, start as u64), (to.file, offset as u64));
         let copied = self.tree(to.mount).copy_range(by, one, other, bytes as u64);
+        // A file that is only read is opened when that is needed; a tree does not know that
+        // another one has taken its last name before (the command serves one tree, see ARCHITECTURE.md).
+        if copied == Err(Errno::STALE) && self.mounts.len() > 1 {
+            return;
+        }
         assert_eq!(copied, Ok(bytes as u64));
         content.resize(content.len().max(offset + bytes), 0);
         content[offset..offset + bytes].copy_from_slice(&source[start..start + bytes]);

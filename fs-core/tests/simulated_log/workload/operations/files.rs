@@ -142,9 +142,10 @@ impl World {
         let by = caller(program);
         let (one, other) = ((from.file, start as u64), (to.file, offset as u64));
         let copied = self.tree(to.mount).copy_range(by, one, other, bytes as u64);
-        // A file that is only read is opened when that is needed; a tree does not know that
-        // another one has taken its last name before (the command serves one tree, see ARCHITECTURE.md).
-        if copied == Err(Errno::STALE) && self.mounts.len() > 1 {
+        // A file that is only read is opened when that is needed. This kernel, unlike a real
+        // one, forgets what is open, and then its last name may go.
+        let is_forgotten = !self.mounts[from.mount].nodes.contains_key(&from.id);
+        if copied == Err(Errno::STALE) && is_forgotten {
             return;
         }
         assert_eq!(copied, Ok(bytes as u64));

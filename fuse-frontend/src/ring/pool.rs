@@ -1,9 +1,12 @@
 //! Threads that may wait for the disk, so that the rings' own threads need not.
 //!
-//! One is the committer: it leads groups while there are any. The others carry out
-//! requests that may wait, and syncs past a full queue.
+//! - A *committer* for each queue leads groups when a request of that queue makes it
+//!   necessary. It is bound to the queue's processor: the ring's thread, which has
+//!   nothing else to do then, and the committer change places without a word to another
+//!   processor. (Waking an idle one costs more than a fast device's flush.)
+//! - The *pool* carries out requests that may wait, and syncs past a full queue.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -11,13 +14,14 @@ use crossbeam_channel::unbounded;
 use fs_core::lane::Duty;
 use fs_core::platform::linux::LinuxBacking;
 
-use super::queue::{Queue, Ticket, tell_by_groups};
+use super::queue::{Queue, Ticket, own_queue, tell_by_groups};
 use super::serve::serve_waiting;
+use super::thread::pin;
 use crate::skin::Skin;
 
 type LinuxDuty = Duty<LinuxBacking>;
 
-/// The threads.
+/// The pool.
 pub(super) struct Pool {
     jobs: crossbeam_channel::Sender<Job>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -30,7 +34,7 @@ enum Job {
 }
 
 impl Pool {
-    /// Starts `size` threads and the committer, and has the engine's groups led by it.
+    /// Starts `size` threads and the committers, and has the engine give duties to them.
     pub(super) fn start(
         skin: &Arc<Skin>,
         queues: &[Arc<Queue>],
@@ -52,14 +56,18 @@ impl Pool {
             let name = format!("lanefs-pool-{number}");
             threads.push(std::thread::Builder::new().name(name).spawn(work)?);
         }
-        let leading = start_committer(queues.to_vec())?;
-        let syncs = jobs.clone();
+        let committers: Vec<_> =
+            queues.iter().map(|queue| start_committer(queue, queues)).collect::<Result<_, _>>()?;
+        let (syncs, queues) = (jobs.clone(), queues.to_vec());
         skin.tree.engine().lead_elsewhere(Box::new(move |duty| {
             // A duty that nobody takes any more is done when it is dropped.
-            if duty.is_to_lead() {
-                let _ = leading.send(duty);
-            } else {
-                let _ = syncs.send(Job::Sync(duty));
+            match own_queue() {
+                Some(number) if duty.is_to_lead() => {
+                    drop(committers[usize::from(number)].send(duty));
+                }
+                Some(_) => drop(syncs.send(Job::Sync(duty))),
+                // A thread that may wait.
+                None => tell_by_groups(&queues, |tell| duty.run(tell)),
             }
         }));
         Ok(Self { jobs, threads: Mutex::new(threads) })
@@ -70,25 +78,27 @@ impl Pool {
         let _ = self.jobs.send(Job::Serve(ticket));
     }
 
-    /// Ends the threads when they have done what they were given. The committer ends
+    /// Ends the threads when they have done what they were given. The committers end
     /// with the engine, which flushes yet.
     pub(super) fn end(&self) {
-        let threads =
-            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         threads.iter().for_each(|_| drop(self.jobs.send(Job::End)));
-        for thread in threads {
+        for thread in threads.drain(..) {
             let _ = thread.join();
         }
     }
 }
 
-fn start_committer(queues: Vec<Arc<Queue>>) -> std::io::Result<Sender<LinuxDuty>> {
-    let (leading, duties): (_, Receiver<LinuxDuty>) = channel();
+fn start_committer(queue: &Queue, queues: &[Arc<Queue>]) -> std::io::Result<Sender<LinuxDuty>> {
+    let (sender, duties) = channel::<LinuxDuty>();
+    let (processor, queues) = (queue.number(), queues.to_vec());
     let work = move || {
+        pin(processor);
         for duty in duties {
             tell_by_groups(&queues, |tell| duty.run(tell));
         }
     };
-    std::thread::Builder::new().name("lanefs-commit".into()).spawn(work)?;
-    Ok(leading)
+    let name = format!("lanefs-commit-{processor}");
+    std::thread::Builder::new().name(name).spawn(work)?;
+    Ok(sender)
 }

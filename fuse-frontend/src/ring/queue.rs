@@ -101,6 +101,14 @@ impl Queue {
     }
 }
 
+/// The queue whose thread this is: one that must not wait for the disk.
+pub(super) fn own_queue() -> Option<u16> {
+    match TELLING.get() {
+        Telling::NotOwn(number) => Some(number),
+        Telling::Now | Telling::Later => None,
+    }
+}
+
 /// Runs `work`, which is given a function to call whenever a group has been answered:
 /// only then are the queues' threads told.
 pub(super) fn tell_by_groups(queues: &[Arc<Queue>], work: impl FnOnce(&mut dyn FnMut())) {

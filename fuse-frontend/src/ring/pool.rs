@@ -1,9 +1,8 @@
 //! Threads that may wait for the disk, so that the rings' own threads need not.
 //!
-//! - A *committer* for each queue leads groups when a request of that queue makes it
-//!   necessary. It is bound to the queue's processor: the ring's thread, which has
-//!   nothing else to do then, and the committer change places without a word to another
-//!   processor. (Waking an idle one costs more than a fast device's flush.)
+//! - The *committer* leads groups while there are any. It is bound to no processor, unlike
+//!   the rings' threads: bound ones (one for each queue) save a lone writer the waking of
+//!   another processor, and cost many writers more (docs/decisions/0014).
 //! - The *pool* carries out requests that may wait, and syncs past a full queue.
 
 use std::sync::mpsc::{Sender, channel};
@@ -14,9 +13,8 @@ use crossbeam_channel::unbounded;
 use fs_core::lane::Duty;
 use fs_core::platform::linux::LinuxBacking;
 
-use super::queue::{Queue, Ticket, own_queue, tell_by_groups};
+use super::queue::{Queue, Ticket, may_this_thread_wait, tell_by_groups};
 use super::serve::serve_waiting;
-use super::thread::pin;
 use crate::skin::Skin;
 
 type LinuxDuty = Duty<LinuxBacking>;
@@ -34,7 +32,7 @@ enum Job {
 }
 
 impl Pool {
-    /// Starts `size` threads and the committers, and has the engine give duties to them.
+    /// Starts `size` threads and the committer, and has the engine give duties to them.
     pub(super) fn start(
         skin: &Arc<Skin>,
         queues: &[Arc<Queue>],
@@ -56,18 +54,16 @@ impl Pool {
             let name = format!("lanefs-pool-{number}");
             threads.push(std::thread::Builder::new().name(name).spawn(work)?);
         }
-        let committers: Vec<_> =
-            queues.iter().map(|queue| start_committer(queue, queues)).collect::<Result<_, _>>()?;
+        let committer = start_committer(queues.to_vec())?;
         let (syncs, queues) = (jobs.clone(), queues.to_vec());
         skin.tree.engine().lead_elsewhere(Box::new(move |duty| {
             // A duty that nobody takes any more is done when it is dropped.
-            match own_queue() {
-                Some(number) if duty.is_to_lead() => {
-                    drop(committers[usize::from(number)].send(duty));
-                }
-                Some(_) => drop(syncs.send(Job::Sync(duty))),
-                // A thread that may wait.
-                None => tell_by_groups(&queues, |tell| duty.run(tell)),
+            if may_this_thread_wait() {
+                tell_by_groups(&queues, |tell| duty.run(tell));
+            } else if duty.is_to_lead() {
+                drop(committer.send(duty));
+            } else {
+                drop(syncs.send(Job::Sync(duty)));
             }
         }));
         Ok(Self { jobs, threads: Mutex::new(threads) })
@@ -78,7 +74,7 @@ impl Pool {
         let _ = self.jobs.send(Job::Serve(ticket));
     }
 
-    /// Ends the threads when they have done what they were given. The committers end
+    /// Ends the threads when they have done what they were given. The committer ends
     /// with the engine, which flushes yet.
     pub(super) fn end(&self) {
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,16 +85,13 @@ impl Pool {
     }
 }
 
-fn start_committer(queue: &Queue, queues: &[Arc<Queue>]) -> std::io::Result<Sender<LinuxDuty>> {
+fn start_committer(queues: Vec<Arc<Queue>>) -> std::io::Result<Sender<LinuxDuty>> {
     let (sender, duties) = channel::<LinuxDuty>();
-    let (processor, queues) = (queue.number(), queues.to_vec());
     let work = move || {
-        pin(processor);
         for duty in duties {
             tell_by_groups(&queues, |tell| duty.run(tell));
         }
     };
-    let name = format!("lanefs-commit-{processor}");
-    std::thread::Builder::new().name(name).spawn(work)?;
+    std::thread::Builder::new().name("lanefs-commit".into()).spawn(work)?;
     Ok(sender)
 }

@@ -101,12 +101,9 @@ impl Queue {
     }
 }
 
-/// The queue whose thread this is: one that must not wait for the disk.
-pub(super) fn own_queue() -> Option<u16> {
-    match TELLING.get() {
-        Telling::NotOwn(number) => Some(number),
-        Telling::Now | Telling::Later => None,
-    }
+/// Whether the calling thread may wait for the disk: it is no queue's.
+pub(super) fn may_this_thread_wait() -> bool {
+    !matches!(TELLING.get(), Telling::NotOwn(_))
 }
 
 /// Runs `work`, which is given a function to call whenever a group has been answered:

@@ -122,7 +122,7 @@ fn is_end(error: &io::Error) -> bool {
 
 /// The queue of a processor is served on it: whoever asked waits there, and is woken
 /// without a word to another processor. Where that is not allowed it works all the same.
-pub(super) fn pin(processor: u16) {
+fn pin(processor: u16) {
     let mut set = rustix::thread::CpuSet::new();
     if usize::from(processor) < rustix::thread::CpuSet::MAX_CPU {
         set.set(usize::from(processor));

@@ -117,3 +117,27 @@ fn content(backing: &SimBacking, text: &str) -> Option<Vec<u8>> {
     backing.read(&file, &mut content, 0).expect("it can be read");
     Some(content)
 }
+
+/// For front-ends whose threads must not wait for the disk: what waits is known before.
+#[test]
+fn what_would_wait_is_not_begun() {
+    let lab = Lab::new();
+    let (_, old) = lab.create("old");
+    let (_, new) = lab.create("new");
+    assert_eq!(lab.sync(old), Ok(()));
+    lab.write(new, 0, b"unsynced");
+    let mode = RenameMode::default();
+    let (source, target) = ((NodeId::ROOT, name("new")), (NodeId::ROOT, name("old")));
+    assert_eq!(lab.tree.rename_without_waiting(source, target, mode), Ok(false));
+    assert!(lab.tree.lookup(NodeId::ROOT, name("new")).is_ok(), "nothing was done");
+    assert_eq!(lab.sync(new), Ok(()));
+    assert_eq!(lab.tree.rename_without_waiting(source, target, mode), Ok(true));
+    assert_eq!(lab.tree.lookup(NodeId::ROOT, name("new")).err(), Some(Errno::NOENT));
+
+    let (node, file) = lab.create("cut");
+    lab.write(file, 0, b"first");
+    assert!(!lab.tree.release_may_wait(file));
+    assert_eq!(lab.sync(file), Ok(()));
+    lab.cut(node, 0);
+    assert!(lab.tree.release_may_wait(file), "cut to nothing: its content comes with the close");
+}

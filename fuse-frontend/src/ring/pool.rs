@@ -1,9 +1,11 @@
 //! Threads that may wait for the disk, so that the rings' own threads need not.
 //!
-//! One is the committer: it leads groups while there are any. The others carry out
-//! requests that may wait, and syncs past a full queue.
+//! - The *committer* leads groups while there are any. It is bound to no processor, unlike
+//!   the rings' threads: bound ones (one for each queue) save a lone writer the waking of
+//!   another processor, and cost many writers more (docs/decisions/0014).
+//! - The *pool* carries out requests that may wait, and syncs past a full queue.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -11,13 +13,13 @@ use crossbeam_channel::unbounded;
 use fs_core::lane::Duty;
 use fs_core::platform::linux::LinuxBacking;
 
-use super::queue::{Queue, Ticket, tell_by_groups};
+use super::queue::{Queue, Ticket, may_this_thread_wait, tell_by_groups};
 use super::serve::serve_waiting;
 use crate::skin::Skin;
 
 type LinuxDuty = Duty<LinuxBacking>;
 
-/// The threads.
+/// The pool.
 pub(super) struct Pool {
     jobs: crossbeam_channel::Sender<Job>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -30,7 +32,7 @@ enum Job {
 }
 
 impl Pool {
-    /// Starts `size` threads and the committer, and has the engine's groups led by it.
+    /// Starts `size` threads and the committer, and has the engine give duties to them.
     pub(super) fn start(
         skin: &Arc<Skin>,
         queues: &[Arc<Queue>],
@@ -52,14 +54,16 @@ impl Pool {
             let name = format!("lanefs-pool-{number}");
             threads.push(std::thread::Builder::new().name(name).spawn(work)?);
         }
-        let leading = start_committer(queues.to_vec())?;
-        let syncs = jobs.clone();
+        let committer = start_committer(queues.to_vec())?;
+        let (syncs, queues) = (jobs.clone(), queues.to_vec());
         skin.tree.engine().lead_elsewhere(Box::new(move |duty| {
             // A duty that nobody takes any more is done when it is dropped.
-            if duty.is_to_lead() {
-                let _ = leading.send(duty);
+            if may_this_thread_wait() {
+                tell_by_groups(&queues, |tell| duty.run(tell));
+            } else if duty.is_to_lead() {
+                drop(committer.send(duty));
             } else {
-                let _ = syncs.send(Job::Sync(duty));
+                drop(syncs.send(Job::Sync(duty)));
             }
         }));
         Ok(Self { jobs, threads: Mutex::new(threads) })
@@ -73,22 +77,21 @@ impl Pool {
     /// Ends the threads when they have done what they were given. The committer ends
     /// with the engine, which flushes yet.
     pub(super) fn end(&self) {
-        let threads =
-            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         threads.iter().for_each(|_| drop(self.jobs.send(Job::End)));
-        for thread in threads {
+        for thread in threads.drain(..) {
             let _ = thread.join();
         }
     }
 }
 
 fn start_committer(queues: Vec<Arc<Queue>>) -> std::io::Result<Sender<LinuxDuty>> {
-    let (leading, duties): (_, Receiver<LinuxDuty>) = channel();
+    let (sender, duties) = channel::<LinuxDuty>();
     let work = move || {
         for duty in duties {
             tell_by_groups(&queues, |tell| duty.run(tell));
         }
     };
     std::thread::Builder::new().name("lanefs-commit".into()).spawn(work)?;
-    Ok(leading)
+    Ok(sender)
 }

@@ -101,6 +101,11 @@ impl Queue {
     }
 }
 
+/// Whether the calling thread may wait for the disk: it is no queue's.
+pub(super) fn may_this_thread_wait() -> bool {
+    !matches!(TELLING.get(), Telling::NotOwn(_))
+}
+
 /// Runs `work`, which is given a function to call whenever a group has been answered:
 /// only then are the queues' threads told.
 pub(super) fn tell_by_groups(queues: &[Arc<Queue>], work: impl FnOnce(&mut dyn FnMut())) {

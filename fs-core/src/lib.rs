@@ -8,6 +8,7 @@
 //! | [`engine`] | [`engine::Engine`] (one per backing filesystem) and [`engine::Tree`] (one per mount): applies operations, knows objects, hands sync requests to the lanes |
 //! | [`lane`] | the solo lane and the group lane: who travels with whom, and when a group leaves |
 //! | [`fence`] | how a group becomes durable |
+//! | [`crash`] | the crash lab: what a power cut may do to a program; uses none of the above |
 //! | [`platform`] | the one door to the disk, and the only place with `unsafe` |
 //!
 //! Architecture invariants: nothing here names FUSE, WinFsp or a command line;
@@ -15,6 +16,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod crash;
 pub mod engine;
 pub mod error;
 pub mod fence;

@@ -12,6 +12,8 @@ use std::time::SystemTime;
 
 use fs_core::engine::{DirId, Entry, FileId, NodeId};
 use fs_core::error::Result;
+use fs_core::platform::linux::LinuxBacking;
+use fs_core::platform::record::acting;
 use fs_core::types::{Attr, NewMode, SetAttr, SyncKind};
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo,
@@ -23,18 +25,18 @@ use fuser::{
 use super::convert::{self, caller, errno, file_attr, file_type, node, rename_mode, time};
 use super::init::{self, Agreement};
 use super::wire::Body;
-use super::{Fitted, Op, Skin, Write, fit, reply};
+use super::{Fitted, Op, Served, Skin, Write, fit, reply};
 
 /// fuser's view of a [`Skin`].
-pub struct Classic {
-    skin: Arc<Skin>,
+pub struct Classic<B: Served = LinuxBacking> {
+    skin: Arc<Skin<B>>,
     agreement: Arc<Agreement>,
 }
 
-impl Classic {
+impl<B: Served> Classic<B> {
     /// What comes of the handshake is noted in `agreement`.
     #[must_use]
-    pub fn new(skin: Arc<Skin>, agreement: Arc<Agreement>) -> Self {
+    pub fn new(skin: Arc<Skin<B>>, agreement: Arc<Agreement>) -> Self {
         Self { skin, agreement }
     }
 
@@ -45,6 +47,11 @@ impl Classic {
         if catch_unwind(AssertUnwindSafe(handler)).is_err() {
             tracing::error!(request = op.name(), "a handler panicked; the request gets EIO");
         }
+    }
+
+    /// As [`Self::handle`], for operations that carry no caller: a recorder asks.
+    fn handle_for(&self, request: &Request, op: Op, handler: impl FnOnce()) {
+        self.handle(op, || acting(caller(request), handler));
     }
 
     fn entry(&self, request: &Request, reply: ReplyEntry, result: Result<Entry>) {
@@ -86,7 +93,7 @@ impl Classic {
     }
 }
 
-impl Filesystem for Classic {
+impl<B: Served> Filesystem for Classic<B> {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         init::negotiate(config, &self.skin, &self.agreement);
         Ok(())
@@ -177,12 +184,14 @@ impl Filesystem for Classic {
         });
     }
 
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.handle(Op::Unlink, || Self::empty(reply, self.skin.tree.unlink(node(parent), name)));
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.handle_for(req, Op::Unlink, || {
+            Self::empty(reply, self.skin.tree.unlink(node(parent), name))
+        });
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.handle(Op::RmDir, || {
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.handle_for(req, Op::RmDir, || {
             Self::empty(reply, self.skin.tree.remove_dir(node(parent), name));
         });
     }
@@ -204,7 +213,7 @@ impl Filesystem for Classic {
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -212,7 +221,7 @@ impl Filesystem for Classic {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.handle(Op::Rename, || {
+        self.handle_for(req, Op::Rename, || {
             let (source, target) = ((node(parent), name), (node(newparent), newname));
             let result = rename_mode(flags.bits())
                 .and_then(|mode| self.skin.tree.rename(source, target, mode));
@@ -228,7 +237,7 @@ impl Filesystem for Classic {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        self.handle(Op::Link, || {
+        self.handle_for(req, Op::Link, || {
             self.entry(req, reply, self.skin.tree.link(node(ino), node(newparent), newname));
         });
     }
@@ -364,8 +373,8 @@ impl Filesystem for Classic {
         });
     }
 
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.handle(Op::OpenDir, || match self.skin.tree.open_dir(node(ino)) {
+    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.handle_for(req, Op::OpenDir, || match self.skin.tree.open_dir(node(ino)) {
             Ok(dir) => reply.opened(FileHandle(dir.0), FopenFlags::empty()),
             Err(error) => reply.error(errno(error)),
         });
@@ -486,8 +495,8 @@ impl Filesystem for Classic {
         });
     }
 
-    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.handle(Op::RemoveXattr, || {
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.handle_for(req, Op::RemoveXattr, || {
             Self::empty(reply, self.skin.tree.remove_xattr(node(ino), name));
         });
     }

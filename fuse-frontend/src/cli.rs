@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::failure::Failure;
 use crate::mount::options::OPTIONS_HELP;
 
+pub mod crash_test;
 mod demo;
 mod log;
 mod mount;
@@ -47,6 +48,8 @@ pub enum Command {
     Probe(ProbeArgs),
     /// Make a log outside of the backing directory.
     Log(LogArgs),
+    /// Find out what a power cut does to a program's files.
+    CrashTest(Box<crash_test::CrashTestArgs>),
     /// Show what lanefs does: writers on a scratch mount and without it, a power cut, all verified.
     Demo(DemoArgs),
 }
@@ -213,6 +216,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Check(args) => recover::check(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Log(LogArgs { command: LogCommand::Format(args) }) => log::format(&args),
+        Command::CrashTest(args) => crash_test::run(&args),
         Command::Demo(args) => demo::run(&args),
     }
 }

@@ -15,6 +15,7 @@
 
 pub mod cli;
 pub mod control;
+pub mod crash;
 pub mod failure;
 pub mod mount;
 pub mod ring;

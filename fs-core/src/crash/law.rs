@@ -153,7 +153,11 @@ impl<'m> Law<'m> {
         let closed = crash.kept.ones().filter(|atom| !forced.contains(*atom)).all(|atom| {
             self.rules.needs[atom].iter().all(|other| crash.kept.contains(*other as usize))
         });
-        within && closed && forced.is_subset(&crash.kept)
+        // What is durable is whole.
+        let whole = crash
+            .torn
+            .is_none_or(|(step, _)| !forced.contains(self.rules.atom_of[step as usize] as usize));
+        within && closed && whole && forced.is_subset(&crash.kept)
     }
 
     /// What a crash looks like.

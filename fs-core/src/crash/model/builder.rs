@@ -161,20 +161,6 @@ impl<'a, 'b> Builder<'a, 'b> {
         }
     }
 
-    /// Bytes and lengths of each file that `is_ordered` survive in their order.
-    pub(super) fn order_within_files(&mut self, is_ordered: impl Fn(&Self, u32) -> bool) {
-        let mut last: HashMap<Ino, u32> = HashMap::new();
-        for atom in self.atoms() {
-            if !is_ordered(self, atom) {
-                continue;
-            }
-            let Some(ino) = self.steps(atom).next().and_then(Step::ino) else { continue };
-            if let Some(before) = last.insert(ino, atom) {
-                self.need(atom, before);
-            }
-        }
-    }
-
     /// A rename over a file needs the bytes of what replaces it.
     pub(super) fn rename_needs_bytes(&mut self) {
         for (number, recorded) in self.log.trace.operations.iter().enumerate() {

@@ -52,6 +52,12 @@ impl Clusters {
         self.of[operation]
     }
 
+    /// As [`Self::of`]; `None` behind the last operation.
+    #[must_use]
+    pub fn of_or_end(&self, operation: usize) -> Option<Cluster> {
+        self.of.get(operation).copied()
+    }
+
     /// 0 for operations that stand for their cluster, else 1.
     #[must_use]
     pub fn rank(&self, operation: usize) -> u8 {

@@ -254,6 +254,23 @@ fn moments(subject: &Subject<'_>) -> Vec<usize> {
     moments
 }
 
+/// Where all unsynced is looked at together: before each sync that others follow, where
+/// something was told, and at the end.
+fn windows(subject: &Subject<'_>) -> Vec<usize> {
+    let operations = &subject.log.trace.operations;
+    let mut windows: Vec<usize> = Vec::new();
+    for (number, recorded) in operations.iter().enumerate() {
+        match recorded.operation {
+            Operation::Sync { .. } => windows.push(number),
+            Operation::Ack { .. } => windows.push(number + 1),
+            _ => {}
+        }
+    }
+    windows.push(operations.len());
+    windows.dedup();
+    windows
+}
+
 /// The ways in which a step may be torn.
 fn tears_of(change: &Change, tears: Tears) -> Vec<Torn> {
     const SECTOR: u16 = 512;

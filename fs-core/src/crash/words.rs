@@ -17,11 +17,7 @@ impl Names {
     #[must_use]
     pub fn new(trace: &Trace) -> Self {
         let mut places: Vec<Option<Place>> = vec![None; trace.inodes()];
-        for (place, ino) in &trace.initial.names {
-            if let Some(known) = places.get_mut(ino.index()) {
-                *known = Some(place.clone());
-            }
-        }
+        follow_initial(trace, &mut places);
         let mut of = Vec::new();
         for recorded in &trace.operations {
             let operation = &recorded.operation;
@@ -38,21 +34,7 @@ impl Names {
                 }
             };
             of.push(text);
-            let mut put = |ino: Ino, at: &Place| {
-                if let Some(place) = places.get_mut(ino.index()) {
-                    *place = Some(at.clone());
-                }
-            };
-            match operation {
-                Operation::Create { at, ino, .. } | Operation::Link { at, ino } => put(*ino, at),
-                Operation::Rename { from, to, ino, replaced, exchange } => {
-                    put(*ino, to);
-                    if let (Some(replaced), true) = (replaced, exchange) {
-                        put(*replaced, from);
-                    }
-                }
-                _ => {}
-            }
+            follow(operation, &mut places);
         }
         let last = (0..places.len()).map(|ino| path(&places, Ino(ino as u32))).collect();
         Self { of, last }
@@ -69,6 +51,18 @@ impl Names {
     pub fn of_object(&self, ino: Ino) -> String {
         let path = self.last.get(ino.index()).cloned().unwrap_or_default();
         if path.is_empty() { ".".to_owned() } else { path }
+    }
+
+    /// The path of an object at the time of an operation, just before it.
+    #[must_use]
+    pub fn of_object_at(&self, trace: &Trace, ino: Ino, operation: usize) -> String {
+        let mut places: Vec<Option<Place>> = vec![None; trace.inodes()];
+        follow_initial(trace, &mut places);
+        for recorded in trace.operations.iter().take(operation) {
+            follow(&recorded.operation, &mut places);
+        }
+        let path = path(&places, ino);
+        if path.is_empty() { self.of_object(ino) } else { path }
     }
 
     /// An operation in words, as a call.
@@ -111,6 +105,33 @@ impl Names {
                 format!("told \"{}\"", line.escape_debug())
             }
         }
+    }
+}
+
+fn follow_initial(trace: &Trace, places: &mut [Option<Place>]) {
+    for (place, ino) in &trace.initial.names {
+        if let Some(known) = places.get_mut(ino.index()) {
+            *known = Some(place.clone());
+        }
+    }
+}
+
+/// Notes the names that an operation gives.
+fn follow(operation: &Operation, places: &mut [Option<Place>]) {
+    let mut put = |ino: Ino, at: &Place| {
+        if let Some(place) = places.get_mut(ino.index()) {
+            *place = Some(at.clone());
+        }
+    };
+    match operation {
+        Operation::Create { at, ino, .. } | Operation::Link { at, ino } => put(*ino, at),
+        Operation::Rename { from, to, ino, replaced, exchange } => {
+            put(*ino, to);
+            if let (Some(replaced), true) = (replaced, exchange) {
+                put(*replaced, from);
+            }
+        }
+        _ => {}
     }
 }
 

@@ -454,7 +454,14 @@ impl<B: Backing> Backing for Recorder<B> {
         let mut tape = self.tape.lock();
         self.inner.set_xattr(caller, &object.inner, name, value, flags)?;
         if let Some(ino) = object.ino {
-            let (name, value) = (bytes(name).into(), Some(value.to_vec()));
+            // An ACL that says no more than the permission bits is not kept as one.
+            let is_acl = bytes(name).starts_with(b"system.posix_acl_");
+            let value = if is_acl {
+                self.inner.xattr(&object.inner, name).ok()
+            } else {
+                Some(value.to_vec())
+            };
+            let name = bytes(name).into();
             tape.note(caller.thread, Operation::Xattr { ino, name, value });
             // An access ACL is permission bits, too.
             if let Ok(attr) = self.inner.attr(&object.inner) {

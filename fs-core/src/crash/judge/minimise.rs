@@ -168,8 +168,8 @@ impl Judge<'_, '_, '_> {
                 lost = vec![operation as usize];
                 Class::Tear
             }
-            _ if lost_only => Class::Durability,
             _ if roots.is_empty() => Class::Atomicity,
+            _ if lost_only => Class::Durability,
             _ => Class::Ordering,
         };
         let kept = match class {

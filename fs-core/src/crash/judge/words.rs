@@ -13,6 +13,7 @@ impl Finding {
         match self.class {
             Class::Atomicity => {
                 let next = names.call(trace, self.witness.1.at);
+                let kept = if self.kept.is_some() { kept } else { "the start".to_owned() };
                 format!("a crash between {kept} and {next} leaves half of a change")
             }
             Class::Ordering => {
@@ -69,7 +70,7 @@ impl Finding {
             .cure
             .iter()
             .map(|cure| {
-                let name = names.of_object(cure.ino);
+                let name = names.of_object_at(trace, cure.ino, cure.before);
                 format!("fsync({name}) before {}", names.call(trace, cure.before))
             })
             .collect();

@@ -29,6 +29,7 @@ pub(super) fn logged(log: &Steps<'_>, rules: &Rules, sync: SyncPoint) -> Vec<u32
         covered.extend(names_of(log, rules, ino, sync.at));
         next = parent(log, ino, sync.at);
     }
+    covered.extend(names_logged(log, rules, sync.at));
     // What a kept change of a name came after in the same place is settled by it.
     let mut all = covered.clone();
     for &atom in &covered {
@@ -42,6 +43,26 @@ pub(super) fn logged(log: &Steps<'_>, rules: &Rules, sync: SyncPoint) -> Vec<u32
     all.sort_unstable();
     all.dedup();
     all
+}
+
+/// New names of files that had been fsynced before: those are written to the log at once
+/// and durable with the next sync of anything (`btrfs_log_new_name`). Holds while no
+/// transaction ends between, which happens every 30 seconds.
+fn names_logged(log: &Steps<'_>, rules: &Rules, before: usize) -> Vec<u32> {
+    let mut synced = Vec::new();
+    let mut names = Vec::new();
+    for (number, recorded) in log.trace.operations[..before].iter().enumerate() {
+        match recorded.operation {
+            Operation::Sync { ino, .. } => synced.push(ino),
+            Operation::Link { ino, .. } | Operation::Rename { ino, .. }
+                if synced.contains(&ino) =>
+            {
+                names.extend(rules.end(number)..rules.end(number + 1));
+            }
+            _ => {}
+        }
+    }
+    names
 }
 
 fn names_at(

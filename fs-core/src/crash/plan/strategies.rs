@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use fixedbitset::FixedBitSet;
 
 use super::exhaustive::every_set;
-use super::{Crash, Planner, Strategy, moments, tears_of};
+use super::{Crash, Planner, Strategy, moments, tears_of, windows};
 use crate::crash::steps::Change;
 use crate::crash::trace::Ino;
 
 /// Most unsynced atoms of which every legal set is tried.
 const WINDOW_ATOMS_MAX: usize = 10;
 /// Random sets where there are more.
-const RANDOM_SETS: usize = 64;
+const RANDOM_SETS: usize = 32;
 
 impl Planner<'_, '_, '_> {
     /// All strategies, those that find most first.
@@ -33,7 +33,7 @@ impl Planner<'_, '_, '_> {
         for &at in &moments {
             self.lose_objects(at);
         }
-        for &at in &moments {
+        for at in windows(self.subject) {
             self.window(at);
         }
     }

@@ -105,19 +105,16 @@ impl<'m> Law<'m> {
         let rules = model.rules(log);
         let mut syncs: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
         let implied = model.implied_syncs(log);
-        for &sync in recorded {
-            syncs.entry(sync.at + 1).or_default().extend(model.cover(log, &rules, sync));
-        }
-        for sync in implied {
-            syncs.entry(sync.at).or_default().extend(model.cover(log, &rules, sync));
+        for &sync in recorded.iter().chain(&implied) {
+            syncs.entry(sync.from).or_default().extend(model.cover(log, &rules, sync));
         }
         Self { model, rules, syncs }
     }
 
-    /// Adds a sync that was not recorded, answered just before operation `sync.at`.
+    /// Adds a sync that was not recorded.
     pub fn add(&mut self, log: &Steps<'_>, sync: SyncPoint) {
         let covered = self.model.cover(log, &self.rules, sync);
-        self.syncs.entry(sync.at + 1).or_default().extend(covered);
+        self.syncs.entry(sync.from).or_default().extend(covered);
     }
 
     /// No atoms, of the right number.

@@ -62,7 +62,7 @@ pub trait Model: Send + Sync {
     fn source(&self) -> &'static str;
     /// Atoms, and what each needs.
     fn rules(&self, log: &Steps<'_>) -> Rules;
-    /// What a sync makes durable: `sync` was answered before operation `sync.at`.
+    /// What a sync makes durable.
     fn cover(&self, log: &Steps<'_>, rules: &Rules, sync: SyncPoint) -> Vec<u32>;
     /// Other operations that make something durable: those that a filesystem or a mount
     /// syncs by itself.
@@ -89,8 +89,11 @@ pub enum Tears {
 /// Something that makes something durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SyncPoint {
-    /// Covers operations before this one; holds for every crash after it.
+    /// Covers operations before this one.
     pub at: usize,
+    /// Holds for crashes at this moment and later: `at + 1` for a sync that is an
+    /// operation of its own, or that ends before its operation is answered.
+    pub from: usize,
     /// The file or directory.
     pub ino: Ino,
     /// What of it.
@@ -156,7 +159,9 @@ impl Rules {
 pub fn recorded_syncs(log: &Steps<'_>) -> Vec<SyncPoint> {
     let operations = log.trace.operations.iter().enumerate();
     let sync = |(number, recorded): (usize, &super::trace::Recorded)| match recorded.operation {
-        Operation::Sync { ino, kind } => Some(SyncPoint { at: number, ino, kind }),
+        Operation::Sync { ino, kind } => {
+            Some(SyncPoint { at: number, from: number + 1, ino, kind })
+        }
         _ => None,
     };
     operations.filter_map(sync).collect()

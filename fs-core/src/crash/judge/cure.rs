@@ -48,7 +48,10 @@ impl Judge<'_, '_, '_> {
         let alike = self.alike(cure.ino);
         for at in places {
             for &ino in &alike {
-                law.add(&self.subject.log, SyncPoint { at, ino, kind: SyncKind::Full });
+                law.add(
+                    &self.subject.log,
+                    SyncPoint { at, from: at + 1, ino, kind: SyncKind::Full },
+                );
             }
         }
         !law.allows(&failed.crash)

@@ -89,15 +89,15 @@ impl Model for LanefsClose {
                 let at = number + 1;
                 match &recorded.operation {
                     Operation::Close { ino } | Operation::Rename { ino, .. } => {
-                        Some(SyncPoint { at, ino: *ino, kind: SyncKind::Full })
+                        Some(SyncPoint { at, from: at + 1, ino: *ino, kind: SyncKind::Full })
                     }
                     Operation::Link { at: place, .. } | Operation::Remove { at: place, .. } => {
-                        Some(SyncPoint { at, ino: place.dir, kind: SyncKind::Full })
+                        Some(SyncPoint { at, from: at + 1, ino: place.dir, kind: SyncKind::Full })
                     }
                     Operation::Create { at: place, made, .. }
                         if made.kind == crate::types::FileKind::Directory =>
                     {
-                        Some(SyncPoint { at, ino: place.dir, kind: SyncKind::Full })
+                        Some(SyncPoint { at, from: at + 1, ino: place.dir, kind: SyncKind::Full })
                     }
                     _ => None,
                 }

@@ -39,7 +39,8 @@ impl Model for LazyFs {
     fn implied_syncs(&self, log: &Steps<'_>) -> Vec<SyncPoint> {
         let changes = log.trace.operations.iter().enumerate();
         let changes = changes.filter(|(_, recorded)| recorded.operation.changes());
-        let sync = |(at, _)| SyncPoint { at: at + 1, ino: Ino::ROOT, kind: SyncKind::Full };
+        let sync =
+            |(at, _)| SyncPoint { at: at + 1, from: at + 1, ino: Ino::ROOT, kind: SyncKind::Full };
         changes.map(sync).collect()
     }
 }

@@ -9,6 +9,7 @@
 //! Nothing here knows FUSE, processes or files: a trace goes in, states go out, verdicts
 //! come in, findings go out. The same trace, models and seed give the same result.
 
+pub mod artefact;
 pub mod judge;
 pub mod law;
 pub mod model;

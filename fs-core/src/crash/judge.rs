@@ -17,9 +17,12 @@ mod minimise;
 mod words;
 
 pub use self::cure::{Cure, useless_syncs};
+pub use self::words::witness_in_words;
 
 /// What kind of mistake it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub enum Class {
     /// A change takes several calls, and a crash between them leaves half of it.
     Atomicity,

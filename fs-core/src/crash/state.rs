@@ -3,7 +3,7 @@
 //! Blocks are kept by content ([`Blocks`]), so that a state is numbers, a copy of it
 //! shares what is equal, and two states of equal content have equal keys.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
@@ -125,7 +125,7 @@ pub struct State {
 }
 
 /// Bytes that a step writes instead of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Torn {
     /// The first `bytes` of the step's are written, the rest is as before.
     Head {
@@ -288,6 +288,8 @@ impl State {
         if let Some(known) = seen.get(&ino) {
             return *known;
         }
+        // Directories that hold each other are in no recording of ours.
+        seen.insert(ino, 0);
         let mut hasher = hasher();
         content.hash(&mut hasher);
         for (name, child) in &node.names {
@@ -301,23 +303,28 @@ impl State {
     /// Visits every object that has a name, a directory before what is in it, with its
     /// path's names; the directory under test itself has none.
     pub fn visit(&self, visit: &mut dyn FnMut(&[NameId], Ino, &Node)) {
-        self.visit_below(Ino::ROOT, &mut Vec::new(), visit);
+        self.visit_below(Ino::ROOT, &mut Vec::new(), &mut HashSet::new(), visit);
     }
 
     fn visit_below(
         &self,
         ino: Ino,
         path: &mut Vec<NameId>,
+        seen: &mut HashSet<Ino>,
         visit: &mut dyn FnMut(&[NameId], Ino, &Node),
     ) {
         let Some(node) = self.node(ino) else { return };
+        // A directory has one name in every recording of ours.
+        if node.made.kind == FileKind::Directory && !seen.insert(ino) {
+            return;
+        }
         visit(path, ino, node);
         if path.len() as u32 > DEPTH_MAX {
             return;
         }
         for (name, child) in &node.names {
             path.push(*name);
-            self.visit_below(*child, path, visit);
+            self.visit_below(*child, path, seen, visit);
             path.pop();
         }
     }

@@ -6,12 +6,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::types::{FileKind, SyncKind};
 
 /// An object of the trace. Numbers are given once and never again, unlike inode numbers,
 /// which a filesystem gives to another file within milliseconds. 0 is the directory
 /// under test itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Ino(pub u32);
 
 impl Ino {
@@ -25,7 +27,7 @@ impl Ino {
 }
 
 /// Bytes that operations share: equal bytes have equal numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Blob(pub u32);
 
 /// A name in a directory, as bytes.
@@ -62,7 +64,7 @@ impl Blobs {
 }
 
 /// Who did something.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Actor {
     /// Process id; 0 if the kernel did it by itself (write-back of a mapping).
     pub process: u32,
@@ -73,7 +75,7 @@ pub struct Actor {
 }
 
 /// What a new object is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Made {
     /// File, directory, symbolic link ...
     pub kind: FileKind,
@@ -90,7 +92,7 @@ pub struct Made {
 }
 
 /// A name and the directory that it is in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// The directory.
     pub dir: Ino,
@@ -99,7 +101,7 @@ pub struct Place {
 }
 
 /// One operation, as it was applied.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
     /// A new object with a name.
     Create {
@@ -208,7 +210,7 @@ pub enum Operation {
 }
 
 /// An operation and who did it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recorded {
     /// What.
     pub operation: Operation,
@@ -217,7 +219,7 @@ pub struct Recorded {
 }
 
 /// An object that was there before.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InitialNode {
     /// What it is.
     pub made: Made,
@@ -230,7 +232,7 @@ pub struct InitialNode {
 }
 
 /// A tree before the first operation.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Initial {
     /// Objects by number; 0 is the directory itself.
     pub nodes: Vec<InitialNode>,

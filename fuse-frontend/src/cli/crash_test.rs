@@ -4,18 +4,30 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use fs_core::crash::artefact::{Artefact, Witness};
+use fs_core::crash::law::{Law, Subject};
 use fs_core::crash::model::{self, Model};
 use fs_core::crash::plan::Budget;
+use fs_core::crash::state::Blocks;
+use fs_core::crash::trace::Trace;
+use fs_core::crash::words::Names;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::crash::campaign::{self, CampaignPlan, default_workers};
+use self::output::Output;
+use crate::crash::campaign::{self, CampaignPlan, Report, default_workers};
 use crate::crash::check::CheckPlan;
 use crate::crash::lab::Lab;
 use crate::crash::record::{RecordJob, record};
 use crate::failure::{EXIT_USAGE, Failure};
 
+mod json;
+mod output;
+mod replay;
+mod selftest;
 mod text;
 
+/// Exit code: something was found.
+const EXIT_FOUND: u8 = 1;
 /// Exit code: the lab could not do its work.
 const EXIT_NOT_RUN: u8 = 3;
 
@@ -37,25 +49,29 @@ pub struct CrashTestArgs {
     /// The directory under test [default: the current one].
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// What may be lost: filesystems, comma-separated; `all`; see below.
-    #[arg(long, value_name = "MODELS", default_value = "ext4,xfs,btrfs")]
-    pub model: String,
-    #[command(flatten)]
-    pub budget: BudgetArgs,
     /// A file in DIR through which APP tells what it has done, each write an acknowledgement.
     #[arg(long, value_name = "FILE")]
     pub ack: Option<PathBuf>,
-    /// Print one JSON object.
+    /// Keep what APP has made: copy it back to DIR.
     #[arg(long)]
-    pub json: bool,
+    pub keep: bool,
+    /// Write the recording and its findings to this file, for `replay` and `show`.
+    #[arg(long, value_name = "NAME.crash")]
+    pub out: Option<PathBuf>,
+    /// How much, and how it is told.
+    #[command(flatten)]
+    pub campaign: CampaignArgs,
     /// The program to record, and its arguments.
     #[arg(last = true, value_name = "APP", required = true)]
     pub app: Vec<std::ffi::OsString>,
 }
 
-/// How much shall be done.
+/// How much shall be done, and how it is told.
 #[derive(Debug, Clone, Args)]
-pub struct BudgetArgs {
+pub struct CampaignArgs {
+    /// What may be lost: names of models, comma-separated, or `all`; `crash-test models` lists them.
+    #[arg(long, value_name = "MODELS", default_value = "ext4,xfs,btrfs")]
+    pub model: String,
     /// Most states for each model.
     #[arg(long, value_name = "N", default_value_t = 20_000)]
     pub max_states: usize,
@@ -71,80 +87,166 @@ pub struct BudgetArgs {
     /// Where chance begins; the same seed gives the same states.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// The other commands of the lab.
 #[derive(Debug, Subcommand)]
 pub enum CrashCommand {
+    /// Check a recording again, or one of its findings: NAME.crash#2. Runs no program but the checker.
+    Replay(ReplayArgs),
+    /// List the operations of a recording; of NAME.crash#2, what a finding keeps and loses.
+    Show(ShowArgs),
     /// List the models.
     Models,
+    /// Plant a missing fsync and find it: shows that the lab works on this machine.
+    Selftest,
+}
+
+/// Arguments of `lanefs crash-test replay`.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// The recording, with or without the number of a finding.
+    #[arg(value_name = "NAME.crash[#N]")]
+    pub recording: PathBuf,
+    /// Another checker than the one in the recording.
+    #[arg(long, value_name = "CMD")]
+    pub check: Option<String>,
+    /// Lay the finding's state out in this new directory, and check nothing.
+    #[arg(long, value_name = "DIR")]
+    pub into: Option<PathBuf>,
+    /// How much, and how it is told.
+    #[command(flatten)]
+    pub campaign: CampaignArgs,
+}
+
+/// Arguments of `lanefs crash-test show`.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The recording, with or without the number of a finding.
+    #[arg(value_name = "NAME.crash[#N]")]
+    pub recording: PathBuf,
 }
 
 const HELP: &str = "\
 Examples:
   lanefs crash-test --check 'gzip -t f.gz || test -s f' -- gzip f
-  lanefs crash-test --model all --check ./check.sh -- ./app --import data
+  lanefs crash-test --model all --out app.crash --check ./check.sh -- ./app --import data
+  lanefs crash-test replay app.crash#1
 
 APP runs on a private copy of DIR in memory, at DIR's own path; DIR is not changed.
 Exit codes: 0 nothing found; 1 findings; 2 the command was used wrongly; 3 it could not be run.";
 
 /// Runs the command; the exit code says whether something was found.
 pub(super) fn run(args: &CrashTestArgs) -> Result<(), Failure> {
-    match &args.command {
-        Some(CrashCommand::Models) => super::table::print(&text::models()),
-        None => test(args).map_err(|failure| match failure.exit_code {
-            EXIT_USAGE => failure,
-            // 1 means findings, and those are no failure of ours.
-            _ if failure.message.is_empty() => failure,
-            _ => Failure { exit_code: EXIT_NOT_RUN, ..failure },
-        }),
+    let done = match &args.command {
+        Some(CrashCommand::Models) => super::table::print(&text::models()).map(|()| false),
+        Some(CrashCommand::Replay(args)) => replay::run(args),
+        Some(CrashCommand::Show(args)) => replay::show(args).map(|()| false),
+        Some(CrashCommand::Selftest) => selftest::run().map(|()| false),
+        None => test(args),
+    };
+    match done {
+        Ok(false) => Ok(()),
+        // Told by the exit code, not as an error.
+        Ok(true) => Err(Failure { exit_code: EXIT_FOUND, message: String::new() }),
+        Err(failure) if failure.exit_code == EXIT_USAGE => Err(failure),
+        Err(failure) => Err(Failure { exit_code: EXIT_NOT_RUN, ..failure }),
     }
 }
 
-fn test(args: &CrashTestArgs) -> Result<(), Failure> {
-    let check = args.check.clone().unwrap_or_default();
-    let models = models(&args.model)?;
+/// Records and checks; true if something was found.
+fn test(args: &CrashTestArgs) -> Result<bool, Failure> {
+    let models = models(&args.campaign.model)?;
     let (directory, working_directory) = directories(args.dir.as_deref())?;
+    let out = args.out.as_ref().map(|out| absolute(out)).transpose()?;
     let lab = Lab::enter()?;
-    let told = args.ack.as_ref().map(|told| directory.join(told));
     let job = RecordJob {
         command: args.app.clone(),
         directory: directory.clone(),
         working_directory: working_directory.clone(),
-        told,
+        told: args.ack.as_ref().map(|told| directory.join(told)),
     };
     let recording = record(&lab, &job)?;
-    let plan = CampaignPlan {
-        models,
-        check: CheckPlan {
-            command: check,
-            directory,
-            working_directory,
-            workers: args.budget.workers.unwrap_or_else(default_workers).max(1),
-            timeout: Duration::from_secs(args.budget.timeout.max(1)),
-        },
-        budget: Budget {
-            states_max: args.budget.max_states,
-            seed: args.budget.seed,
-            ..Budget::default()
-        },
-        time_max: Duration::from_secs(args.budget.time),
+    if args.keep {
+        recording.keep(&directory)?;
+    }
+    let check = args.check.clone().unwrap_or_default();
+    let plan = args.campaign.plan(models, check, directory, working_directory);
+    let report = run_campaign(&lab, &recording.trace, &plan)?;
+    let saved = out.as_ref().map(|out| save(out, &recording.trace, &plan, &report)).transpose()?;
+    let output = Output {
+        trace: &recording.trace,
+        plan: &plan,
+        report: &report,
+        difference: recording.difference.as_deref(),
+        program: (!recording.status.success()).then(|| recording.status.to_string()),
+        saved: saved.as_deref(),
     };
-    let bar = progress_bar();
-    let report = campaign::run(&lab, &recording.trace, &plan, &mut |what, done, whole| {
+    output.print(args.campaign.json)?;
+    Ok(report.has_found())
+}
+
+impl CampaignArgs {
+    fn plan(
+        &self,
+        models: Vec<&'static dyn Model>,
+        command: String,
+        directory: PathBuf,
+        working_directory: PathBuf,
+    ) -> CampaignPlan {
+        let workers = self.workers.unwrap_or_else(default_workers).max(1);
+        let timeout = Duration::from_secs(self.timeout.max(1));
+        CampaignPlan {
+            models,
+            check: CheckPlan { command, directory, working_directory, workers, timeout },
+            budget: Budget { states_max: self.max_states, seed: self.seed, ..Budget::default() },
+            time_max: Duration::from_secs(self.time),
+        }
+    }
+}
+
+fn run_campaign(lab: &Lab, trace: &Trace, plan: &CampaignPlan) -> Result<Report, Failure> {
+    let style = ProgressStyle::with_template("  {spinner} {msg:10} {bar:30} {pos}/{len}");
+    let bar = ProgressBar::new(0).with_style(style.expect("the template is constant and valid"));
+    let report = campaign::run(lab, trace, plan, &mut |what, done, whole| {
         bar.set_message(what.to_owned());
         bar.set_length(whole as u64);
         bar.set_position(done as u64);
     });
     bar.finish_and_clear();
-    let report = report?;
-    super::table::print(&text::report(&recording, &plan, &report))?;
-    // Found something: told by the exit code, not as an error.
-    if report.findings.is_empty() && report.refuses.is_none() {
-        Ok(())
-    } else {
-        Err(Failure { exit_code: 1, message: String::new() })
-    }
+    report
+}
+
+/// Writes the artefact; gives its path for people.
+fn save(
+    out: &Path,
+    trace: &Trace,
+    plan: &CampaignPlan,
+    report: &Report,
+) -> Result<String, Failure> {
+    use std::os::unix::ffi::OsStrExt;
+    let mut blocks = Blocks::default();
+    let subject = Subject::new(trace, &mut blocks);
+    let names = Names::new(trace);
+    let findings = report.findings.iter().map(|finding| {
+        let (law, crash) = &finding.witness;
+        let law = Law::new(plan.models[*law], &subject.log);
+        let sentence = finding.sentence(trace, &names);
+        Witness::new(&law, crash, finding.told, finding.class, sentence)
+    });
+    let artefact = Artefact {
+        trace: trace.clone(),
+        check: plan.check.command.clone(),
+        working_directory: plan.check.working_directory.as_os_str().as_bytes().to_vec(),
+        findings: findings.collect(),
+    };
+    std::fs::write(out, artefact.to_bytes()).map_err(|error| {
+        Failure::new(format!("cannot write {}: {error}; name another --out", out.display()))
+    })?;
+    Ok(out.display().to_string())
 }
 
 fn models(names: &str) -> Result<Vec<&'static dyn Model>, Failure> {
@@ -164,8 +266,7 @@ fn models(names: &str) -> Result<Vec<&'static dyn Model>, Failure> {
 
 /// The directory under test, and where in it programs start.
 fn directories(asked: Option<&Path>) -> Result<(PathBuf, PathBuf), Failure> {
-    let current = std::env::current_dir()
-        .map_err(|error| Failure::usage(format!("there is no current directory: {error}")))?;
+    let current = current_directory()?;
     let directory = asked.unwrap_or(&current);
     let directory = directory.canonicalize().map_err(|error| {
         Failure::usage(format!("{}: {error}; name a directory that exists", directory.display()))
@@ -180,7 +281,12 @@ fn directories(asked: Option<&Path>) -> Result<(PathBuf, PathBuf), Failure> {
     Ok((directory, start))
 }
 
-fn progress_bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("  {spinner} {msg:10} {bar:30} {pos}/{len}");
-    ProgressBar::new(0).with_style(style.expect("the template is constant and valid"))
+fn current_directory() -> Result<PathBuf, Failure> {
+    std::env::current_dir()
+        .map_err(|error| Failure::usage(format!("there is no current directory: {error}")))
+}
+
+/// A path that means the same when mounts have changed below us.
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    Ok(current_directory()?.join(path))
 }

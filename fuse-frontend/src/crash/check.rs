@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, RwLock};
 use std::thread::{Scope, ScopedJoinHandle};
@@ -99,7 +99,7 @@ impl<'scope> Checkers<'scope> {
         let plan = Arc::new(plan.clone());
         let mut threads = Vec::new();
         for number in 0..plan.workers {
-            let scratch = lab.directory(&format!("worker-{number}"))?;
+            let scratch = lab.new_directory("worker")?;
             let (jobs, sender, plan) = (jobs.clone(), sender.clone(), Arc::clone(&plan));
             let work = move || {
                 let worker = match Worker::new(&plan, scratch) {
@@ -333,10 +333,4 @@ fn ended(status: ExitStatus) -> String {
         (None, Some(signal)) => format!("signal {signal}"),
         (None, None) => status.to_string(),
     }
-}
-
-/// Whether a directory can be shown in: it must be there.
-#[must_use]
-pub fn can_be_shown(directory: &Path) -> bool {
-    directory.is_dir()
 }

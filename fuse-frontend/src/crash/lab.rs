@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::mount::{MntFlags, MsFlags};
 use nix::sched::CloneFlags;
@@ -11,6 +12,7 @@ use crate::failure::Failure;
 /// The lab's place on this machine.
 pub struct Lab {
     scratch: PathBuf,
+    made: AtomicUsize,
 }
 
 impl Lab {
@@ -28,14 +30,19 @@ impl Lab {
         let scratch = scratch.keep();
         mount_memory(&scratch)
             .map_err(|error| Failure::new(format!("cannot mount a tmpfs for scratch: {error}")))?;
-        Ok(Self { scratch })
+        Ok(Self { scratch, made: AtomicUsize::new(0) })
     }
 
     /// A new directory in memory, gone with the lab.
     ///
     /// # Errors
     /// Memory is full.
-    pub fn directory(&self, name: &str) -> Result<PathBuf, Failure> {
+    pub fn new_directory(&self, name: &str) -> Result<PathBuf, Failure> {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        self.directory(&format!("{name}-{number}"))
+    }
+
+    fn directory(&self, name: &str) -> Result<PathBuf, Failure> {
         let path = self.scratch.join(name);
         fs::create_dir_all(&path).map_err(|error| {
             Failure::new(format!("cannot make {} in memory: {error}", path.display()))

@@ -68,11 +68,7 @@ fn make(
     }
     match made.kind {
         FileKind::Directory if ino == Ino::ROOT => {}
-        FileKind::Directory => match fs::create_dir(place) {
-            // In some states two directories have one name's worth of content.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            other => other?,
-        },
+        FileKind::Directory => fs::create_dir(place)?,
         FileKind::Regular => {
             let file = File::options().write(true).create_new(true).mode(0o600).open(place)?;
             for (offset, bytes) in node.content(blocks) {
@@ -151,6 +147,27 @@ pub fn difference(
         }
     }
     Ok(None)
+}
+
+/// Removes from `directory` what is not in `model`.
+///
+/// # Errors
+/// What the filesystem says.
+pub fn remove_others(model: &Path, directory: &Path) -> io::Result<()> {
+    let mut there = Vec::new();
+    list(directory, &mut there)?;
+    // What is in a directory comes after it.
+    for path in there.iter().rev() {
+        let within = path.strip_prefix(directory).expect("listed there");
+        if fs::symlink_metadata(model.join(within)).is_ok() {
+            continue;
+        }
+        match fs::symlink_metadata(path)?.is_dir() {
+            true => fs::remove_dir(path)?,
+            false => fs::remove_file(path)?,
+        }
+    }
+    Ok(())
 }
 
 fn list(directory: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {

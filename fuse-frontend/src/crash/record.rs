@@ -51,6 +51,26 @@ pub struct Recording {
     pub left: PathBuf,
 }
 
+impl Recording {
+    /// Makes the real directory what the program left.
+    ///
+    /// # Errors
+    /// What cp(1) and the filesystem say; the directory may be half-way then.
+    pub fn keep(&self, directory: &Path) -> Result<(), Failure> {
+        // What is new first, so that nothing is gone before its replacement is there.
+        let done = Command::new("cp")
+            .args(["-a", "--remove-destination", "--"])
+            .args([&*self.left.join("."), directory])
+            .status()
+            .map_err(|error| failed("copy back", &error))?;
+        if !done.success() {
+            return Err(failed("copy back", &done));
+        }
+        layout::remove_others(&self.left, directory)
+            .map_err(|error| failed("remove what the program has removed", &error))
+    }
+}
+
 /// Kernel threads that read requests; two more than may wait for a sync.
 const WORKERS: usize = 4;
 
@@ -60,8 +80,8 @@ const WORKERS: usize = 4;
 /// The directory cannot be read or served, or the program not started.
 pub fn record(lab: &Lab, job: &RecordJob) -> Result<Recording, Failure> {
     let _ = raise_open_files_limit();
-    let backing = lab.directory("record")?;
-    let (tree, mount_point) = (backing.join("tree"), lab.directory("mount")?);
+    let (backing, mount_point) = (lab.new_directory("record")?, lab.new_directory("mount")?);
+    let tree = backing.join("tree");
     fs::create_dir(&tree).map_err(|error| failed("make a scratch directory", &error))?;
     let told = backing.join("told");
     fs::create_dir(&told).map_err(|error| failed("make a scratch directory", &error))?;
@@ -111,10 +131,15 @@ fn copy(directory: &Path, to: &Path) -> Result<(), Failure> {
 }
 
 fn open(directory: &Path, plan: RecordPlan) -> Result<Recorder<LinuxBacking>, Failure> {
-    let backing = LinuxBacking::open(directory, BackingOptions::default())
-        .map_err(|error| Failure::new(error.to_string()))?;
-    Recorder::new(backing, plan, Box::new(witness))
-        .map_err(|error| failed(&format!("read all of {}", directory.display()), &error))
+    let open = || {
+        let backing = LinuxBacking::open(directory, BackingOptions::default())
+            .map_err(|error| Failure::new(error.to_string()))?;
+        Recorder::new(backing, plan, Box::new(witness))
+            .map_err(|error| failed(&format!("read all of {}", directory.display()), &error))
+    };
+    // A thread that uses a backing gets another umask, and the program shall have ours.
+    std::thread::scope(|scope| scope.spawn(open).join())
+        .unwrap_or_else(|_| Err(Failure::new("reading the directory panicked")))
 }
 
 /// Replays the trace and compares.

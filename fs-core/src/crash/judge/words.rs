@@ -1,7 +1,9 @@
 //! A finding in words.
 
 use super::{Class, Finding};
-use crate::crash::steps::{Change, Fill, Steps};
+use crate::crash::law::Crash;
+use crate::crash::model::Rules;
+use crate::crash::steps::Steps;
 use crate::crash::trace::{Operation, Trace};
 use crate::crash::words::Names;
 
@@ -79,42 +81,39 @@ impl Finding {
 
     /// The witness as a list of what is kept and what is lost.
     #[must_use]
-    pub fn witness_in_words(
-        &self,
-        log: &Steps<'_>,
-        rules: &crate::crash::model::Rules,
-        names: &Names,
-    ) -> Vec<String> {
-        let crash = &self.witness.1;
-        let mut lines = Vec::new();
-        for operation in 0..crash.at {
-            let atoms = rules.end(operation)..rules.end(operation + 1);
-            let call = names.call(log.trace, operation);
-            if atoms.is_empty() {
-                if !matches!(log.trace.operations[operation].operation, Operation::Close { .. }) {
-                    lines.push(format!("done {call}"));
-                }
-                continue;
-            }
-            let kept = atoms.clone().filter(|atom| crash.kept.contains(*atom as usize)).count();
-            let torn = crash
-                .torn
-                .filter(|(step, _)| log.steps[*step as usize].operation as usize == operation);
-            lines.push(match (kept, torn) {
-                (0, _) => format!("lost {call}"),
-                (_, Some((_, torn))) => format!("torn {call}: {torn:?}"),
-                (kept, _) if kept == atoms.len() => format!("kept {call}"),
-                (kept, _) => {
-                    let first = rules.atoms[atoms.start as usize].steps[0] as usize;
-                    let what = match log.steps[first] {
-                        step if step.fill == Fill::None => "",
-                        step if matches!(step.change, Change::Size { .. }) => " (its length first)",
-                        _ => "",
-                    };
-                    format!("part {call}: {kept} of {} pieces{what}", atoms.len())
-                }
-            });
-        }
-        lines
+    pub fn witness_in_words(&self, log: &Steps<'_>, rules: &Rules, names: &Names) -> Vec<String> {
+        witness_in_words(&self.witness.1, log, rules, names)
     }
+}
+
+/// A crash as a list of what is kept and what is lost.
+#[must_use]
+pub fn witness_in_words(
+    crash: &Crash,
+    log: &Steps<'_>,
+    rules: &Rules,
+    names: &Names,
+) -> Vec<String> {
+    let mut lines = Vec::new();
+    for operation in 0..crash.at {
+        let atoms = rules.end(operation)..rules.end(operation + 1);
+        let call = names.call(log.trace, operation);
+        if atoms.is_empty() {
+            if !matches!(log.trace.operations[operation].operation, Operation::Close { .. }) {
+                lines.push(format!("done {call}"));
+            }
+            continue;
+        }
+        let kept = atoms.clone().filter(|atom| crash.kept.contains(*atom as usize)).count();
+        let torn = crash
+            .torn
+            .filter(|(step, _)| log.steps[*step as usize].operation as usize == operation);
+        lines.push(match (kept, torn) {
+            (0, _) => format!("lost {call}"),
+            (_, Some((_, torn))) => format!("torn {call}: {torn:?}"),
+            (kept, _) if kept == atoms.len() => format!("kept {call}"),
+            (kept, _) => format!("part {call}: {kept} of {} pieces", atoms.len()),
+        });
+    }
+    lines
 }

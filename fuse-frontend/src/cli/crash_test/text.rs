@@ -2,50 +2,83 @@
 
 use std::fmt::Write;
 
+use fs_core::crash::judge::Finding;
 use fs_core::crash::model;
 use fs_core::crash::words::Names;
 
-use crate::cli::table::{row, table};
-use crate::crash::campaign::{CampaignPlan, Report};
-use crate::crash::record::Recording;
+use super::output::Output;
+use crate::crash::campaign::Report;
 
 /// The models and what they say.
 pub(super) fn models() -> String {
-    let rows: Vec<_> = model::all()
-        .iter()
-        .map(|model| vec![format!("{:14} {}", model.name(), model.about())])
-        .collect();
-    table(&rows)
+    let mut text = String::new();
+    for model in model::all() {
+        let _ = writeln!(text, "{:14} {}", model.name(), model.about());
+        let _ = writeln!(text, "{:14} {}", "", model.source());
+    }
+    text
 }
 
 /// The report.
-pub(super) fn report(recording: &Recording, plan: &CampaignPlan, report: &Report) -> String {
-    let trace = &recording.trace;
-    let names = Names::new(trace);
+pub(super) fn report(output: &Output<'_>) -> String {
+    let report = output.report;
+    let names = Names::new(output.trace);
     let mut text = String::new();
-    let verdicts: Vec<String> = report
-        .models
-        .iter()
-        .enumerate()
-        .map(|(law, model)| {
-            let found =
-                report.findings.iter().filter(|finding| finding.laws.contains(&law)).count();
-            match found {
-                0 => format!("{} clean", model.name),
-                1 => format!("{} 1 finding", model.name),
-                _ => format!("{} {found} findings", model.name),
-            }
-        })
-        .collect();
     let _ = writeln!(
         text,
         "{} ({} operations, {} states, {} checks in {:.1} s)",
-        verdicts.join("; "),
-        trace.operations.len(),
+        verdicts(report),
+        output.trace.operations.len(),
         report.planned,
         report.checks,
         (report.planning + report.checking).as_secs_f64()
     );
+    for (number, found) in report.findings.iter().enumerate() {
+        finding(&mut text, output, &names, number + 1, found);
+    }
+    warnings(&mut text, output);
+    if let Some(saved) = output.saved {
+        let _ = writeln!(text, "recording: {saved}");
+    }
+    text
+}
+
+fn verdicts(report: &Report) -> String {
+    let verdict = |(law, model): (usize, &crate::crash::campaign::ModelReport)| {
+        let found = report.findings.iter().filter(|finding| finding.laws.contains(&law)).count();
+        match found {
+            0 => format!("{} clean", model.name),
+            1 => format!("{} 1 finding", model.name),
+            _ => format!("{} {found} findings", model.name),
+        }
+    };
+    report.models.iter().enumerate().map(verdict).collect::<Vec<_>>().join("; ")
+}
+
+fn finding(text: &mut String, output: &Output<'_>, names: &Names, number: usize, found: &Finding) {
+    let trace = output.trace;
+    let models: Vec<_> = found.laws.iter().map(|law| output.plan.models[*law].name()).collect();
+    let (class, sentence) = (found.class.name(), found.sentence(trace, names));
+    let _ = writeln!(text, "{number}. {class} [{}]: {sentence}", models.join(", "));
+    let _ = writeln!(
+        text,
+        "   by {}, crash after operation {} of {}; checker: {}",
+        found.actor(trace),
+        found.witness.1.at,
+        trace.operations.len(),
+        found.said
+    );
+    let cured = if found.cure.is_empty() {
+        String::new()
+    } else {
+        format!(" (cures {} of {} bad states)", found.cured, found.states)
+    };
+    let _ = writeln!(text, "   cure: {}{cured}", found.cure_in_words(trace, names));
+}
+
+/// What makes a report worth less than it looks.
+fn warnings(text: &mut String, output: &Output<'_>) {
+    let report = output.report;
     if let Some(when) = report.refuses {
         let _ = writeln!(
             text,
@@ -53,48 +86,17 @@ pub(super) fn report(recording: &Recording, plan: &CampaignPlan, report: &Report
              check the checker"
         );
     }
-    for (number, finding) in report.findings.iter().enumerate() {
-        let models: Vec<_> = finding.laws.iter().map(|law| plan.models[*law].name()).collect();
-        let _ = writeln!(
-            text,
-            "{}. {} [{}]: {}",
-            number + 1,
-            finding.class.name(),
-            models.join(", "),
-            finding.sentence(trace, &names)
-        );
-        let _ = writeln!(
-            text,
-            "   by {}, crash after operation {} of {}; checker: {}",
-            finding.actor(trace),
-            finding.witness.1.at,
-            trace.operations.len(),
-            finding.said
-        );
-        let cured = if finding.cure.is_empty() {
-            String::new()
-        } else {
-            format!(" (cures {} of {} bad states)", finding.cured, finding.states)
-        };
-        let _ = writeln!(text, "   cure: {}{cured}", finding.cure_in_words(trace, &names));
-    }
-    if let Some(difference) = &recording.difference {
+    if let Some(difference) = output.difference {
         let _ =
             writeln!(text, "DO NOT TRUST THIS: the recording is not what was done: {difference}");
     }
     if let Some(reason) = &report.cut_short {
         let _ = writeln!(text, "not all states were checked: {reason}");
     }
-    if !recording.status.success() {
-        let _ = writeln!(text, "the program itself ended with {}", recording.status);
+    if report.skipped > 0 {
+        let _ = writeln!(text, "the checker skipped {} states", report.skipped);
     }
-    text
-}
-
-/// Rows of a table of models.
-#[allow(dead_code)]
-fn rows(report: &Report) -> String {
-    let mut rows = vec![row([&"model", &"states", &"refused"])];
-    rows.extend(report.models.iter().map(|m| row([&m.name, &m.states, &m.refused])));
-    table(&rows)
+    if let Some(ended) = &output.program {
+        let _ = writeln!(text, "the program itself ended with {ended}");
+    }
 }

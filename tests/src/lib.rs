@@ -36,6 +36,7 @@ pub mod leftovers;
 pub mod loopfs;
 pub mod mapping;
 pub mod mounted;
+pub mod muddle;
 pub mod performance;
 pub mod powercut;
 pub mod random;

@@ -114,7 +114,7 @@ impl<'j, 'a, 'm> Judge<'j, 'a, 'm> {
         blocks: &'j RwLock<Blocks>,
         seed: u64,
     ) -> Self {
-        let clusters = Clusters::new(subject.log.trace, seed);
+        let clusters = Clusters::new(&subject.log, seed);
         Self { subject, laws, blocks, clusters }
     }
 
@@ -165,6 +165,12 @@ impl<'j, 'a, 'm> Judge<'j, 'a, 'm> {
         self.laws[law].rules.atoms[atom as usize].operation as usize
     }
 
+    fn is_kept_in_part(&self, law: usize, crash: &Crash, operation: usize) -> bool {
+        let rules = &self.laws[law].rules;
+        let mut atoms = rules.end(operation)..rules.end(operation + 1);
+        atoms.any(|atom| crash.kept.contains(atom as usize))
+    }
+
     /// Whether a refused state shows nothing that the finding does not.
     fn explains(&self, finding: &Finding, failed: &Failed) -> bool {
         let Failed { law, crash, .. } = failed;
@@ -173,10 +179,16 @@ impl<'j, 'a, 'm> Judge<'j, 'a, 'm> {
             operations.map(|operation| self.clusters.of(operation)).collect()
         };
         match finding.class {
-            Class::Tear => crash.torn.is_some_and(|(step, _)| {
-                let operation = self.subject.log.steps[step as usize].operation as usize;
-                finding.pattern.lost.contains(&self.clusters.of(operation))
-            }),
+            Class::Tear => {
+                let step = crash.torn.map(|(step, _)| &self.subject.log.steps[step as usize]);
+                let torn = step.map(|step| step.operation as usize);
+                let in_part = lost.iter().map(|atom| self.operation_of(*law, *atom));
+                let in_part =
+                    in_part.filter(|operation| self.is_kept_in_part(*law, crash, *operation));
+                let is_known =
+                    |operation| finding.pattern.lost.contains(&self.clusters.of(operation));
+                torn.into_iter().chain(in_part).any(is_known)
+            }
             Class::Atomicity => {
                 let open = crash.at.checked_sub(1).map(|last| self.clusters.of(last));
                 lost.is_empty() && crash.torn.is_none() && open == finding.pattern.kept

@@ -107,7 +107,7 @@ pub struct Plan {
 pub fn plan(subject: &Subject<'_>, laws: &[Law<'_>], blocks: &mut Blocks, budget: Budget) -> Plan {
     let mut plan = Plan::default();
     let mut jobs: HashMap<(u64, u32), usize> = HashMap::new();
-    let clusters = Clusters::new(subject.log.trace, budget.seed);
+    let clusters = Clusters::new(&subject.log, budget.seed);
     for (number, law) in laws.iter().enumerate() {
         let mut planner = Planner::new(subject, law, blocks, &clusters, budget);
         planner.run();

@@ -232,7 +232,8 @@ impl<'a> Steps<'a> {
     ) {
         if mode & (PUNCH_HOLE | ZERO_RANGE) != 0 {
             // What lies behind the end is not there to be zeroed.
-            let range = range.start..range.end.min(files.size(ino));
+            let end = range.end.min(files.size(ino));
+            let range = range.start.min(end)..end;
             for block in files.written(ino, &range) {
                 let start = range.start.max(block * BLOCK_BYTES);
                 let (at, end) = (start % BLOCK_BYTES, range.end.min((block + 1) * BLOCK_BYTES));

@@ -14,6 +14,7 @@ enum Act {
     Create,
     Write(usize, u16, u16),
     Resize(usize, u16),
+    Punch(usize, u16, u16),
     Rename(usize),
     Unlink(usize),
     Sync(usize, bool),
@@ -25,6 +26,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         3 => Just(Act::Create),
         5 => (0..4_usize, 0..9000_u16, 1..9000_u16).prop_map(|(f, at, n)| Act::Write(f, at, n)),
         1 => (0..4_usize, 0..9000_u16).prop_map(|(f, n)| Act::Resize(f, n)),
+        1 => (0..4_usize, 0..9000_u16, 1..9000_u16).prop_map(|(f, at, n)| Act::Punch(f, at, n)),
         2 => (0..4_usize).prop_map(Act::Rename),
         1 => (0..4_usize).prop_map(Act::Unlink),
         2 => (0..4_usize, any::<bool>()).prop_map(|(f, full)| Act::Sync(f, full)),
@@ -54,6 +56,12 @@ fn script(acts: &[Act]) -> Script {
                 if let Some(file) = pick(file) {
                     script.resize(files[file].0, bytes.into());
                 }
+            }
+            // Also behind the end of the file: a panic once.
+            Act::Punch(file, offset, bytes) => {
+                let Some(file) = pick(file) else { continue };
+                let (ino, offset, bytes) = (files[file].0, offset.into(), bytes.into());
+                script.push(Operation::Allocate { ino, mode: 3, offset, bytes });
             }
             Act::Rename(file) => {
                 let Some(file) = pick(file) else { continue };

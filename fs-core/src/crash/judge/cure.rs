@@ -22,7 +22,7 @@ const SYNCS_MAX: usize = 3;
 impl Judge<'_, '_, '_> {
     /// Looks for the fewest syncs that make all states of a finding impossible.
     pub(super) fn find_cure(&self, finding: &mut Finding, members: &[Failed]) {
-        if finding.class == Class::Atomicity {
+        if matches!(finding.class, Class::Atomicity | Class::Tear) {
             return;
         }
         let candidates = self.candidates(finding, members);

@@ -169,6 +169,8 @@ impl Judge<'_, '_, '_> {
                 Class::Tear
             }
             _ if roots.is_empty() => Class::Atomicity,
+            // Part of one write without the rest.
+            _ if last.is_some_and(|last| lost.contains(&last)) => Class::Tear,
             _ if lost_only => Class::Durability,
             _ => Class::Ordering,
         };

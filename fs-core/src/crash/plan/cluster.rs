@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use super::random::Random;
-use crate::crash::trace::{Operation, Trace};
+use crate::crash::steps::{Fill, Steps};
+use crate::crash::trace::Operation;
 use crate::crash::words::Names;
 
 /// A cluster's number.
@@ -20,7 +21,8 @@ pub struct Clusters {
 impl Clusters {
     /// Puts the operations of a trace into clusters.
     #[must_use]
-    pub fn new(trace: &Trace, seed: u64) -> Self {
+    pub fn new(log: &Steps<'_>, seed: u64) -> Self {
+        let trace = log.trace;
         let names = Names::new(trace);
         let mut known: HashMap<(String, &'static str, String), Cluster> = HashMap::new();
         let mut members: HashMap<Cluster, Vec<usize>> = HashMap::new();
@@ -29,7 +31,8 @@ impl Clusters {
             let comm = trace.actor(number).map(|actor| actor.comm.clone()).unwrap_or_default();
             let path = pattern(&names.subject(number));
             let next = Cluster(known.len() as u32);
-            let cluster = *known.entry((comm, kind(&recorded.operation), path)).or_insert(next);
+            let cluster =
+                *known.entry((comm, kind(log, number, &recorded.operation), path)).or_insert(next);
             members.entry(cluster).or_default().push(number);
             of.push(cluster);
         }
@@ -65,8 +68,10 @@ impl Clusters {
     }
 }
 
-fn kind(operation: &Operation) -> &'static str {
+fn kind(log: &Steps<'_>, number: usize, operation: &Operation) -> &'static str {
+    let overwrites = || log.of(number).all(|step| log.steps[step].fill == Fill::Overwrite);
     match operation {
+        Operation::Write { .. } if overwrites() => "overwrite",
         Operation::Create { .. } => "create",
         Operation::Link { .. } => "link",
         Operation::Remove { .. } => "remove",

@@ -1,0 +1,185 @@
+//! The command from outside: exit codes, artefacts, what is left behind.
+
+use std::fs;
+
+use tests::{leftovers, require};
+
+use super::lab::{Lab, left_in};
+
+#[test]
+fn exit_codes_say_what_happened() {
+    if !require::mount_support() {
+        return;
+    }
+    let lab = Lab::new();
+    let code = |arguments: &[&str]| {
+        let outcome = lab.run(arguments);
+        (outcome.status.code(), outcome.stderr)
+    };
+    assert_eq!(code(&["--check", "true", "--", "touch", "a"]).0, Some(0));
+    assert_eq!(
+        code(&["--check", "test ! -e b || test -s b", "--", "sh", "-c", "echo x > b"]).0,
+        Some(1)
+    );
+    let (usage, why) = code(&["--check", "true", "--model", "fat", "--", "true"]);
+    assert_eq!(usage, Some(2), "{why}");
+    assert!(why.contains("ext4"), "the message lists the models: {why}");
+    assert_eq!(code(&["--check", "true", "--dir", "/nowhere", "--", "true"]).0, Some(2));
+    let (not_run, why) = code(&["--check", "true", "--", "/no/such/program"]);
+    assert_eq!(not_run, Some(3), "{why}");
+    assert!(why.contains("/no/such/program"), "{why}");
+    assert!(left_in(&lab.dir()).is_empty(), "the directory has changed");
+}
+
+// A checker that says no to everything says nothing about crashes.
+#[test]
+fn a_checker_that_always_refuses_is_noticed() {
+    if !require::mount_support() {
+        return;
+    }
+    let outcome = Lab::new().run(&["--check", "false", "--", "touch", "a"]);
+    assert_eq!(outcome.status.code(), Some(1), "{}", outcome.describe());
+    assert!(outcome.stdout.contains("check the checker"), "{}", outcome.describe());
+}
+
+// A hanging checker and what it has started end at the time limit.
+#[test]
+fn a_checker_that_hangs_is_ended() {
+    if !require::mount_support() {
+        return;
+    }
+    let check = "test ! -e a || { sleep 1000 & sleep 1000; }";
+    let outcome = Lab::new().run(&["--timeout", "1", "--check", check, "--", "touch", "a"]);
+    assert_eq!(outcome.status.code(), Some(1), "{}", outcome.describe());
+    assert!(outcome.stdout.contains("more than 1s"), "{}", outcome.describe());
+}
+
+// The program sees its directory at its own path, its output is in order with what it does, and its
+// umask and working directory are those of who started it.
+#[test]
+fn the_program_notices_nothing() {
+    if !require::mount_support() {
+        return;
+    }
+    let lab = Lab::new();
+    let path = lab.dir();
+    let script = "pwd; umask; mkdir sub; cd sub; echo x > y; ln y z; stat -c %h y; rm y; cat z";
+    let out = path.join("../a.crash");
+    let out = out.to_str().expect("plain text");
+    let keep = ["--keep", "--out", out, "--check", "true", "--", "sh", "-c", script];
+    let outcome = lab.run(&keep);
+    assert_eq!(outcome.status.code(), Some(0), "{}", outcome.describe());
+    assert_eq!(fs::read_to_string(path.join("sub/z")).expect("kept"), "x\n");
+    let shown = lab.run(&["show", out]).expect_success().stdout;
+    for line in [
+        &format!("told \"{}\"", path.display()),
+        "told \"0022\"",
+        "told \"2\"",
+        "told \"x\"",
+        "link(sub/y -> sub/z)",
+        "unlink(sub/y)",
+    ] {
+        assert!(shown.contains(line), "{line} is not in\n{shown}");
+    }
+}
+
+// What is in the artefact is enough, and gives the same verdict every time.
+#[test]
+fn a_finding_replays_twenty_times() {
+    if !require::mount_support() {
+        return;
+    }
+    let lab = Lab::new();
+    fs::write(lab.dir().join("a"), "old").expect("write");
+    let out = lab.beside("x.crash", "");
+    let out = out.to_str().expect("plain text");
+    let (check, program) = ("grep -qx 'old\\|new' a", "echo new > t; mv t a; echo done");
+    let found = lab.run(&["--out", out, "--check", check, "--", "sh", "-c", program]);
+    assert_eq!(found.status.code(), Some(1), "{}", found.describe());
+    fs::remove_file(lab.dir().join("a")).expect("rm");
+    for _ in 0..20 {
+        let again = lab.run(&["replay", &format!("{out}#1")]);
+        assert_eq!(again.status.code(), Some(1), "{}", again.describe());
+    }
+    assert_eq!(lab.run(&["replay", out]).status.code(), Some(1));
+    assert_eq!(lab.run(&["replay", &format!("{out}#9")]).status.code(), Some(2));
+    let into = lab.dir().join("../state");
+    let into = into.to_str().expect("plain text");
+    lab.run(&["replay", &format!("{out}#1"), "--into", into]).expect_success();
+    assert_eq!(fs::read_to_string(format!("{into}/a")).expect("laid out"), "");
+}
+
+// The same seed gives the same report.
+#[test]
+fn the_same_seed_gives_the_same() {
+    if !require::mount_support() {
+        return;
+    }
+    let lab = Lab::new();
+    let run = || {
+        let program = "for i in 1 2 3; do echo $i > t$i; mv t$i f; done";
+        let report = lab.test("ext4,xfs,btrfs,posix-min", "test ! -e f || test -s f", program);
+        (report.json["states"].clone(), report.json["crashes"].clone(), report.findings(None))
+    };
+    assert_eq!(run(), run());
+}
+
+// `--ack`: a server tells through a file, which is no part of the states.
+#[test]
+fn a_file_can_be_told_through() {
+    if !require::mount_support() {
+        return;
+    }
+    let lab = Lab::new();
+    let program = "echo x > data; echo saved >> acks";
+    let check = "test ! -s $LANEFS_ACK_FILE || test -s data; test ! -e acks";
+    let lost = "test ! -s $LANEFS_ACK_FILE || test -s data";
+    let run = |check: &str| {
+        let arguments = ["--json", "--ack", "acks", "--check", check, "--", "sh", "-c", program];
+        lab.report(&arguments)
+    };
+    run(lost).expect("ext4,xfs,btrfs", &[&["durability", "lost after told \"saved\""]]);
+    // The file itself is never there.
+    run(check.rsplit("; ").next().expect("two parts")).expect_clean("ext4,xfs,btrfs");
+}
+
+#[test]
+fn the_selftest_passes() {
+    if !require::mount_support() {
+        return;
+    }
+    let outcome = Lab::new().run(&["selftest"]).expect_success();
+    assert_eq!(outcome.stdout.lines().count(), 5, "{}", outcome.describe());
+}
+
+// Whatever ends it: no mount, no directory.
+#[test]
+fn nothing_is_left_behind() {
+    if !require::mount_support() {
+        return;
+    }
+    let lab = Lab::new();
+    let place = lab.dir().join("../tmp");
+    fs::create_dir(&place).expect("mkdir");
+    let mut command =
+        lab.command(&["--check", "sleep 1", "--", "sh", "-c", "echo a > a; echo b > b"]);
+    command.env("TMPDIR", &place);
+    tests::run::run(&mut command, std::time::Duration::from_secs(60)).expect_success();
+    assert!(left_in(&place).is_empty(), "{:?}", left_in(&place));
+    assert!(leftovers::below(&place).is_empty());
+    assert!(leftovers::below(&lab.dir()).is_empty());
+}
+
+// At least a hundred checks a second with a checker that is one process: on two processors.
+#[test]
+fn a_hundred_checks_a_second() {
+    if !require::mount_support() {
+        return;
+    }
+    let program = "i=0; while [ $i -lt 60 ]; do echo $i > f$i; mv f$i g$i; i=$((i+1)); done";
+    let report = Lab::new().report(&["--json", "--check", "exit 0", "--", "sh", "-c", program]);
+    let (checks, seconds) = (&report.json["checks"], &report.json["checking_s"]);
+    let rate = checks.as_f64().expect("a number") / seconds.as_f64().expect("a number");
+    println!("{checks} checks at {rate:.0} a second");
+    assert!(rate >= 100.0, "{checks} checks in {seconds} s");
+}

@@ -97,7 +97,7 @@ const GIT: &str = "export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/nul
 fn git(setting: &str) -> super::lab::Report {
     tools::debian("git", "git");
     let lab = Lab::new();
-    let outcome = tests::run::script(
+    let outcome = tests::run::script::<&str>(
         &lab.dir(),
         &format!("{GIT} git init -q -b main . && rm -r .git/hooks"),
         &[],

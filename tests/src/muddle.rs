@@ -39,10 +39,12 @@ impl Muddle {
         Muddle { directory: directory.to_owned(), random: Random::new(seed), kind }
     }
 
-    /// Does so many operations. One that cannot be done, because of what others did, is none.
-    pub fn run(&mut self, operations: usize) {
-        for _ in 0..operations {
+    /// Does so many operations, with a call after each. One that cannot be done, because of
+    /// what others did, is none.
+    pub fn run(&mut self, operations: usize, mut after: impl FnMut(usize)) {
+        for number in 1..=operations {
             let _ = self.step();
+            after(number);
         }
     }
 

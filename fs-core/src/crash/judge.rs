@@ -221,7 +221,7 @@ impl<'j, 'a, 'm> Judge<'j, 'a, 'm> {
         let (state, key) = {
             let mut blocks = self.blocks.write().unwrap_or_else(PoisonError::into_inner);
             let state = self.laws[law].state(self.subject, &mut blocks, crash);
-            let key = state.key(&mut blocks);
+            let key = state.key(&self.subject.log, &mut blocks);
             (state, key)
         };
         ask(&state, key, told)

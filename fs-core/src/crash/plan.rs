@@ -34,7 +34,7 @@ mod random;
 mod strategies;
 
 pub use self::cluster::{Cluster, Clusters, pattern};
-pub use self::exhaustive::every_crash;
+pub use self::exhaustive::{every_crash, explain};
 use self::random::Random;
 
 /// How a crash was thought of.
@@ -204,7 +204,7 @@ impl<'p, 'a, 'm> Planner<'p, 'a, 'm> {
             Some(key) => key,
             None => {
                 let state = self.law.state(self.subject, self.blocks, &crash);
-                let key = state.key(self.blocks);
+                let key = state.key(&self.subject.log, self.blocks);
                 self.sets.insert(set, key);
                 key
             }

@@ -268,20 +268,21 @@ impl State {
 
     /// A key of all that a program could see of the tree: equal trees, equal keys.
     #[must_use]
-    pub fn key(&self, blocks: &mut Blocks) -> u64 {
+    pub fn key(&self, log: &Steps<'_>, blocks: &mut Blocks) -> u64 {
         let mut seen = HashMap::new();
-        self.key_of(Ino::ROOT, blocks, &mut seen, 0)
+        self.key_of(Ino::ROOT, log, blocks, &mut seen, 0)
     }
 
     fn key_of(
         &self,
         ino: Ino,
+        log: &Steps<'_>,
         blocks: &mut Blocks,
         seen: &mut HashMap<Ino, u64>,
         depth: u32,
     ) -> u64 {
         let Some(node) = self.nodes.get(ino.index()) else { return 0 };
-        let content = node.content_key(blocks);
+        let content = node.content_key(log, blocks);
         if node.made.kind != FileKind::Directory || depth > DEPTH_MAX {
             return content;
         }
@@ -290,12 +291,12 @@ impl State {
         }
         // Directories that hold each other are in no recording of ours.
         seen.insert(ino, 0);
-        let mut hasher = hasher();
-        content.hash(&mut hasher);
+        // In no order: traces number their names as they come.
+        let mut key = content;
         for (name, child) in &node.names {
-            (name, self.key_of(*child, blocks, seen, depth + 1)).hash(&mut hasher);
+            let child = self.key_of(*child, log, blocks, seen, depth + 1);
+            key = key.wrapping_add(hash_of(&(log.name_key(*name), child)));
         }
-        let key = hasher.finish();
         seen.insert(ino, key);
         key
     }
@@ -332,6 +333,12 @@ impl State {
 
 /// Deepest path; a state in which directories contain each other has no bottom.
 const DEPTH_MAX: u32 = 200;
+
+fn hash_of(value: &impl Hash) -> u64 {
+    let mut hasher = hasher();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
 
 fn hasher() -> DefaultHasher {
     BuildHasherDefault::<DefaultHasher>::default().build_hasher()
@@ -413,14 +420,15 @@ impl Node {
         })
     }
 
-    fn content_key(&self, blocks: &mut Blocks) -> u64 {
+    fn content_key(&self, log: &Steps<'_>, blocks: &mut Blocks) -> u64 {
         if let Some(&key) = self.key.get() {
             return key;
         }
         let mut hasher = hasher();
         let Made { kind, perm, uid, gid, device, target } = &self.made;
         (kind, perm, uid, gid, device, target).hash(&mut hasher);
-        self.xattrs.hash(&mut hasher);
+        let xattrs = self.xattrs.iter().map(|(name, value)| hash_of(&(log.name_key(*name), value)));
+        xattrs.fold(0, u64::wrapping_add).hash(&mut hasher);
         self.bytes.hash(&mut hasher);
         for (&block, &id) in self.blocks.range(..self.bytes.div_ceil(BLOCK_BYTES)) {
             let left = (self.bytes - block * BLOCK_BYTES).min(BLOCK_BYTES) as u16;

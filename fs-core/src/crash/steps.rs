@@ -128,6 +128,8 @@ pub struct Steps<'a> {
     pub first: Vec<u32>,
     /// Names by number.
     pub names: Vec<Name>,
+    /// Keys of the names: the same in every trace.
+    name_keys: Vec<u64>,
     known: HashMap<Name, NameId>,
 }
 
@@ -136,9 +138,19 @@ impl<'a> Steps<'a> {
     #[must_use]
     pub fn new(trace: &'a Trace) -> Self {
         let (steps, first) = (Vec::new(), Vec::new());
-        let mut log = Self { trace, steps, first, names: Vec::new(), known: HashMap::new() };
+        let mut log = Self {
+            trace,
+            steps,
+            first,
+            names: Vec::new(),
+            name_keys: Vec::new(),
+            known: HashMap::new(),
+        };
         for (place, _) in &trace.initial.names {
             log.name(&place.name);
+        }
+        for (name, _) in trace.initial.nodes.iter().flat_map(|node| &node.xattrs) {
+            log.name(name);
         }
         let mut files = Files::new(trace);
         for (number, recorded) in trace.operations.iter().enumerate() {
@@ -161,11 +173,20 @@ impl<'a> Steps<'a> {
         self.known.get(name).copied()
     }
 
+    /// A number that stands for a name in every trace.
+    #[must_use]
+    pub fn name_key(&self, name: NameId) -> u64 {
+        self.name_keys.get(name.0 as usize).copied().unwrap_or(0)
+    }
+
     fn name(&mut self, name: &Name) -> NameId {
         let next = NameId(self.names.len() as u32);
         let id = *self.known.entry(Name::clone(name)).or_insert(next);
         if id == next {
             self.names.push(Name::clone(name));
+            let key = blake3::hash(name);
+            let key = key.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+            self.name_keys.push(key);
         }
         id
     }

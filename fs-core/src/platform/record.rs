@@ -539,6 +539,10 @@ impl<B: Backing> Backing for Recorder<B> {
         self.inner.boot_id()
     }
 
+    fn mount_id(&self) -> u64 {
+        self.inner.mount_id()
+    }
+
     fn make_log(
         &self,
         dir: &Object<B>,

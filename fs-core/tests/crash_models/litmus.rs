@@ -455,6 +455,27 @@ fn rewrite_in_place() {
     );
 }
 
+// A length that is set on bytes that were not written yet: ext4 has zeros in their place (found on
+// Linux 6.18 by the soundness test, `tests/tests/crash_lab/soundness.rs`).
+#[test]
+fn truncate_of_unwritten_bytes() {
+    let mut script = Script::new();
+    let f = script.create("f");
+    script.write(f, 0, &[b'n'; 4000]);
+    script.resize(f, 2000);
+    expect(
+        "truncate of unwritten bytes",
+        &script,
+        true,
+        &[
+            (&["seq", "ext3-ordered", "xfs", "btrfs", "lanefs", "lanefs-close"], " | f= | f=n"),
+            (&["ext4", "ext4-strict"], " | f= | f=n | f=0"),
+            (&["f2fs", "ext3-writeback", "posix-flush", "posix-min"], " | f= | f=n | f=0"),
+            (&["lazyfs"], "f=n"),
+        ],
+    );
+}
+
 // Removing a name: in order with what is done later, or not.
 #[test]
 fn unlink_and_create() {

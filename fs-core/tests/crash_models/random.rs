@@ -113,7 +113,7 @@ proptest! {
                 for (_, crash, strategy) in &state.crashes {
                     let name = model.name();
                     prop_assert!(laws[0].allows(crash), "{name}: {strategy:?} {crash:?}");
-                    let state_key = laws[0].state(&subject, &mut blocks, crash).key(&mut blocks);
+                    let state_key = laws[0].state(&subject, &mut blocks, crash).key(&subject.log, &mut blocks);
                     prop_assert_eq!(state_key, state.key);
                 }
             }
@@ -131,7 +131,7 @@ proptest! {
             let operations = script.trace.operations.len();
             let crashes = fs_core::crash::plan::every_crash(&law, operations, 3000)?;
             let keys = crashes.iter().map(|crash| {
-                law.state(&subject, &mut blocks, crash).key(&mut blocks)
+                law.state(&subject, &mut blocks, crash).key(&subject.log, &mut blocks)
             });
             Some(keys.collect::<std::collections::BTreeSet<u64>>())
         };

@@ -99,6 +99,8 @@ pub enum CrashCommand {
     Replay(ReplayArgs),
     /// List the operations of a recording; of NAME.crash#2, what a finding keeps and loses.
     Show(ShowArgs),
+    /// Say which crash of a recording leaves a directory as DIR is, if its model allows one.
+    Explain(ExplainArgs),
     /// List the models.
     Models,
     /// Plant a missing fsync and find it: shows that the lab works on this machine.
@@ -130,6 +132,26 @@ pub struct ShowArgs {
     pub recording: PathBuf,
 }
 
+/// Arguments of `lanefs crash-test explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The recording.
+    #[arg(value_name = "NAME.crash")]
+    pub recording: PathBuf,
+    /// The directory as a crash left it.
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// The model.
+    #[arg(long, value_name = "MODEL", default_value = "ext4")]
+    pub model: String,
+    /// The crash came after this many acknowledgements, and before two more [default: at any time].
+    #[arg(long, value_name = "N")]
+    pub told: Option<u32>,
+    /// Most crashes looked at for each moment.
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    pub max_crashes: usize,
+}
+
 const HELP: &str = "\
 Examples:
   lanefs crash-test --check 'gzip -t f.gz || test -s f' -- gzip f
@@ -145,6 +167,7 @@ pub(super) fn run(args: &CrashTestArgs) -> Result<(), Failure> {
         Some(CrashCommand::Models) => super::table::print(&text::models()).map(|()| false),
         Some(CrashCommand::Replay(args)) => replay::run(args),
         Some(CrashCommand::Show(args)) => replay::show(args).map(|()| false),
+        Some(CrashCommand::Explain(args)) => replay::explain(args),
         Some(CrashCommand::Selftest) => selftest::run().map(|()| false),
         None => test(args),
     };

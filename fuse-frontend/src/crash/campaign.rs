@@ -247,7 +247,10 @@ impl Session<'_, '_> {
         for (at, when) in [(0, "before"), (end, "after")] {
             let crash = Crash { at, kept: self.laws[0].prefix(at), torn: None };
             let state = self.state(0, &crash);
-            let key = state.key(&mut self.blocks.write().unwrap_or_else(PoisonError::into_inner));
+            let key = {
+                let mut blocks = self.blocks.write().unwrap_or_else(PoisonError::into_inner);
+                state.key(&self.subject.log, &mut blocks)
+            };
             let refused = self.ask(&state, key, self.subject.told(at));
             if let Some(failure) = self.failure.take() {
                 return Err(failure);

@@ -120,14 +120,22 @@ fn plan(job: &RecordJob) -> Result<RecordPlan, Failure> {
 
 /// Copies the directory under test, as a trace without operations that is laid out.
 fn copy(directory: &Path, to: &Path) -> Result<(), Failure> {
-    let plan = RecordPlan { tree: OsString::from("."), told: None, told_file: None };
-    let trace = open(directory, plan)?.trace();
+    let trace = read_directory(directory)?;
     let log = Steps::new(&trace);
     let mut blocks = Blocks::default();
     let state = State::initial(&log, &mut blocks);
     layout::own_root(&state, to)
         .and_then(|()| layout::lay_out(&log, &state, &blocks, to))
         .map_err(|error| failed("copy the directory into memory", &error))
+}
+
+/// A directory as the beginning of a trace.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read_directory(directory: &Path) -> Result<Trace, Failure> {
+    let plan = RecordPlan { tree: OsString::from("."), told: None, told_file: None };
+    Ok(open(directory, plan)?.trace())
 }
 
 fn open(directory: &Path, plan: RecordPlan) -> Result<Recorder<LinuxBacking>, Failure> {

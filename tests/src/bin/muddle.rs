@@ -1,4 +1,5 @@
-//! `muddle SEED OPERATIONS [small]`: random operations in the current directory (`tests::muddle`).
+//! `muddle SEED OPERATIONS [small]`: random operations in the current directory (`tests::muddle`); small:
+//! prints a line after each.
 
 use std::path::Path;
 
@@ -12,5 +13,10 @@ fn main() {
     };
     let is_small = arguments.get(2).is_some_and(|word| word == "small");
     let kind = if is_small { Kind::Small } else { Kind::Everything };
-    Muddle::new(Path::new("."), number(0), kind).run(number(1) as usize);
+    let tell = |number| {
+        if is_small {
+            println!("{number}");
+        }
+    };
+    Muddle::new(Path::new("."), number(0), kind).run(number(1) as usize, tell);
 }

@@ -4,4 +4,5 @@
 mod command;
 mod lab;
 mod programs;
+mod soundness;
 mod trust;

@@ -19,7 +19,8 @@ fn two_hundred_random_programs_replay_identically() {
     // Something to begin with, holes and links included.
     let begin = "printf x > n0; ln n0 n1; truncate -s 100000 n2; mkdir d0; ln -s n0 d0/n3;
                  seq 1 5000 > n4; chmod 4755 n4";
-    run::script::<&str>(&lab.dir(), begin, &[], std::time::Duration::from_secs(10)).expect_success();
+    run::script::<&str>(&lab.dir(), begin, &[], std::time::Duration::from_secs(10))
+        .expect_success();
     let mut operations = 0;
     for seed in 0..RUNS {
         let seed = seed.to_string();

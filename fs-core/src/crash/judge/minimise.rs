@@ -189,7 +189,7 @@ impl Judge<'_, '_, '_> {
         let key = {
             let blocks =
                 &mut *self.blocks.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-            self.laws[law].state(self.subject, blocks, &crash).key(blocks)
+            self.laws[law].state(self.subject, blocks, &crash).key(&self.subject.log, blocks)
         };
         Finding {
             class,

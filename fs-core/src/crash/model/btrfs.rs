@@ -1,6 +1,8 @@
 //! btrfs: whole transactions, and a log of fsynced files ahead of the last one.
 
-use super::builder::{Append, Builder, content_of, data_of, is_directory, names_in, names_of};
+use super::builder::{
+    Append, Builder, SetSize, content_of, data_of, is_directory, names_in, names_of,
+};
 use super::posix::parent;
 use super::{Model, Rules, Steps, SyncPoint, Tears};
 use crate::crash::trace::{Ino, Operation};
@@ -102,7 +104,7 @@ impl Model for Btrfs {
     }
 
     fn rules(&self, log: &Steps<'_>) -> Rules {
-        let mut builder = Builder::new(log, Append::Whole);
+        let mut builder = Builder::new(log, Append::Whole, SetSize::AfterBytes);
         // Overwrites get a new place too, in a transaction after what was before.
         builder.chain(Builder::is_metadata, Builder::has_data);
         builder.rename_needs_bytes();

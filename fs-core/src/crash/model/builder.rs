@@ -20,6 +20,16 @@ pub(super) enum Append {
     SplitInBlock,
 }
 
+/// Whether a length that is set (truncate, fallocate) waits for the bytes that were
+/// appended before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SetSize {
+    /// Yes.
+    AfterBytes,
+    /// No: until they are written the file has zeros in their place.
+    AtOnce,
+}
+
 /// Makes [`Rules`].
 pub(super) struct Builder<'a, 'b> {
     pub(super) log: &'b Steps<'a>,
@@ -28,7 +38,7 @@ pub(super) struct Builder<'a, 'b> {
 
 impl<'a, 'b> Builder<'a, 'b> {
     /// Atoms, and the order of changes of the same thing.
-    pub(super) fn new(log: &'b Steps<'a>, append: Append) -> Self {
+    pub(super) fn new(log: &'b Steps<'a>, append: Append, set_size: SetSize) -> Self {
         let mut builder = Self { log, rules: Rules::default() };
         for operation in 0..log.trace.operations.len() {
             builder.rules.before.push(builder.rules.atoms.len() as u32);
@@ -36,7 +46,7 @@ impl<'a, 'b> Builder<'a, 'b> {
         }
         builder.rules.before.push(builder.rules.atoms.len() as u32);
         builder.rules.needs = vec![Vec::new(); builder.rules.atoms.len()];
-        builder.order_same();
+        builder.order_same(set_size);
         builder
     }
 
@@ -75,7 +85,7 @@ impl<'a, 'b> Builder<'a, 'b> {
     }
 
     /// Changes of the same block, length, name, attribute: each needs the one before.
-    fn order_same(&mut self) {
+    fn order_same(&mut self, set_size: SetSize) {
         let mut last: HashMap<Same, u32> = HashMap::new();
         let log = self.log;
         for (number, step) in log.steps.iter().enumerate() {
@@ -93,7 +103,11 @@ impl<'a, 'b> Builder<'a, 'b> {
                 Change::Attrs { ino } => after(Same::Attrs(ino)),
                 Change::Xattr { ino, name } => after(Same::Xattr(ino, name)),
                 Change::Size { ino, bytes } => {
-                    after(Same::Size(ino));
+                    if set_size == SetSize::AtOnce && step.fill == Fill::None {
+                        last.insert(Same::Size(ino), atom);
+                    } else {
+                        after(Same::Size(ino));
+                    }
                     // Blocks that a shorter length takes: before and after it.
                     let gone = bytes / BLOCK_BYTES;
                     let taken = |same: &&Same| matches!(same, Same::Block(of, block) if *of == ino && *block >= gone);

@@ -1,6 +1,6 @@
 //! ext3, and ext4 without delayed allocation: lengths are in the journal like names.
 
-use super::builder::{Append, Builder, journal_cover};
+use super::builder::{Append, Builder, SetSize, journal_cover};
 use super::{Model, Rules, Steps, SyncPoint};
 
 /// `data=ordered`: bytes are on the disk before the commit that has their length.
@@ -25,7 +25,7 @@ impl Model for Ext3Ordered {
     }
 
     fn rules(&self, log: &Steps<'_>) -> Rules {
-        let mut builder = Builder::new(log, Append::Whole);
+        let mut builder = Builder::new(log, Append::Whole, SetSize::AfterBytes);
         let is_chained = |b: &Builder<'_, '_>, atom| b.is_metadata(atom) || b.is_append(atom);
         builder.chain(is_chained, |_, _| false);
         builder.finish()
@@ -50,7 +50,7 @@ impl Model for Ext3Writeback {
     }
 
     fn rules(&self, log: &Steps<'_>) -> Rules {
-        let mut builder = Builder::new(log, Append::Split);
+        let mut builder = Builder::new(log, Append::Split, SetSize::AfterBytes);
         builder.chain(|b, atom| !b.has_data(atom), |_, _| false);
         builder.finish()
     }

@@ -1,7 +1,7 @@
 //! f2fs: checkpoints, and nodes of fsynced files ahead of the last one.
 
 use super::btrfs::logged;
-use super::builder::{Append, is_directory, journal_cover, names_of};
+use super::builder::{Append, SetSize, is_directory, journal_cover, names_of};
 use super::ext4::delayed;
 use super::{Model, Rules, Steps, SyncPoint, Tears};
 
@@ -24,7 +24,7 @@ impl Model for F2fs {
     }
 
     fn rules(&self, log: &Steps<'_>) -> Rules {
-        delayed(log, Append::Split).finish()
+        delayed(log, Append::Split, SetSize::AtOnce).finish()
     }
 
     fn cover(&self, log: &Steps<'_>, rules: &Rules, sync: SyncPoint) -> Vec<u32> {

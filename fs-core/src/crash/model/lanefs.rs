@@ -1,6 +1,6 @@
 //! lanefs itself: what `docs/semantics.md` promises to a program on a mount.
 
-use super::builder::{Append, closed, data_of};
+use super::builder::{Append, SetSize, closed, data_of};
 use super::ext4::delayed;
 use super::{Model, Rules, Steps, SyncPoint, Tears};
 use crate::crash::trace::Operation;
@@ -18,7 +18,7 @@ pub struct LanefsFsync;
 pub struct LanefsClose;
 
 fn rules(log: &Steps<'_>) -> Rules {
-    let mut builder = delayed(log, Append::Whole);
+    let mut builder = delayed(log, Append::Whole, SetSize::AfterBytes);
     builder.rename_needs_bytes();
     builder.close_after_cut_needs_bytes();
     builder.finish()

@@ -1,6 +1,6 @@
 //! LazyFS: what is not fsynced is lost, and names are never lost.
 
-use super::builder::{Append, Builder, closed, data_of, is_metadata};
+use super::builder::{Append, Builder, SetSize, closed, data_of, is_metadata};
 use super::{Model, Rules, Steps, SyncPoint};
 use crate::crash::trace::Ino;
 use crate::types::SyncKind;
@@ -24,7 +24,7 @@ impl Model for LazyFs {
     }
 
     fn rules(&self, log: &Steps<'_>) -> Rules {
-        let mut builder = Builder::new(log, Append::Whole);
+        let mut builder = Builder::new(log, Append::Whole, SetSize::AfterBytes);
         builder.chain(Builder::is_metadata, |_, _| false);
         builder.finish()
     }

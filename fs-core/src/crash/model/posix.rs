@@ -1,6 +1,8 @@
 //! What POSIX promises, which is next to nothing.
 
-use super::builder::{Append, Builder, closed, content_of, is_directory, names_in, names_of};
+use super::builder::{
+    Append, Builder, SetSize, closed, content_of, is_directory, names_in, names_of,
+};
 use super::{Model, Rules, Steps, SyncPoint, Tears};
 use crate::crash::trace::{Ino, Operation};
 
@@ -13,7 +15,7 @@ pub struct PosixMin;
 pub struct PosixFlush;
 
 fn rules(log: &Steps<'_>) -> Rules {
-    Builder::new(log, Append::Split).finish()
+    Builder::new(log, Append::Split, SetSize::AfterBytes).finish()
 }
 
 fn cover(log: &Steps<'_>, rules: &Rules, sync: SyncPoint) -> Vec<u32> {

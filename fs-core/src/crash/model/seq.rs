@@ -1,7 +1,7 @@
 //! Everything in order: what a program sees that is merely killed, or on a journal of
 //! data and metadata alike.
 
-use super::builder::{Append, Builder, closed};
+use super::builder::{Append, Builder, SetSize, closed};
 use super::{Model, Rules, Steps, SyncPoint, Tears};
 
 /// Sequential crash consistency: a crash leaves a prefix of what was done.
@@ -22,7 +22,7 @@ impl Model for Seq {
     }
 
     fn rules(&self, log: &Steps<'_>) -> Rules {
-        let mut builder = Builder::new(log, Append::Whole);
+        let mut builder = Builder::new(log, Append::Whole, SetSize::AfterBytes);
         builder.chain(|_, _| true, |_, _| true);
         builder.finish()
     }

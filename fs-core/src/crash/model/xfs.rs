@@ -1,6 +1,6 @@
 //! XFS: names in order, lengths after the bytes.
 
-use super::builder::{Append, journal_cover};
+use super::builder::{Append, SetSize, journal_cover};
 use super::ext4::delayed;
 use super::{Model, Rules, Steps, SyncPoint};
 
@@ -23,7 +23,7 @@ impl Model for Xfs {
     }
 
     fn rules(&self, log: &Steps<'_>) -> Rules {
-        delayed(log, Append::Whole).finish()
+        delayed(log, Append::Whole, SetSize::AfterBytes).finish()
     }
 
     fn cover(&self, log: &Steps<'_>, rules: &Rules, sync: SyncPoint) -> Vec<u32> {

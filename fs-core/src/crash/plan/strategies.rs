@@ -152,7 +152,8 @@ impl Planner<'_, '_, '_> {
         let end = self.law.rules.end(at);
         let free: Vec<u32> = (0..end).filter(|atom| !forced.contains(*atom as usize)).collect();
         if free.len() <= WINDOW_ATOMS_MAX {
-            for kept in every_set(&self.law.rules, &forced, &free) {
+            let sets = every_set(&self.law.rules, &forced, &free, usize::MAX);
+            for kept in sets.unwrap_or_default() {
                 if self.is_spent() {
                     return;
                 }

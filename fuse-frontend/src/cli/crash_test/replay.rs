@@ -10,16 +10,18 @@ use fs_core::crash::artefact::{Artefact, Witness};
 use fs_core::crash::judge::witness_in_words;
 use fs_core::crash::law::{Crash, Law, Subject};
 use fs_core::crash::model;
+use fs_core::crash::plan;
 use fs_core::crash::state::Blocks;
 use fs_core::crash::words::Names;
 
 use super::output::Output;
-use super::{ReplayArgs, ShowArgs, absolute, models, run_campaign};
+use super::{ExplainArgs, ReplayArgs, ShowArgs, absolute, models, run_campaign};
 use crate::cli::table;
 use crate::crash::campaign::{directory_of, told_by};
 use crate::crash::check::{CheckJob, Checkers, Outcome};
 use crate::crash::lab::Lab;
 use crate::crash::layout;
+use crate::crash::record;
 use crate::failure::Failure;
 
 /// A recording, and the finding that was named.
@@ -152,4 +154,41 @@ pub(super) fn show(args: &ShowArgs) -> Result<(), Failure> {
         let _ = writeln!(text, "#{} {class} [{}]: {sentence}", number + 1, witness.model);
     }
     table::print(&text)
+}
+
+/// Looks for the crash that leaves a directory; true if the model allows none.
+pub(super) fn explain(args: &ExplainArgs) -> Result<bool, Failure> {
+    let (artefact, _) = read(&args.recording)?;
+    let Some(model) = model::by_name(&args.model) else {
+        return models(&args.model).map(|_| false);
+    };
+    let there = record::read_directory(&args.directory)?;
+    let mut blocks = Blocks::default();
+    let seen = Subject::new(&there, &mut blocks);
+    let key = seen.initial().key(&seen.log, &mut blocks);
+    let subject = Subject::new(&artefact.trace, &mut blocks);
+    let law = Law::new(model, &subject.log);
+    let end = artefact.trace.operations.len();
+    let moments = match args.told {
+        None => 0..=end,
+        Some(told) => {
+            let first = (0..=end).find(|at| subject.told(*at) >= told).unwrap_or(end);
+            let last = (0..=end).rev().find(|at| subject.told(*at) <= told + 1).unwrap_or(end);
+            first..=last.max(first)
+        }
+    };
+    let max = args.max_crashes;
+    let found = plan::explain(&subject, &law, &mut blocks, moments, key, max).ok_or_else(|| {
+        Failure::new("too many crashes to look at: record less, or raise --max-crashes")
+    })?;
+    let Some(crash) = found else {
+        table::print(&format!("{} allows no crash that leaves this\n", model.name()))?;
+        return Ok(true);
+    };
+    let names = Names::new(&artefact.trace);
+    let mut text = format!("{}: a crash before operation {}\n", model.name(), crash.at);
+    for line in witness_in_words(&crash, &subject.log, &law.rules, &names) {
+        let _ = writeln!(text, "  {line}");
+    }
+    table::print(&text).map(|()| false)
 }

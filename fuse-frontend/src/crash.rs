@@ -15,4 +15,5 @@ pub mod campaign;
 pub mod check;
 pub mod lab;
 pub mod layout;
+mod network;
 pub mod record;

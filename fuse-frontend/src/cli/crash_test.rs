@@ -87,6 +87,9 @@ pub struct CampaignArgs {
     /// Where chance begins; the same seed gives the same states.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
+    /// Checkers see the machine's network; without it each has a loopback of its own, all ports free.
+    #[arg(long)]
+    pub network: bool,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -224,7 +227,14 @@ impl CampaignArgs {
         let timeout = Duration::from_secs(self.timeout.max(1));
         CampaignPlan {
             models,
-            check: CheckPlan { command, directory, working_directory, workers, timeout },
+            check: CheckPlan {
+                command,
+                directory,
+                working_directory,
+                workers,
+                timeout,
+                shares_network: self.network,
+            },
             budget: Budget { states_max: self.max_states, seed: self.seed, ..Budget::default() },
             time_max: Duration::from_secs(self.time),
         }

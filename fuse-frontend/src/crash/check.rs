@@ -16,6 +16,7 @@ use nix::sched::CloneFlags;
 
 use super::lab::{self, Lab};
 use super::layout;
+use super::network;
 use crate::failure::Failure;
 
 /// The checker's exit code that says nothing about the state.
@@ -36,6 +37,8 @@ pub struct CheckPlan {
     pub workers: usize,
     /// Longest time of one check.
     pub timeout: Duration,
+    /// Checkers see the machine's network; else each worker has a loopback of its own.
+    pub shares_network: bool,
 }
 
 /// A state to check.
@@ -204,6 +207,13 @@ impl<'p> Worker<'p> {
         lab::own_mounts().map_err(|error| {
             Failure::new(format!("a worker gets no mounts of its own: {error}"))
         })?;
+        if !plan.shares_network {
+            network::own_network().map_err(|error| {
+                Failure::new(format!(
+                    "a worker gets no network of its own: {error}; `--network` does without"
+                ))
+            })?;
+        }
         let failed = |error: std::io::Error| Failure::new(format!("cannot use scratch: {error}"));
         fs::create_dir_all(scratch.join("tmp")).map_err(failed)?;
         let output = File::options()
@@ -254,14 +264,18 @@ impl<'p> Worker<'p> {
         Ok(Checked { id: job.id, outcome, ended, output })
     }
 
+    /// Runs the checker on a thread of its own: a thread can have one more process
+    /// namespace for its children, once.
     fn run(&self) -> std::io::Result<(Outcome, String)> {
+        std::thread::scope(|scope| scope.spawn(|| self.run_once()).join())
+            .unwrap_or_else(|_| Err(std::io::Error::other("the runner panicked")))
+    }
+
+    fn run_once(&self) -> std::io::Result<(Outcome, String)> {
         self.output.set_len(0)?;
         let own = &self.plan.working_directory;
         let start = if own.is_dir() { own } else { &self.plan.directory };
-        // Everything that the checker starts ends with it: it is process 1 of its own
-        // namespace. The thread has to go back to its first one before the next.
-        let first = File::open("/proc/thread-self/ns/pid")?;
-        nix::sched::setns(&first, CloneFlags::CLONE_NEWPID)?;
+        // Everything that the checker starts ends with it: it is process 1 of its namespace.
         nix::sched::unshare(CloneFlags::CLONE_NEWPID)?;
         let mut command = Command::new("/bin/sh");
         command.arg("-c").arg(&self.plan.command).current_dir(start);

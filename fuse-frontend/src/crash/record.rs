@@ -261,7 +261,11 @@ fn mount(at: &Path) -> Result<OwnedFd, Failure> {
     let flags = nix::fcntl::OFlag::O_RDWR | nix::fcntl::OFlag::O_CLOEXEC;
     let device =
         nix::fcntl::open("/dev/fuse", flags, nix::sys::stat::Mode::empty()).map_err(|error| {
-            Failure::new(format!("cannot open /dev/fuse: {error}; load the fuse module"))
+            let remedy = match error {
+                nix::Error::EACCES => "let users open it (`chmod 666 /dev/fuse`), or run as root",
+                _ => "load the fuse module (`modprobe fuse`)",
+            };
+            Failure::new(format!("cannot open /dev/fuse: {error}; {remedy}"))
         })?;
     let (user, group) = (nix::unistd::geteuid(), nix::unistd::getegid());
     let number = device.as_fd().as_raw_fd();

@@ -83,6 +83,23 @@ fn the_program_notices_nothing() {
     }
 }
 
+// Each worker has a loopback of its own: the same port for all, at the same time.
+#[test]
+fn checkers_have_a_network_of_their_own() {
+    if !require::mount_support() {
+        return;
+    }
+    tests::tools::debian("python3", "python3");
+    let check = r#"/usr/bin/python3 -S -c '
+import socket, time
+s = socket.socket(); s.bind(("127.0.0.1", 4)); s.listen(); time.sleep(0.1)
+socket.create_connection(("127.0.0.1", 4))
+'"#;
+    let program = "echo 1 > a; echo 2 > b; mv a c";
+    let arguments = ["--json", "--workers", "4", "--check", check, "--", "sh", "-c", program];
+    Lab::new().report(&arguments).expect_clean("ext4,xfs,btrfs");
+}
+
 // What is in the artefact is enough, and gives the same verdict every time.
 #[test]
 fn a_finding_replays_twenty_times() {

@@ -78,6 +78,7 @@ fn found(lab: &Lab, directory: &Path, program: &str, model: &str) -> Result<usiz
             working_directory: directory.to_owned(),
             workers: 2,
             timeout: Duration::from_secs(10),
+            shares_network: false,
         },
         budget: Budget::default(),
         time_max: Duration::from_secs(60),

@@ -164,7 +164,9 @@ impl<'m> Law<'m> {
         let end = self.rules.end(crash.at) as usize;
         let missing = (0..end).find(|atom| !crash.kept.contains(*atom)).unwrap_or(end);
         let torn = crash.torn.map(|(step, _)| step as usize);
-        let missing = self.rules.atoms.get(missing).map(|atom| atom.steps[0] as usize);
+        // Atoms of one operation may be in another order than its steps.
+        let missing = self.rules.atoms.get(missing);
+        let missing = missing.map(|atom| log.first[atom.operation as usize] as usize);
         let whole = missing.unwrap_or(log.steps.len()).min(torn.unwrap_or(usize::MAX));
         let place = (whole / subject.stride).min(subject.snapshots.len().saturating_sub(1));
         let (mut state, from) = match subject.snapshots.get(place) {
@@ -174,7 +176,7 @@ impl<'m> Law<'m> {
         for number in from..log.steps.len() {
             let atom = self.rules.atom_of[number] as usize;
             if atom >= end {
-                break;
+                continue;
             }
             if !crash.kept.contains(atom) {
                 continue;

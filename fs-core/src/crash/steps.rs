@@ -219,10 +219,7 @@ impl<'a> Steps<'a> {
                 let bytes = self.trace.blobs.get(*data).len() as u64;
                 self.write(number, *ino, *offset, bytes, *data, files);
             }
-            Operation::Resize { ino, bytes } => {
-                files.resize(*ino, *bytes);
-                plain(self, Change::Size { ino: *ino, bytes: *bytes });
-            }
+            Operation::Resize { ino, bytes } => self.resize(number, *ino, *bytes, files),
             Operation::Allocate { ino, mode, offset, bytes } => {
                 self.allocate(number, *ino, *mode, *offset..offset.saturating_add(*bytes), files);
             }
@@ -233,6 +230,20 @@ impl<'a> Steps<'a> {
             }
             Operation::Sync { .. } | Operation::Close { .. } | Operation::Ack { .. } => {}
         }
+    }
+
+    /// A shorter file's last block is zeroed behind its new end, in place, and that may
+    /// reach the disk before the new length does.
+    fn resize(&mut self, number: u32, ino: Ino, bytes: u64, files: &mut Files) {
+        let (block, at) = (bytes / BLOCK_BYTES, (bytes % BLOCK_BYTES) as u16);
+        let is_cut = bytes < files.size(ino) && at > 0;
+        if is_cut && !files.written(ino, &(bytes..bytes + 1)).is_empty() {
+            let rest = BLOCK_BYTES as u16 - at;
+            let change = Change::Data { ino, block, at, bytes: rest, source: None };
+            self.push(number, change, Fill::Overwrite);
+        }
+        files.resize(ino, bytes);
+        self.push(number, Change::Size { ino, bytes }, Fill::None);
     }
 
     fn enter(&mut self, at: &Place, ino: Ino) -> Change {

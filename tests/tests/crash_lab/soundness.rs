@@ -33,17 +33,23 @@ fn images_wanted() -> usize {
 
 #[test]
 fn ext4() {
-    sound(Filesystem::Ext4, "ext4-strict");
+    sound(Filesystem::Ext4, "", "ext4-strict");
+}
+
+// As it was by default before Linux 5.6: commits wait for the bytes that they give a place.
+#[test]
+fn ext4_with_ordered_data() {
+    sound(Filesystem::Ext4, ",dioread_lock", "ext4");
 }
 
 #[test]
 fn xfs() {
-    sound(Filesystem::Xfs, "xfs");
+    sound(Filesystem::Xfs, "", "xfs");
 }
 
 #[test]
 fn btrfs() {
-    sound(Filesystem::Btrfs, "btrfs");
+    sound(Filesystem::Btrfs, "", "btrfs");
 }
 
 /// What images showed.
@@ -54,14 +60,14 @@ struct Tally {
     forbidden: Mutex<Vec<String>>,
 }
 
-fn sound(filesystem: Filesystem, model: &str) {
+fn sound(filesystem: Filesystem, option: &str, model: &str) {
     if !require::mount_support() {
         return;
     }
     let tally = Tally::default();
     let mut seed = 1;
     while tally.explained.load(Ordering::Relaxed) < images_wanted() {
-        one_program(filesystem, model, seed, &tally);
+        one_program(filesystem, option, model, seed, &tally);
         seed += 1;
         assert!(seed < 20 * images_wanted() as u64, "too few programs are small enough");
     }
@@ -78,7 +84,7 @@ fn sound(filesystem: Filesystem, model: &str) {
     assert!(forbidden.is_empty(), "{}", forbidden.join("\n"));
 }
 
-fn one_program(filesystem: Filesystem, model: &str, seed: u64, tally: &Tally) {
+fn one_program(filesystem: Filesystem, option: &str, model: &str, seed: u64, tally: &Tally) {
     let lab = Lab::new();
     let recording = lab.beside("x.crash", "");
     let out = recording.to_str().expect("plain text");
@@ -91,8 +97,8 @@ fn one_program(filesystem: Filesystem, model: &str, seed: u64, tally: &Tally) {
     let disk = Disk::new(DiskOptions::new(filesystem.size_mib())).expect("a disk");
     filesystem.make(disk.path());
     let (positions, record) = {
-        let mount = disk.mount(filesystem.kernel_name(), filesystem.quiet_options());
-        let mount = mount.expect("mount");
+        let options = filesystem.quiet_options().to_owned() + option;
+        let mount = disk.mount(filesystem.kernel_name(), &options).expect("mount");
         let directory = mount.path().join("t");
         fs::create_dir(&directory).expect("mkdir");
         fs::create_dir(mount.path().join("noise")).expect("mkdir");

@@ -25,13 +25,8 @@ pub(super) fn logged(log: &Steps<'_>, rules: &Rules, sync: SyncPoint) -> Vec<u32
     } else {
         data_of(log, rules, sync.ino, sync.at)
     };
-    let mut next = Some(sync.ino);
-    for _ in 0..log.trace.inodes() {
-        let Some(ino) = next.filter(|ino| *ino != Ino::ROOT) else { break };
-        covered.extend(names_of(log, rules, ino, sync.at));
-        next = parent(log, ino, sync.at);
-    }
-    covered.extend(names_logged(log, rules, sync.at));
+    names_on_the_way(log, rules, sync.ino, sync.at, &mut covered);
+    names_logged(log, rules, sync.at, &mut covered);
     // What a kept change of a name came after in the same place is settled by it.
     let mut all = covered.clone();
     for &atom in &covered {
@@ -47,24 +42,33 @@ pub(super) fn logged(log: &Steps<'_>, rules: &Rules, sync: SyncPoint) -> Vec<u32
     all
 }
 
-/// New names of files that had been fsynced before: those are written to the log at once
-/// and durable with the next sync of anything (`btrfs_log_new_name`). Holds while no
-/// transaction ends between, which happens every 30 seconds.
-fn names_logged(log: &Steps<'_>, rules: &Rules, before: usize) -> Vec<u32> {
+/// Names of an object and of the directories that it is in.
+fn names_on_the_way(log: &Steps<'_>, rules: &Rules, ino: Ino, before: usize, names: &mut Vec<u32>) {
+    let mut next = Some(ino);
+    for _ in 0..log.trace.inodes() {
+        let Some(ino) = next.filter(|ino| *ino != Ino::ROOT) else { break };
+        names.extend(names_of(log, rules, ino, before));
+        next = parent(log, ino, before);
+    }
+}
+
+/// New names of files that had been fsynced before: those are written to the log at once,
+/// with new directories on the way, and durable with the next sync of anything
+/// (`btrfs_log_new_name`). Holds while no transaction ends between, which happens every
+/// 30 seconds.
+fn names_logged(log: &Steps<'_>, rules: &Rules, before: usize, names: &mut Vec<u32>) {
     let mut synced = Vec::new();
-    let mut names = Vec::new();
     for (number, recorded) in log.trace.operations[..before].iter().enumerate() {
         match recorded.operation {
             Operation::Sync { ino, .. } => synced.push(ino),
             Operation::Link { ino, .. } | Operation::Rename { ino, .. }
                 if synced.contains(&ino) =>
             {
-                names.extend(rules.end(number)..rules.end(number + 1));
+                names_on_the_way(log, rules, ino, number + 1, names);
             }
             _ => {}
         }
     }
-    names
 }
 
 fn names_at(

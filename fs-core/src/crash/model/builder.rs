@@ -14,10 +14,14 @@ use crate::types::{FileKind, SyncKind};
 pub(super) enum Append {
     /// A longer length and the bytes behind it: one atom.
     Whole,
-    /// Two: the length may be there without the bytes.
+    /// Two: the length may be there without the bytes, as zeros.
     Split,
-    /// One, but two where the bytes go to a block that has bytes of the file already.
+    /// One; two, as with [`Self::Split`], where the bytes go to a block that has bytes of the
+    /// file already.
     SplitInBlock,
+    /// One; two where the bytes go to a block that has bytes of the file already: these are
+    /// written in place, and the length follows.
+    BytesFirst,
 }
 
 /// Whether a length that is set (truncate, fallocate) waits for the bytes that were
@@ -47,32 +51,52 @@ impl<'a, 'b> Builder<'a, 'b> {
         builder.rules.before.push(builder.rules.atoms.len() as u32);
         builder.rules.needs = vec![Vec::new(); builder.rules.atoms.len()];
         builder.order_same(set_size);
+        if append == Append::BytesFirst {
+            builder.length_needs_bytes();
+        }
         builder
     }
 
     fn group(&mut self, operation: usize, append: Append) {
-        let is_rename =
-            matches!(self.log.trace.operations[operation].operation, Operation::Rename { .. });
+        let mut atoms: Vec<Vec<u32>> = Vec::new();
         let mut joined = false;
         for step in self.log.of(operation) {
-            let Step { change, fill, .. } = self.log.steps[step];
-            let atom = match self.rules.atoms.last_mut() {
-                Some(atom) if joined => atom,
-                _ => {
-                    self.rules.atoms.push(Atom { steps: Vec::new(), operation: operation as u32 });
-                    self.rules.atoms.last_mut().expect("just pushed")
-                }
-            };
-            atom.steps.push(step as u32);
-            self.rules.atom_of.push(self.rules.atoms.len() as u32 - 1);
-            let is_append = matches!(change, Change::Size { .. }) && fill != Fill::None;
-            joined = is_rename
-                || is_append
-                    && match append {
-                        Append::Whole => true,
-                        Append::Split => false,
-                        Append::SplitInBlock => fill == Fill::NewBlock,
-                    };
+            if joined && let Some(atom) = atoms.last_mut() {
+                atom.push(step as u32);
+            } else {
+                atoms.push(vec![step as u32]);
+            }
+            joined = self.is_joined(operation, &self.log.steps[step], append);
+        }
+        if append == Append::BytesFirst {
+            for pair in atoms.chunk_by_mut(|first, _| is_partial_length(self.log, first)) {
+                pair.reverse();
+            }
+        }
+        let first = self.rules.atoms.len();
+        self.rules.atom_of.resize(self.log.of(operation).end, 0);
+        for (place, steps) in atoms.into_iter().enumerate() {
+            for step in &steps {
+                self.rules.atom_of[*step as usize] = (first + place) as u32;
+            }
+            self.rules.atoms.push(Atom { steps, operation: operation as u32 });
+        }
+    }
+
+    /// Whether the step after this one belongs to the same atom.
+    fn is_joined(&self, operation: usize, step: &Step, append: Append) -> bool {
+        match self.log.trace.operations[operation].operation {
+            Operation::Rename { .. } => true,
+            Operation::Resize { .. } => append == Append::Whole,
+            _ => {
+                let is_length = matches!(step.change, Change::Size { .. });
+                is_length
+                    && match (append, step.fill) {
+                        (_, Fill::None) | (Append::Split, _) => false,
+                        (Append::Whole, _) => true,
+                        (_, fill) => fill == Fill::NewBlock,
+                    }
+            }
         }
     }
 
@@ -130,6 +154,15 @@ impl<'a, 'b> Builder<'a, 'b> {
         }
     }
 
+    /// A length needs the bytes in front of it, where those are an atom of their own.
+    fn length_needs_bytes(&mut self) {
+        for atom in self.atoms().skip(1) {
+            if is_partial_length(self.log, &self.rules.atoms[atom as usize].steps) {
+                self.need(atom, atom - 1);
+            }
+        }
+    }
+
     /// See [`is_metadata`].
     pub(super) fn is_metadata(&self, atom: u32) -> bool {
         is_metadata(self.log, &self.rules, atom)
@@ -140,9 +173,13 @@ impl<'a, 'b> Builder<'a, 'b> {
         self.steps(atom).any(Step::is_data)
     }
 
-    /// Whether it is bytes behind the end of a file, or their length.
+    /// Whether it waits for write-back, and for a later transaction: a length that grows by
+    /// a write, or bytes that need a place. Bytes in place wait for nothing.
     pub(super) fn is_append(&self, atom: u32) -> bool {
-        self.steps(atom).any(|step| matches!(step.fill, Fill::PartialAppend | Fill::NewBlock))
+        self.steps(atom).any(|step| match step.change {
+            Change::Size { .. } => step.fill != Fill::None,
+            _ => step.fill == Fill::NewBlock,
+        })
     }
 
     pub(super) fn steps(&self, atom: u32) -> impl Iterator<Item = &Step> {
@@ -229,6 +266,12 @@ impl<'a, 'b> Builder<'a, 'b> {
         }
         self.rules
     }
+}
+
+/// Whether it is the length for bytes in a block that has bytes already.
+fn is_partial_length(log: &Steps<'_>, steps: &[u32]) -> bool {
+    let step = log.steps[steps[0] as usize];
+    step.fill == Fill::PartialAppend && matches!(step.change, Change::Size { .. })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

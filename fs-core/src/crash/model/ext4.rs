@@ -1,22 +1,28 @@
 //! ext4 as it is mounted by default: ordered data, delayed allocation.
 //!
 //! Names, attributes and lengths that are set (truncate, fallocate) go to the running
-//! transaction at once. Bytes behind the end of a file get a place, and the file its
-//! length, when they are written back: in a later transaction than all that was done
-//! before. Within a block that has a place already the length may come before the bytes:
-//! such a tail reads as zeros (Ferrite's prefix-append). So do bytes that are not written yet
-//! in a file whose length is set: seen on Linux 6.18 by the soundness test.
+//! transaction at once: bytes that are not written yet read as zeros then. Bytes behind the
+//! end of a file get a place, and the file its length, when they are written back: in a later
+//! transaction than all that was done before. In a block that has a place already the length
+//! may come before the bytes (Ferrite's prefix-append).
+//!
+//! Whether the length in other blocks waits for the bytes depends on a mount option. With
+//! `dioread_lock`, the default before Linux 5.6, a commit waits for the bytes that it gives a
+//! place ("ordered data"). With `dioread_nolock`, the default since, it does not: the blocks
+//! are marked as unwritten until the bytes are there, and read as zeros after a crash. So the
+//! heuristics that save programs which do not sync (`auto_da_alloc`: replacing a file by
+//! rename, and closing a file that was cut to nothing, start to write the bytes) are as good
+//! as the window of some milliseconds until the bytes are there: [`Ext4`] takes them at their
+//! word, [`Ext4Strict`] does not. Seen on Linux 6.18 by the soundness test.
 
 use super::builder::{Append, Builder, SetSize, journal_cover};
 use super::{Model, Rules, Steps, SyncPoint};
 
-/// ext4 with the heuristics that save programs which do not sync: replacing a file by
-/// rename, and closing a file that was cut to nothing, take the bytes along
-/// (`auto_da_alloc`).
+/// ext4 as its documentation has it, and with `dioread_lock` as it is.
 #[derive(Debug, Clone, Copy)]
 pub struct Ext4;
 
-/// ext4 where those start to write the bytes and do not wait for them.
+/// ext4 as it is by default since Linux 5.6: whatever was allocated may read as zeros.
 #[derive(Debug, Clone, Copy)]
 pub struct Ext4Strict;
 
@@ -36,7 +42,7 @@ impl Model for Ext4 {
     }
 
     fn about(&self) -> &'static str {
-        "ordered names, delayed bytes; rename over a file takes its bytes along"
+        "ordered names, delayed bytes before their length; rename over a file takes them along"
     }
 
     fn source(&self) -> &'static str {
@@ -61,15 +67,15 @@ impl Model for Ext4Strict {
     }
 
     fn about(&self) -> &'static str {
-        "ordered names, delayed bytes; rename over a file may come before its bytes"
+        "ordered names, delayed bytes that may read as zeros; rename may come before them"
     }
 
     fn source(&self) -> &'static str {
-        "Ferrite (ASPLOS'16), ARVR on ext4: write-back is started, not waited for"
+        "fs/ext4 of Linux 6.18: mpage_map_and_submit_extent, dioread_nolock; Ferrite's ARVR on ext4"
     }
 
     fn rules(&self, log: &Steps<'_>) -> Rules {
-        delayed(log, Append::SplitInBlock, SetSize::AtOnce).finish()
+        delayed(log, Append::Split, SetSize::AtOnce).finish()
     }
 
     fn cover(&self, log: &Steps<'_>, rules: &Rules, sync: SyncPoint) -> Vec<u32> {

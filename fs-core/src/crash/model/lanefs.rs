@@ -18,7 +18,7 @@ pub struct LanefsFsync;
 pub struct LanefsClose;
 
 fn rules(log: &Steps<'_>) -> Rules {
-    let mut builder = delayed(log, Append::Whole, SetSize::AfterBytes);
+    let mut builder = delayed(log, Append::Split, SetSize::AtOnce);
     builder.rename_needs_bytes();
     builder.close_after_cut_needs_bytes();
     builder.finish()

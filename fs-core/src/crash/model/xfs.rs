@@ -23,7 +23,7 @@ impl Model for Xfs {
     }
 
     fn rules(&self, log: &Steps<'_>) -> Rules {
-        delayed(log, Append::Whole, SetSize::AfterBytes).finish()
+        delayed(log, Append::BytesFirst, SetSize::AfterBytes).finish()
     }
 
     fn cover(&self, log: &Steps<'_>, rules: &Rules, sync: SyncPoint) -> Vec<u32> {

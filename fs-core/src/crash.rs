@@ -13,6 +13,7 @@ pub mod artefact;
 pub mod judge;
 pub mod law;
 pub mod model;
+pub mod oracle;
 pub mod plan;
 pub mod state;
 pub mod steps;

@@ -16,4 +16,5 @@ pub mod check;
 pub mod lab;
 pub mod layout;
 mod network;
+pub mod oracle;
 pub mod record;

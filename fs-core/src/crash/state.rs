@@ -420,6 +420,7 @@ impl Node {
         })
     }
 
+    /// A key of content and attributes, names aside: equal objects, equal keys.
     fn content_key(&self, log: &Steps<'_>, blocks: &mut Blocks) -> u64 {
         if let Some(&key) = self.key.get() {
             return key;
@@ -429,6 +430,15 @@ impl Node {
         (kind, perm, uid, gid, device, target).hash(&mut hasher);
         let xattrs = self.xattrs.iter().map(|(name, value)| hash_of(&(log.name_key(*name), value)));
         xattrs.fold(0, u64::wrapping_add).hash(&mut hasher);
+        self.bytes_key(blocks).hash(&mut hasher);
+        let key = hasher.finish();
+        let _ = self.key.set(key);
+        key
+    }
+
+    /// A key of a file's bytes alone.
+    pub fn bytes_key(&self, blocks: &mut Blocks) -> u64 {
+        let mut hasher = hasher();
         self.bytes.hash(&mut hasher);
         for (&block, &id) in self.blocks.range(..self.bytes.div_ceil(BLOCK_BYTES)) {
             let left = (self.bytes - block * BLOCK_BYTES).min(BLOCK_BYTES) as u16;
@@ -437,8 +447,6 @@ impl Node {
                 (block, blocks.key(id)).hash(&mut hasher);
             }
         }
-        let key = hasher.finish();
-        let _ = self.key.set(key);
-        key
+        hasher.finish()
     }
 }

@@ -268,6 +268,24 @@ impl Trace {
         self.operations.iter().filter_map(made).max().unwrap_or(0).max(self.initial.nodes.len())
     }
 
+    /// A copy without bytes that nothing refers to.
+    #[must_use]
+    pub fn compacted(&self) -> Self {
+        let mut trace = Self { blobs: Blobs::default(), ..self.clone() };
+        let initial = trace.initial.nodes.iter_mut().flat_map(|node| &mut node.extents);
+        for (_, blob) in initial {
+            *blob = trace.blobs.add(self.blobs.get(*blob));
+        }
+        for recorded in &mut trace.operations {
+            if let Operation::Write { data, .. } | Operation::Ack { data, .. } =
+                &mut recorded.operation
+            {
+                *data = trace.blobs.add(self.blobs.get(*data));
+            }
+        }
+        trace
+    }
+
     /// Who did an operation.
     #[must_use]
     pub fn actor(&self, operation: usize) -> Option<&Actor> {

@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use self::tape::Tape;
-pub use self::tape::{RecordPlan, Witness};
+pub use self::tape::{RecordPlan, Witness, WriteCall};
 use super::{
     Backing, FenceMethod, Fencer, Found, ObjectKey, OpenMode, RenameMode, Seek, SyncTarget,
 };
@@ -86,7 +86,7 @@ impl<B: Backing> Recorder<B> {
     ///
     /// # Errors
     /// Something in the tree cannot be read.
-    pub fn new(inner: B, plan: RecordPlan, witness: Witness) -> Result<Self> {
+    pub fn new(inner: B, plan: RecordPlan, witness: Box<dyn Witness>) -> Result<Self> {
         let scanned = scan::scan(&inner, &plan)?;
         Ok(Self { inner, tape: Arc::new(Tape::new(scanned, plan, witness)) })
     }
@@ -94,7 +94,7 @@ impl<B: Backing> Recorder<B> {
     /// What was recorded so far.
     #[must_use]
     pub fn trace(&self) -> Trace {
-        self.tape.lock().trace.clone()
+        self.tape.lock().trace.compacted()
     }
 
     /// What records.

@@ -43,7 +43,8 @@ pub struct CrashTestArgs {
     #[command(subcommand)]
     pub command: Option<CrashCommand>,
     /// Run by `sh -c` in each crash state, in the directory's own place: exit 0 if it is good, 77 to
-    /// skip it, else it is bad. $LANEFS_ACK is a file with what APP had printed by then.
+    /// skip it, else it is bad. $LANEFS_ACK is a file with what APP had printed by then. `auto`: each
+    /// file as it was at a quiet moment; SQLite, LMDB and git by their own programs.
     #[arg(long, value_name = "CMD", required = true)]
     pub check: Option<String>,
     /// The directory under test [default: the current one].

@@ -15,6 +15,7 @@ use fs_core::crash::trace::{Operation, Trace};
 
 use super::check::{CheckJob, CheckPlan, Checked, Checkers, Outcome};
 use super::lab::Lab;
+use super::oracle::Oracle;
 use crate::failure::Failure;
 
 /// What a campaign shall do.
@@ -53,6 +54,8 @@ pub struct Report {
     pub useless: Vec<usize>,
     /// Recorded syncs.
     pub syncs: usize,
+    /// Files that `--check auto` has programs for, and these.
+    pub asked: Vec<String>,
     /// The checker refuses the tree before anything was done, or after all was done and
     /// nothing lost: then it may be the checker that is wrong.
     pub refuses: Option<&'static str>,
@@ -102,10 +105,12 @@ pub fn run(
         plan.models.iter().map(|model| Law::new(*model, &subject.log)).collect();
     let planned = plan::plan(&subject, &laws, &mut blocks, plan.budget);
     let planning = start.elapsed();
+    let oracle = (plan.check.command == "auto").then(|| Oracle::new(&subject, &mut blocks));
     let blocks = RwLock::new(blocks);
     let start = Instant::now();
     std::thread::scope(|scope| {
-        let checkers = Checkers::start(scope, lab, &plan.check, &subject.log, &blocks)?;
+        let checkers =
+            Checkers::start(scope, lab, &plan.check, oracle.as_ref(), &subject.log, &blocks)?;
         let deadline = start + plan.time_max;
         let mut session = Session {
             subject: &subject,
@@ -120,6 +125,7 @@ pub fn run(
         let refused = session.check_all(&planned, deadline, progress)?;
         let mut report = session.judge(plan, &planned, refused, progress)?;
         report.planning = planning;
+        report.asked = oracle.as_ref().map(|oracle| oracle.asked.clone()).unwrap_or_default();
         report.checking = start.elapsed();
         Ok(report)
     })
@@ -237,6 +243,7 @@ impl Session<'_, '_> {
             cut_short,
             useless: useless_syncs(self.subject, self.laws),
             syncs,
+            asked: Vec::new(),
             refuses,
         })
     }

@@ -17,6 +17,7 @@ use nix::sched::CloneFlags;
 use super::lab::{self, Lab};
 use super::layout;
 use super::network;
+use super::oracle::Oracle;
 use crate::failure::Failure;
 
 /// The checker's exit code that says nothing about the state.
@@ -27,7 +28,7 @@ const OUTPUT_BYTES_MAX: usize = 4096;
 /// How states are checked.
 #[derive(Debug, Clone)]
 pub struct CheckPlan {
-    /// Run by `sh -c` in the state.
+    /// Run by `sh -c` in the state; `auto` for a checker made from the recording.
     pub command: String,
     /// The directory under test: where the state is shown.
     pub directory: PathBuf,
@@ -94,6 +95,7 @@ impl<'scope> Checkers<'scope> {
         scope: &'scope Scope<'scope, 'env>,
         lab: &Lab,
         plan: &CheckPlan,
+        oracle: Option<&'env Oracle>,
         log: &'env Steps<'env>,
         blocks: &'env RwLock<Blocks>,
     ) -> Result<Self, Failure> {
@@ -105,7 +107,7 @@ impl<'scope> Checkers<'scope> {
             let scratch = lab.new_directory("worker")?;
             let (jobs, sender, plan) = (jobs.clone(), sender.clone(), Arc::clone(&plan));
             let work = move || {
-                let worker = match Worker::new(&plan, scratch) {
+                let worker = match Worker::new(&plan, oracle, scratch) {
                     Ok(worker) => worker,
                     Err(failure) => {
                         let _ = sender.send(Err(failure));
@@ -198,12 +200,17 @@ impl Drop for Checkers<'_> {
 /// One thread with mounts of its own.
 struct Worker<'p> {
     plan: &'p CheckPlan,
+    oracle: Option<&'p Oracle>,
     scratch: PathBuf,
     output: File,
 }
 
 impl<'p> Worker<'p> {
-    fn new(plan: &'p CheckPlan, scratch: PathBuf) -> Result<Self, Failure> {
+    fn new(
+        plan: &'p CheckPlan,
+        oracle: Option<&'p Oracle>,
+        scratch: PathBuf,
+    ) -> Result<Self, Failure> {
         lab::own_mounts().map_err(|error| {
             Failure::new(format!("a worker gets no mounts of its own: {error}"))
         })?;
@@ -222,7 +229,7 @@ impl<'p> Worker<'p> {
             .create(true)
             .open(scratch.join("output"))
             .map_err(failed)?;
-        Ok(Self { plan, scratch, output })
+        Ok(Self { plan, oracle, scratch, output })
     }
 
     fn check(
@@ -231,6 +238,14 @@ impl<'p> Worker<'p> {
         blocks: &RwLock<Blocks>,
         job: &CheckJob,
     ) -> Result<Checked, Failure> {
+        if let Some(oracle) = self.oracle {
+            let wrong = oracle.judge(log, &job.state, blocks);
+            let outcome = if wrong.is_some() { Outcome::Bad } else { Outcome::Good };
+            if wrong.is_some() || oracle.script.is_empty() {
+                let (id, ended) = (job.id, "versions".to_owned());
+                return Ok(Checked { id, outcome, ended, output: wrong.unwrap_or_default() });
+            }
+        }
         let directory = &self.plan.directory;
         lab::mount_memory(directory)
             .map_err(|error| Failure::new(format!("cannot show a state: {error}")))?;
@@ -278,7 +293,8 @@ impl<'p> Worker<'p> {
         // Everything that the checker starts ends with it: it is process 1 of its namespace.
         nix::sched::unshare(CloneFlags::CLONE_NEWPID)?;
         let mut command = Command::new("/bin/sh");
-        command.arg("-c").arg(&self.plan.command).current_dir(start);
+        let text = self.oracle.map_or(&self.plan.command, |oracle| &oracle.script);
+        command.arg("-c").arg(text).current_dir(start);
         command.env("TMPDIR", self.scratch.join("tmp"));
         command.env("LANEFS_ACK", self.scratch.join("ack"));
         command.env("LANEFS_ACK_STDERR", self.scratch.join("ack-stderr"));

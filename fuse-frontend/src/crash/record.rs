@@ -15,7 +15,7 @@ use fs_core::crash::steps::Steps;
 use fs_core::crash::trace::{Actor, Trace};
 use fs_core::engine::{Engine, EngineConfig};
 use fs_core::platform::linux::{BackingOptions, LinuxBacking, raise_open_files_limit};
-use fs_core::platform::record::{RecordPlan, Recorder};
+use fs_core::platform::record::{RecordPlan, Recorder, Witness, WriteCall};
 use fuser::{Config, Session, SessionACL};
 use nix::mount::{MntFlags, MsFlags};
 
@@ -142,7 +142,7 @@ fn open(directory: &Path, plan: RecordPlan) -> Result<Recorder<LinuxBacking>, Fa
     let open = || {
         let backing = LinuxBacking::open(directory, BackingOptions::default())
             .map_err(|error| Failure::new(error.to_string()))?;
-        Recorder::new(backing, plan, Box::new(witness))
+        Recorder::new(backing, plan, Box::new(ProcWitness))
             .map_err(|error| failed(&format!("read all of {}", directory.display()), &error))
     };
     // A thread that uses a backing gets another umask, and the program shall have ours.
@@ -164,16 +164,32 @@ fn trust(trace: &Trace, left: &Path, job: &RecordJob) -> Result<Option<String>, 
         .map_err(|error| failed("compare the recording with the directory", &error))
 }
 
-/// Who a thread is. It waits for its operation, so it is there; cheap enough to ask
-/// every time, and a program that is started in it later has another name.
-fn witness(thread: u32) -> Actor {
-    let read = |file: &str| fs::read_to_string(format!("/proc/{thread}/{file}")).ok();
-    let process = read("status").and_then(|status| {
-        let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
-        line.trim().parse().ok()
-    });
-    let comm = read("comm").map(|comm| comm.trim_end().to_owned()).unwrap_or_default();
-    Actor { process: process.unwrap_or(0), thread, comm }
+/// Looks into /proc. The thread waits for its operation, so it is there; cheap enough to
+/// ask every time, and a program that is started in it later has another name.
+struct ProcWitness;
+
+impl Witness for ProcWitness {
+    fn actor(&self, thread: u32) -> Actor {
+        let read = |file: &str| fs::read_to_string(format!("/proc/{thread}/{file}")).ok();
+        let process = read("status").and_then(|status| {
+            let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
+            line.trim().parse().ok()
+        });
+        let comm = read("comm").map(|comm| comm.trim_end().to_owned()).unwrap_or_default();
+        Actor { process: process.unwrap_or(0), thread, comm }
+    }
+
+    fn write_call(&self, thread: u32) -> Option<WriteCall> {
+        let line = fs::read_to_string(format!("/proc/{thread}/syscall")).ok()?;
+        let mut words = line.split_whitespace();
+        let number: i64 = words.next()?.parse().ok()?;
+        if ![libc::SYS_write, libc::SYS_pwrite64].contains(&number) {
+            return None;
+        }
+        let mut argument = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
+        let (descriptor, address, bytes) = (argument()?, argument()?, argument()?);
+        Some(WriteCall { call: [number.cast_unsigned(), descriptor, address], bytes })
+    }
 }
 
 /// Runs the program where it sees the recorded tree at the directory's own path.

@@ -83,6 +83,29 @@ fn the_program_notices_nothing() {
     }
 }
 
+// The kernel splits a write at the end of its first page and at 1 MiB; the recording does not.
+#[test]
+fn one_write_is_one_write() {
+    if !require::mount_support() {
+        return;
+    }
+    let lab = Lab::new();
+    let out = lab.beside("w.crash", "");
+    let out = out.to_str().expect("plain text");
+    let script = "printf abc > f; head -c 9000 /dev/zero | dd of=f bs=9000 seek=3 oflag=seek_bytes \
+                  iflag=fullblock conv=notrunc 2> /dev/null; dd if=/dev/zero of=g bs=3M count=2 2> /dev/null";
+    lab.run(&["--model", "seq", "--out", out, "--check", "true", "--", "sh", "-c", script])
+        .expect_success();
+    let shown = lab.run(&["show", out]).expect_success().stdout;
+    let writes: Vec<_> = shown.lines().filter(|line| line.contains("write(")).collect();
+    let expected =
+        ["3 bytes at 0", "9000 bytes at 3", "3145728 bytes at 0", "3145728 bytes at 3145728"];
+    assert_eq!(writes.len(), expected.len(), "{shown}");
+    for (write, expected) in writes.iter().zip(expected) {
+        assert!(write.contains(expected), "{shown}");
+    }
+}
+
 // Each worker has a loopback of its own: the same port for all, at the same time.
 #[test]
 fn checkers_have_a_network_of_their_own() {

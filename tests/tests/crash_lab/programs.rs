@@ -39,6 +39,32 @@ fn gzip_loses_the_file() {
     report.expect_clean(DISKS);
 }
 
+// Without a checker: formats by their own programs, else old or new.
+#[test]
+fn auto_knows_what_is_right() {
+    if !require::mount_support() {
+        return;
+    }
+    tools::debian("gzip", "gzip");
+    tools::debian("sqlite3", "sqlite3");
+    let lab = Lab::new();
+    fs::write(lab.dir().join("f"), "some text\n".repeat(100)).expect("write");
+    fs::write(lab.dir().join("c.json"), "{\"n\": 1}").expect("write");
+    let auto =
+        |program: &str| lab.report(&["--json", "--check", "auto", "--", "sh", "-c", program]);
+    let lost: &[&str] = &["ordering", "unlink(f) persisted before the bytes of f.gz"];
+    auto("gzip f").expect(DISKS, &[lost]);
+    auto("gzip --synchronous f").expect_clean(DISKS);
+    let window: &[&str] = &["atomicity", "between truncate(c.json, 0) and write(c.json"];
+    auto("echo '{\"n\": 2}' > c.json; sync c.json").expect(DISKS, &[window]);
+    auto("echo '{\"n\": 2}' > t; sync t; mv t c.json").expect_clean(DISKS);
+    let table =
+        "sqlite3 a.db 'pragma synchronous=full; create table t(k); insert into t values(1)'";
+    let report = auto(table);
+    report.expect_clean(DISKS);
+    assert_eq!(report.json["asked"][0], "a.db: SQLite");
+}
+
 /// Three commits, each told when it is done.
 fn sqlite(mode: &str, synchronous: &str) -> super::lab::Report {
     tools::debian("sqlite3", "sqlite3");

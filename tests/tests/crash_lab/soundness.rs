@@ -25,6 +25,8 @@ use super::lab::Lab;
 
 const OPERATIONS: usize = 12;
 const IMAGES_OF_A_PROGRAM: usize = 12;
+/// From 512 MiB on mkfs gives ext4 blocks of 4 KiB, as the models have them.
+const DISK_MIB: u64 = 640;
 
 fn images_wanted() -> usize {
     let wanted = std::env::var("LANEFS_SOUNDNESS_IMAGES").ok();
@@ -94,7 +96,7 @@ fn one_program(filesystem: Filesystem, option: &str, model: &str, seed: u64, tal
     let arguments: Vec<&str> = few.into_iter().chain([muddle, &number, &count, "small"]).collect();
     lab.run(&arguments).expect_success();
 
-    let disk = Disk::new(DiskOptions::new(filesystem.size_mib())).expect("a disk");
+    let disk = Disk::new(DiskOptions::new(DISK_MIB)).expect("a disk");
     filesystem.make(disk.path());
     let (positions, record) = {
         let options = filesystem.quiet_options().to_owned() + option;
@@ -117,7 +119,7 @@ fn one_program(filesystem: Filesystem, option: &str, model: &str, seed: u64, tal
     let record =
         record.with_tearing(Tearing::sparing_superblock(filesystem.kernel_name()).unit(4096));
     let images = CrashImages::new(&record, positions[0], seed).take(IMAGES_OF_A_PROGRAM);
-    let options = DiskOptions::new(filesystem.size_mib()).unrecorded();
+    let options = DiskOptions::new(DISK_MIB).unrecorded();
     let visit = |disk: &Disk, crash: &CrashImage| {
         let case = format!("seed {seed}, image {} {}", crash.position.0, crash.seed);
         let place = Place { lab: &lab, recording: &recording, model };

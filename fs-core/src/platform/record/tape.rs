@@ -9,8 +9,38 @@ use crate::crash::trace::{Actor, Ino, Made, Operation, Place, Recorded, Trace};
 use crate::platform::ObjectKey;
 use crate::types::Attr;
 
-/// Says who a thread is, while it waits for its operation.
-pub type Witness = Box<dyn Fn(u32) -> Actor + Send + Sync>;
+/// Says what a thread is and does, while it waits for its operation.
+pub trait Witness: Send + Sync {
+    /// Who it is.
+    fn actor(&self, thread: u32) -> Actor;
+    /// The `write(2)` or `pwrite(2)` that it is in, where that can be seen.
+    fn write_call(&self, thread: u32) -> Option<WriteCall>;
+}
+
+/// A system call that writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WriteCall {
+    /// Its number, descriptor, and the address of the bytes.
+    pub call: [u64; 3],
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+/// The kernel splits a write at the end of its first page, and at 1 MiB: what may follow.
+#[derive(Debug, Clone, Copy)]
+struct Unfinished {
+    thread: u32,
+    ino: Ino,
+    call: [u64; 3],
+    /// Where the next part begins, and how much is left.
+    end: u64,
+    left: u64,
+    /// Number of the operation that it continues.
+    operation: usize,
+}
+
+/// Longest write that is put together again: one more would be copied too often.
+const JOINED_BYTES_MAX: usize = 8 << 20;
 
 /// What is recorded of a backing directory.
 #[derive(Debug, Clone)]
@@ -38,7 +68,7 @@ impl Known {
 /// The recording.
 pub(super) struct Tape {
     state: Mutex<State>,
-    witness: Witness,
+    witness: Box<dyn Witness>,
 }
 
 pub(super) struct State {
@@ -54,12 +84,13 @@ pub(super) struct State {
     actors: HashMap<Actor, u32>,
     threads: HashMap<u32, u32>,
     next: u32,
+    unfinished: Option<Unfinished>,
 }
 
 /// The recording, locked: nothing else is applied meanwhile.
 pub(super) struct Guard<'t> {
     state: MutexGuard<'t, State>,
-    witness: &'t Witness,
+    witness: &'t dyn Witness,
 }
 
 impl std::ops::Deref for Guard<'_> {
@@ -70,7 +101,7 @@ impl std::ops::Deref for Guard<'_> {
 }
 
 impl Tape {
-    pub(super) fn new(scanned: Scanned, plan: RecordPlan, witness: Witness) -> Self {
+    pub(super) fn new(scanned: Scanned, plan: RecordPlan, witness: Box<dyn Witness>) -> Self {
         let Scanned { initial, blobs, keys, told, told_dir } = scanned;
         let attrs = initial.nodes.iter().enumerate().map(|(number, node)| {
             let Made { perm, uid, gid, .. } = node.made;
@@ -87,13 +118,14 @@ impl Tape {
             writers: HashMap::new(),
             actors: HashMap::new(),
             threads: HashMap::new(),
+            unfinished: None,
         };
         Self { state: Mutex::new(state), witness }
     }
 
     pub(super) fn lock(&self) -> Guard<'_> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        Guard { state, witness: &self.witness }
+        Guard { state, witness: &*self.witness }
     }
 }
 
@@ -170,6 +202,12 @@ impl Guard<'_> {
         if data.is_empty() || id == Known::NOTHING {
             return None;
         }
+        if let Some(ino) = id.ino
+            && thread != 0
+            && self.continues(thread, ino, offset, data)
+        {
+            return None;
+        }
         let data = self.state.trace.blobs.add(data);
         match id {
             Known { ino: Some(ino), .. } => {
@@ -177,6 +215,43 @@ impl Guard<'_> {
             }
             Known { told, .. } => told.map(|stream| Operation::Ack { stream, data }),
         }
+    }
+
+    /// Puts a part of a write to the part before it; false if it is a write of its own, of
+    /// which more parts may follow.
+    fn continues(&mut self, thread: u32, ino: Ino, offset: u64, data: &[u8]) -> bool {
+        let bytes = data.len() as u64;
+        let call = self.witness.write_call(thread);
+        let before = self.state.unfinished.take();
+        let State { trace, unfinished, .. } = &mut *self.state;
+        let Some(WriteCall { call, bytes: whole }) = call else { return false };
+        let next = trace.operations.len();
+        let fits = |before: &Unfinished| {
+            (before.thread, before.ino, before.call) == (thread, ino, call)
+                && (before.end, before.operation + 1) == (offset, next)
+                && bytes <= before.left
+        };
+        let Some(before) = before.filter(fits) else {
+            let (end, left) = (offset + bytes, whole.saturating_sub(bytes));
+            if left > 0 {
+                *unfinished = Some(Unfinished { thread, ino, call, end, left, operation: next });
+            }
+            return false;
+        };
+        let Some(Recorded { operation: Operation::Write { data: first, .. }, .. }) =
+            trace.operations.last_mut()
+        else {
+            return false;
+        };
+        let mut joined = trace.blobs.get(*first).to_vec();
+        if joined.len() + data.len() > JOINED_BYTES_MAX {
+            return false;
+        }
+        joined.extend_from_slice(data);
+        *first = trace.blobs.add(&joined);
+        let (end, left) = (before.end + bytes, before.left - bytes);
+        *unfinished = (left > 0).then_some(Unfinished { end, left, ..before });
+        true
     }
 
     /// The number of who did it. Write-back of a mapping comes from no thread: it is put
@@ -187,7 +262,7 @@ impl Guard<'_> {
         {
             return *writer;
         }
-        let actor = if thread == 0 { Actor::default() } else { (self.witness)(thread) };
+        let actor = if thread == 0 { Actor::default() } else { self.witness.actor(thread) };
         // A thread that has ended meanwhile is who it was before.
         if actor.process == 0
             && let Some(known) = self.state.threads.get(&thread)

@@ -61,6 +61,7 @@ pub(super) fn report(output: &Output<'_>) -> Value {
         "findings": findings,
         "syncs": report.syncs,
         "useless_syncs": useless,
+        "asked": report.asked,
         "recording": output.saved,
     })
 }

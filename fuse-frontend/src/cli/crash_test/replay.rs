@@ -21,6 +21,7 @@ use crate::crash::campaign::{directory_of, told_by};
 use crate::crash::check::{CheckJob, Checkers, Outcome};
 use crate::crash::lab::Lab;
 use crate::crash::layout;
+use crate::crash::oracle::Oracle;
 use crate::crash::record;
 use crate::failure::Failure;
 
@@ -99,9 +100,12 @@ pub(super) fn run(args: &ReplayArgs) -> Result<bool, Failure> {
     let subject = Subject::new(&artefact.trace, &mut blocks);
     let (law, crash) = law_of(witness, &subject)?;
     let state = law.state(&subject, &mut blocks, &crash);
+    let oracle = (plan.check.command == "auto").then(|| Oracle::new(&subject, &mut blocks));
+    let oracle = oracle.as_ref();
     let blocks = RwLock::new(blocks);
     let checked = std::thread::scope(|scope| {
-        let mut checkers = Checkers::start(scope, &lab, &plan.check, &subject.log, &blocks)?;
+        let mut checkers =
+            Checkers::start(scope, &lab, &plan.check, oracle, &subject.log, &blocks)?;
         let told = told_by(&artefact.trace, witness.told);
         checkers.submit(CheckJob { id: 0, state, told })?;
         checkers.next()

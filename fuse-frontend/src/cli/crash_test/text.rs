@@ -37,6 +37,14 @@ pub(super) fn report(output: &Output<'_>) -> String {
         finding(&mut text, output, &names, number + 1, found);
     }
     warnings(&mut text, output);
+    let (useless, syncs) = (report.useless.len(), report.syncs);
+    if useless > 0 {
+        let _ = writeln!(
+            text,
+            "{useless} of {syncs} syncs keep nothing that others do not keep, under these models \
+             (--json lists them)"
+        );
+    }
     if let Some(saved) = output.saved {
         let _ = writeln!(text, "recording: {saved}");
     }

@@ -13,16 +13,20 @@ use fs_core::crash::trace::Trace;
 use fs_core::crash::words::Names;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use self::output::Output;
+use self::output::{Files, Output};
 use crate::crash::campaign::{self, CampaignPlan, Report, default_workers};
 use crate::crash::check::CheckPlan;
 use crate::crash::lab::Lab;
 use crate::crash::record::{RecordJob, record};
 use crate::failure::{EXIT_USAGE, Failure};
 
+mod baseline;
+mod html;
 mod json;
+mod junit;
 mod output;
 mod replay;
+mod sarif;
 mod selftest;
 mod text;
 
@@ -94,6 +98,21 @@ pub struct CampaignArgs {
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
+    /// Write the report as JUnit XML, too.
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// Write the report as SARIF, too.
+    #[arg(long, value_name = "FILE")]
+    pub sarif: Option<PathBuf>,
+    /// Write the report as a page with a timeline, too.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Findings that are listed in this file do not count.
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
+    /// Write what was found to the baseline, and exit 0.
+    #[arg(long, requires = "baseline")]
+    pub update_baseline: bool,
 }
 
 /// The other commands of the lab.
@@ -189,6 +208,7 @@ fn test(args: &CrashTestArgs) -> Result<bool, Failure> {
     let models = models(&args.campaign.model)?;
     let (directory, working_directory) = directories(args.dir.as_deref())?;
     let out = args.out.as_ref().map(|out| absolute(out)).transpose()?;
+    let files = Files::new(&args.campaign)?;
     let lab = Lab::enter()?;
     let job = RecordJob {
         command: args.app.clone(),
@@ -211,9 +231,9 @@ fn test(args: &CrashTestArgs) -> Result<bool, Failure> {
         difference: recording.difference.as_deref(),
         program: (!recording.status.success()).then(|| recording.status.to_string()),
         saved: saved.as_deref(),
+        known: files.known()?,
     };
-    output.print(args.campaign.json)?;
-    Ok(report.has_found())
+    output.tell(&files, args.campaign.json)
 }
 
 impl CampaignArgs {

@@ -61,14 +61,6 @@ pub struct Report {
     pub refuses: Option<&'static str>,
 }
 
-impl Report {
-    /// Whether there is something to be looked at.
-    #[must_use]
-    pub fn has_found(&self) -> bool {
-        !self.findings.is_empty() || self.refuses.is_some()
-    }
-}
-
 /// A model's part of a report.
 pub struct ModelReport {
     /// Its name.

@@ -223,3 +223,69 @@ fn a_hundred_checks_a_second() {
     println!("{checks} checks at {rate:.0} a second");
     assert!(rate >= 100.0, "{checks} checks in {seconds} s");
 }
+
+// For services that run tests: JUnit, SARIF, and a list of what is known already.
+#[test]
+fn reports_for_services() {
+    if !require::mount_support() {
+        return;
+    }
+    let lab = Lab::new();
+    fs::write(lab.dir().join("a<b"), "old").expect("write");
+    let path = |name: &str| lab.beside(name, "").to_str().expect("plain text").to_owned();
+    let (junit, sarif, baseline) = (path("j.xml"), path("s.sarif"), path("known"));
+    let program = "echo new > t; mv t 'a<b'";
+    let run = |more: &[&str]| {
+        let own = ["--model", "xfs", "--check", "auto", "--junit", &junit, "--sarif", &sarif];
+        let own: Vec<&str> = own.into_iter().chain(more.iter().copied()).collect();
+        lab.run(&[&own[..], &["--", "sh", "-c", program]].concat())
+    };
+    assert_eq!(run(&[]).status.code(), Some(1));
+    let text = fs::read_to_string(&junit).expect("JUnit");
+    assert!(text.contains("tests=\"1\" failures=\"1\"") && text.contains("a&lt;b"), "{text}");
+    let json = |path: &str| -> serde_json::Value {
+        serde_json::from_str(&fs::read_to_string(path).expect("SARIF")).expect("JSON")
+    };
+    let result = &json(&sarif)["runs"][0]["results"][0];
+    assert_eq!((&result["ruleId"], &result["level"]), (&"ordering".into(), &"error".into()));
+    // Known from now on: it is told, and does not count.
+    assert_eq!(run(&["--baseline", &baseline, "--update-baseline"]).status.code(), Some(0));
+    let again = run(&["--baseline", &baseline]);
+    assert_eq!(again.status.code(), Some(0), "{}", again.describe());
+    assert!(again.stdout.contains("(known)"), "{}", again.describe());
+    assert_eq!(json(&sarif)["runs"][0]["results"][0]["level"], "note");
+}
+
+// The page works without a network and in a real browser, which draws every operation.
+#[test]
+fn the_page_is_drawn_by_a_browser() {
+    if !require::mount_support() {
+        return;
+    }
+    let chromium = tests::tools::debian("chromium", "chromium");
+    let lab = Lab::new();
+    fs::write(lab.dir().join("f"), "some text\n".repeat(100)).expect("write");
+    let page = lab.beside("r.html", "");
+    let page = page.to_str().expect("plain text");
+    let arguments = ["--check", "auto", "--html", page, "--", "gzip", "f"];
+    assert_eq!(lab.run(&arguments).status.code(), Some(1));
+    let text = fs::read_to_string(page).expect("HTML");
+    assert!(!text.contains("http://") && !text.contains("https://"), "it asks the network");
+    let picture = lab.beside("r.png", "");
+    let mut browser = std::process::Command::new(chromium);
+    browser.args(["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1000,700"]);
+    browser.arg(format!("--user-data-dir={}", lab.dir().join("../browser").display()));
+    browser.arg(format!("--screenshot={}", picture.display())).arg(format!("file://{page}"));
+    let deadline = std::time::Duration::from_secs(120);
+    tests::run::run(&mut browser, deadline).expect_success();
+    let bytes = fs::read(&picture).expect("a picture");
+    assert!(bytes.starts_with(b"\x89PNG") && bytes.len() > 10_000, "{} bytes", bytes.len());
+    // What the browser made of it: a cell for each operation that is shown, twice.
+    let mut browser = std::process::Command::new(tests::tools::debian("chromium", "chromium"));
+    browser.args(["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]);
+    browser.arg(format!("--user-data-dir={}", lab.dir().join("../browser").display()));
+    browser.arg(format!("file://{page}"));
+    let drawn = tests::run::run(&mut browser, deadline).expect_success().stdout;
+    assert_eq!(drawn.matches("class=\"op w lost\"").count(), 1, "the lost bytes\n{drawn}");
+    assert_eq!(drawn.matches("title=\"unlink(f)\"").count(), 2, "{drawn}");
+}

@@ -27,6 +27,8 @@ pub(super) fn report(output: &Output<'_>) -> Value {
             let models: Vec<_> = finding.laws.iter().map(|law| plan.models[*law].name()).collect();
             json!({
                 "class": finding.class.name(),
+                "known": output.is_known(finding, &names),
+                "fingerprint": output.fingerprint(finding, &names),
                 "models": models,
                 "sentence": finding.sentence(trace, &names),
                 "actor": finding.actor(trace),

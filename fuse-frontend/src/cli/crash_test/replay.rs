@@ -14,7 +14,7 @@ use fs_core::crash::plan;
 use fs_core::crash::state::Blocks;
 use fs_core::crash::words::Names;
 
-use super::output::Output;
+use super::output::{Files, Output};
 use super::{ExplainArgs, ReplayArgs, ShowArgs, absolute, models, run_campaign};
 use crate::cli::table;
 use crate::crash::campaign::{directory_of, told_by};
@@ -86,14 +86,14 @@ pub(super) fn run(args: &ReplayArgs) -> Result<bool, Failure> {
         )));
     }
     let plan = args.campaign.plan(models, check, directory, start);
+    let files = Files::new(&args.campaign)?;
     let lab = Lab::enter()?;
     let Some(number) = number else {
         let report = run_campaign(&lab, &artefact.trace, &plan)?;
         let trace = &artefact.trace;
-        let (difference, program, saved) = (None, None, None);
-        Output { trace, plan: &plan, report: &report, difference, program, saved }
-            .print(args.campaign.json)?;
-        return Ok(report.has_found());
+        let (difference, program, saved, known) = (None, None, None, files.known()?);
+        return Output { trace, plan: &plan, report: &report, difference, program, saved, known }
+            .tell(&files, args.campaign.json);
     };
     let witness = witness(&artefact, number);
     let mut blocks = Blocks::default();

@@ -67,7 +67,8 @@ fn finding(text: &mut String, output: &Output<'_>, names: &Names, number: usize,
     let trace = output.trace;
     let models: Vec<_> = found.laws.iter().map(|law| output.plan.models[*law].name()).collect();
     let (class, sentence) = (found.class.name(), found.sentence(trace, names));
-    let _ = writeln!(text, "{number}. {class} [{}]: {sentence}", models.join(", "));
+    let known = if output.is_known(found, names) { " (known)" } else { "" };
+    let _ = writeln!(text, "{number}. {class}{known} [{}]: {sentence}", models.join(", "));
     let _ = writeln!(
         text,
         "   by {}, crash after operation {} of {}; checker: {}",

@@ -2,7 +2,7 @@
 //! as one call each.
 
 use std::ffi::OsStr;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use self::describe::{Prepare, nothing};
@@ -49,6 +49,10 @@ struct OpenFile<B: Backing> {
     /// Opened when first needed where that is no later than the first write: a
     /// failed write-back is reported to files that were open when it failed.
     file: OnceLock<Arc<B::File>>,
+    /// The operation that cut the file to nothing through it last; 0: none has.
+    cut_at: AtomicU64,
+    /// Its writes do not come to us.
+    unseen: AtomicBool,
 }
 
 struct OpenDir<B: Backing> {
@@ -113,28 +117,26 @@ impl<B: Backing> Tree<B> {
         change: &SetAttr,
     ) -> Result<Attr> {
         let node = self.nodes.get(id)?;
-        let file = match file {
-            Some(file) if change.size.is_some() => {
-                let open = self.files.get(file.0)?;
-                open.mode.write.then(|| self.file_of(caller, &open)).transpose()?
-            }
-            _ => None,
+        let Some(size) = change.size else {
+            let attr = self.change(
+                &[&node],
+                nothing,
+                || self.backing.set_attr(caller, &node.object, None, change),
+                |_, _, attr, changes| changes.extend(describe::attrs(node.key(), change, attr)),
+            )?;
+            return Ok(self.shown(id, attr));
         };
-        let attr = self.change(
-            &[&node],
-            |log, lsn| match change.size {
-                Some(size) => log.mark(lsn, &node.key(), size, describe::resized(node.key(), size)),
-                None => Ok(None),
-            },
-            || self.backing.set_attr(caller, &node.object, file.as_deref(), change),
-            |log, lsn, attr, changes| {
-                if let Some(size) = change.size {
-                    log.resized(&node.key(), size, lsn);
-                    changes.push(describe::resized(node.key(), size));
-                }
-                changes.extend(describe::attrs(node.key(), change, attr));
-            },
-        )?;
+        let open = file.map(|file| self.files.get(file.0)).transpose()?;
+        let open = open.filter(|open| open.mode.write);
+        let file = open.as_ref().map(|open| self.file_of(caller, open)).transpose()?;
+        let resize = || self.backing.set_attr(caller, &node.object, file.as_deref(), change);
+        let cut_at = open.as_ref().map_or(0, |open| open.cut_at.load(Ordering::Relaxed));
+        let (attr, lsn) = self.resize(&node, (size, cut_at), resize, |attr, changes| {
+            changes.extend(describe::attrs(node.key(), change, attr));
+        })?;
+        if let Some(open) = open.filter(|_| size == 0) {
+            open.cut_at.store(lsn, Ordering::Relaxed);
+        }
         Ok(self.shown(id, attr))
     }
 

@@ -29,7 +29,7 @@ mod nodes;
 mod tree;
 
 pub use self::nodes::NodeId;
-pub use self::tree::{DirId, Entry, FileId, Tree};
+pub use self::tree::{DirId, Entry, FileId, NameChange, NamesChanged, SyncOrder, Tree};
 
 /// A place in the stream of operations: log sequence number.
 pub type Lsn = u64;
@@ -46,6 +46,8 @@ pub struct Engine<B: Backing> {
     lanes: Lanes<B>,
     log: Option<Arc<Log<B>>>,
     filesystem_id: u64,
+    /// The backing filesystem keeps metadata in the order in which it was changed.
+    keeps_order: bool,
     /// The last number given out. 1 is what objects start with: "changed by
     /// somebody before we knew it".
     stream: AtomicU64,
@@ -77,7 +79,8 @@ impl<B: Backing> Engine<B> {
     #[must_use]
     pub fn new(backing: &B, config: EngineConfig) -> Arc<Self> {
         let fence = Arc::new(BackingFence::new(backing.fencer()));
-        Arc::new(Self::build(backing, Lanes::new(fence, config.lanes), None))
+        let keeps_order = fence.keeps_order();
+        Arc::new(Self::build(backing, Lanes::new(fence, config.lanes), None, keeps_order))
     }
 
     /// An engine with a log, which lies in the directory `.lanefs` of `backing`
@@ -97,13 +100,14 @@ impl<B: Backing> Engine<B> {
             Log::open(Arc::clone(backing), Arc::clone(&fence), elsewhere, log, progress)?;
         let fence = Arc::new(LogFence::new(Arc::clone(&log), Arc::clone(backing), fence));
         let lanes = Lanes::new(fence, config.lanes);
-        Ok((Arc::new(Self::build(backing, lanes, Some(log))), report))
+        Ok((Arc::new(Self::build(backing, lanes, Some(log), true)), report))
     }
 
-    fn build(backing: &B, lanes: Lanes<B>, log: Option<Arc<Log<B>>>) -> Self {
+    fn build(backing: &B, lanes: Lanes<B>, log: Option<Arc<Log<B>>>, keeps_order: bool) -> Self {
         Self {
             lanes,
             log,
+            keeps_order,
             filesystem_id: backing.filesystem_id(),
             stream: AtomicU64::new(1),
             dir_moved: AtomicU64::new(1),
@@ -165,6 +169,13 @@ impl<B: Backing> Engine<B> {
     /// The log, if one is kept.
     pub fn log(&self) -> Option<&Arc<Log<B>>> {
         self.log.as_ref()
+    }
+
+    /// Whether the backing filesystem keeps metadata in the order in which it was
+    /// changed, over a power cut too.
+    #[must_use]
+    pub const fn keeps_order(&self) -> bool {
+        self.keeps_order
     }
 
     /// Figures since the start.

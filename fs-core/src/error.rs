@@ -37,6 +37,8 @@ impl Errno {
     pub const TIMEDOUT: Self = Self(libc::ETIMEDOUT);
     /// Not a directory.
     pub const NOTDIR: Self = Self(20);
+    /// Is a directory.
+    pub const ISDIR: Self = Self(21);
     /// Invalid argument.
     pub const INVAL: Self = Self(22);
     /// Result does not fit the caller's buffer.

@@ -135,6 +135,34 @@ impl<B: Backing> Lanes<B> {
         }
     }
 
+    /// As [`Self::submit`] for several requests of one writer, which leave together as
+    /// far as a group has room for them.
+    pub fn submit_all(&self, writer: WriterId, requests: Vec<(SyncRequest<B>, Completion)>) {
+        let mut state = self.lock();
+        let now = self.now();
+        let room = self.config.queue_ops_max.saturating_sub(state.pending.len());
+        let mut beyond = requests;
+        let parked: Vec<_> = beyond.drain(..room.min(beyond.len())).collect();
+        state.stats.requests += parked.len() as u64;
+        for (request, done) in parked {
+            state.pending.push_back(Parked { request, done });
+            state.policy.arrived(writer, now);
+        }
+        let leads = !state.leading && !state.pending.is_empty();
+        state.leading |= leads;
+        if state.holding && state.policy.decide(now) == Decision::Go {
+            state.holding = false;
+            self.leave.notify_one();
+        }
+        drop(state);
+        if leads {
+            self.lead();
+        }
+        for (request, done) in beyond {
+            self.submit(writer, request, done);
+        }
+    }
+
     /// Waits until no request is parked or under way; false after `deadline`.
     pub fn drain(&self, deadline: Duration) -> bool {
         let state = self.lock();

@@ -80,8 +80,9 @@ impl<B: Backing> Redo<'_, B> {
     fn apply(&mut self, change: &Change) -> Result<Outcome> {
         let outcome = self.try_apply(change);
         match outcome {
-            // Something on the way was removed by a later operation.
-            Err(Errno::NOENT | Errno::STALE | Errno::NOTDIR) => Ok(Outcome::Gone),
+            // Something on the way was removed by a later operation; or a batch was about
+            // to fail at this one, and nobody has been answered.
+            Err(Errno::NOENT | Errno::STALE | Errno::NOTDIR | Errno::ISDIR) => Ok(Outcome::Gone),
             other => other,
         }
     }

@@ -153,6 +153,12 @@ impl<B: Backing> Engine<B> {
         if drained { Ok(()) } else { Err(Errno::TIMEDOUT) }
     }
 
+    /// Waits until no sync request is parked or under way, at most `deadline`; whether
+    /// that is so.
+    pub fn drain(&self, deadline: Duration) -> bool {
+        self.lanes.drain(deadline)
+    }
+
     /// As [`Self::flush`], for an engine that is used no more: the log is empty and
     /// says so, and the background thread has ended.
     ///

@@ -43,6 +43,9 @@ impl Errno {
     pub const INVAL: Self = Self(22);
     /// Result does not fit the caller's buffer.
     pub const RANGE: Self = Self(34);
+    /// Too many symbolic links.
+    #[cfg(unix)]
+    pub const LOOP: Self = Self(libc::ELOOP);
     /// The operation is not implemented here.
     #[cfg(unix)]
     pub const NOSYS: Self = Self(libc::ENOSYS);

@@ -209,6 +209,14 @@ impl<B: Backing> Tree<B> {
         self.backing.write_direct(&*self.backing_file(caller, file)?, data, offset)
     }
 
+    /// Starts to write a file's dirty pages to where they belong. Errors are told by
+    /// [`Self::write_back`].
+    pub fn start_write_back(&self, caller: Caller, file: FileId) {
+        if let Ok(file) = self.backing_file(caller, file) {
+            let _ = self.backing.start_write_back(&*file);
+        }
+    }
+
     /// Writes a file's dirty pages to where they belong and waits; not durable by that.
     /// Tells a failed write-back.
     pub fn write_back(&self, caller: Caller, file: FileId) -> Result<()> {

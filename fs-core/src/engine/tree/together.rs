@@ -126,26 +126,22 @@ impl<B: Backing> Tree<B> {
         orders
     }
 
-    /// What is to be submitted so that open files become durable.
-    pub fn orders_for_files(
+    /// What is to be submitted so that an open file becomes durable; `None` if `done` was
+    /// called with an error instead.
+    pub fn order_for_file(
         &self,
         caller: Caller,
-        files: &[FileId],
+        file: FileId,
         kind: SyncKind,
         done: Completion,
-    ) -> Vec<SyncOrder<B>> {
-        let all = Countdown::new(files.len(), done);
-        let mut orders = Vec::new();
-        for &file in files {
-            match self.sync_request(caller, file, kind) {
-                Ok(request) => {
-                    let all = Arc::clone(&all);
-                    orders.push((request, Box::new(move |result| all.one(result)) as _));
-                }
-                Err(error) => all.one(Err(error)),
+    ) -> Option<SyncOrder<B>> {
+        match self.sync_request(caller, file, kind) {
+            Ok(request) => Some((request, done)),
+            Err(error) => {
+                done(Err(error));
+                None
             }
         }
-        orders
     }
 
     /// Submits sync requests, which leave together as far as a group has room.

@@ -161,7 +161,7 @@ impl<B: Backing> Batch<B> {
         match resolve(&self.shared.tree, path, follows, &nothing_pending) {
             Ok(place) => {
                 paths.insert(hash(&place.key()));
-                paths.extend(place.links.iter().map(|link| hash(link)));
+                paths.extend(place.links.iter().map(hash));
             }
             // It will fail in its turn, unless the directory comes meanwhile.
             Err(_) => {

@@ -120,6 +120,14 @@ pub(super) struct Queue<J: Job> {
     /// Something has ended or was let in.
     progress: Condvar,
     shards: usize,
+    spawn: Spawn,
+}
+
+/// Starts a thread.
+type Spawn = fn(Box<dyn FnOnce() + Send>) -> std::io::Result<()>;
+
+fn spawn(work: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
+    std::thread::Builder::new().name("lanefs-batch".into()).spawn(work).map(drop)
 }
 
 struct State<J: Job> {
@@ -156,6 +164,10 @@ impl<J: Job> Drop for Solo<J> {
 
 impl<J: Job> Queue<J> {
     pub(super) fn new(config: &FilesConfig) -> Arc<Self> {
+        Self::with(config, spawn)
+    }
+
+    fn with(config: &FilesConfig, spawn: Spawn) -> Arc<Self> {
         let limits = Limits { ops: config.queue_ops_max, bytes: config.queue_bytes_max };
         let state = State {
             turns: Turns::new(limits),
@@ -166,7 +178,8 @@ impl<J: Job> Queue<J> {
             closing: false,
         };
         let (work, progress) = (Condvar::new(), Condvar::new());
-        Arc::new(Self { state: Mutex::new(state), work, progress, shards: config.shards })
+        let (state, shards) = (Mutex::new(state), config.shards);
+        Arc::new(Self { state, work, progress, shards, spawn })
     }
 
     /// Begins a single operation, which waits for nobody.
@@ -285,8 +298,7 @@ impl<J: Job> Queue<J> {
 
     fn start_thread(self: &Arc<Self>) {
         let queue = Arc::clone(self);
-        let thread = std::thread::Builder::new().name("lanefs-batch".into());
-        if let Err(error) = thread.spawn(move || queue.work(true)) {
+        if let Err(error) = (self.spawn)(Box::new(move || queue.work(true))) {
             tracing::warn!(%error, "no thread for batches; the caller's is used");
             self.work(false);
         }
@@ -373,5 +385,131 @@ fn refuse<J: Job>(who: Who<J>) {
     match who {
         Who::Thread(gate) => gate.open(Err(Closing)),
         Who::Job(job) => job.refuse(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    type Told = (u32, &'static str);
+
+    /// Tells when it is advanced and submitted; takes several slices.
+    struct Toy {
+        name: u32,
+        slices: usize,
+        told: Sender<Told>,
+    }
+
+    impl Job for Toy {
+        type Ready = (Self, Turn<Self>);
+
+        fn advance(mut self, turn: Turn<Self>) -> Advanced<Self> {
+            assert_ne!(self.name, 13, "planned by the test");
+            self.slices -= 1;
+            if self.slices > 0 {
+                return Advanced::More(self, turn);
+            }
+            drop(turn.applying());
+            self.tell("applied");
+            Advanced::Ready((self, turn))
+        }
+
+        fn submit(ready: Vec<Self::Ready>) {
+            for (toy, turn) in ready {
+                drop(turn);
+                toy.tell("answered");
+            }
+        }
+
+        fn refuse(self) {
+            self.tell("refused");
+        }
+    }
+
+    impl Toy {
+        fn tell(&self, what: &'static str) {
+            self.told.send((self.name, what)).expect("the test listens");
+        }
+    }
+
+    fn need(path: u64) -> Need {
+        Need { ops: 1, bytes: 0, paths: [path].into() }
+    }
+
+    struct Bench {
+        queue: Arc<Queue<Toy>>,
+        told: (Sender<Told>, Receiver<Told>),
+    }
+
+    impl Bench {
+        fn new(config: &FilesConfig, spawn: Spawn) -> Self {
+            Self { queue: Queue::with(config, spawn), told: channel() }
+        }
+
+        fn enter(&self, name: u32, path: u64, slices: usize) -> Option<Ticket> {
+            let told = self.told.0.clone();
+            self.queue.enter_job(need(path), Toy { name, slices, told })
+        }
+
+        fn next(&self) -> Told {
+            self.told.1.recv_timeout(Duration::from_secs(20)).expect("something happens")
+        }
+    }
+
+    /// fsys S11: a thread that could not be started left its shard dead for ever, and
+    /// everything that came to it was refused.
+    #[test]
+    fn s11_without_a_thread_the_caller_does_the_work() {
+        let config = FilesConfig { shards: 2, ..FilesConfig::default() };
+        let bench = Bench::new(&config, |_| Err(std::io::ErrorKind::WouldBlock.into()));
+        for name in 1..4 {
+            bench.enter(name, 1, 3);
+            assert_eq!(bench.next(), (name, "applied"));
+            assert_eq!(bench.next(), (name, "answered"));
+        }
+        assert_eq!(bench.queue.load().threads, 0);
+    }
+
+    #[test]
+    fn a_job_of_several_slices_lets_a_short_one_pass() {
+        let config = FilesConfig { shards: 1, ..FilesConfig::default() };
+        let bench = Bench::new(&config, spawn);
+        let turn = bench.queue.enter_and_wait(need(9)).expect("it is open");
+        bench.enter(1, 9, 1000);
+        bench.enter(2, 9, 1);
+        bench.enter(3, 8, 1);
+        assert_eq!([bench.next(), bench.next()], [(3, "applied"), (3, "answered")]);
+        drop(turn);
+        assert_eq!(bench.next(), (1, "applied"), "the same path keeps its order");
+        let rest: Vec<_> = (0..3).map(|_| bench.next()).collect();
+        assert!(rest.contains(&(2, "answered")), "{rest:?}");
+    }
+
+    #[test]
+    fn a_job_that_panics_gives_its_turn_back() {
+        let bench = Bench::new(&FilesConfig::default(), spawn);
+        bench.enter(13, 1, 1);
+        bench.enter(2, 1, 1);
+        assert_eq!(bench.next(), (2, "applied"));
+    }
+
+    #[test]
+    fn closing_refuses_those_outside_and_ends_all_threads() {
+        let config = FilesConfig { queue_ops_max: 1, ..FilesConfig::default() };
+        let bench = Bench::new(&config, spawn);
+        let turn = bench.queue.enter_and_wait(need(1)).expect("it is open");
+        bench.enter(2, 2, 1);
+        let load = bench.queue.close(Duration::from_millis(10));
+        assert_eq!((load.batches, load.threads), (1, 0));
+        assert_eq!(bench.next(), (2, "refused"));
+        drop(turn);
+        assert_eq!(bench.enter(3, 3, 1), None);
+        assert_eq!(bench.next(), (3, "refused"));
+        assert!(bench.queue.enter_and_wait(need(1)).is_err());
+        assert!(bench.queue.enter_solo().is_err());
+        assert_eq!(bench.queue.close(Duration::ZERO).batches, 0);
     }
 }

@@ -59,6 +59,14 @@ pub(crate) struct Step<B: Backing> {
     pub(crate) joined: Option<Arc<Tracked<B>>>,
 }
 
+/// What became of a batch.
+pub(crate) struct Together {
+    /// Operations that were applied.
+    pub(crate) done: usize,
+    /// Why the next one was not, if one was not.
+    pub(crate) result: Result<()>,
+}
+
 impl<B: Backing> Marks<B> {
     /// Writes a batch down.
     fn prepare(&self, backing: &B, changes: &[Change]) -> Result<Prepared> {
@@ -205,7 +213,7 @@ impl<B: Backing> Log<B> {
         operations: usize,
         is_as_prepared: impl FnOnce() -> bool,
         mut apply: impl FnMut(usize) -> Result<Step<B>>,
-    ) -> Result<Option<Applied<(usize, Result<()>)>>> {
+    ) -> Result<Option<Applied<Together>>> {
         let mut stream = self.lock_stream();
         let before = stream.last();
         let ready = is_as_prepared();
@@ -253,7 +261,7 @@ impl<B: Backing> Log<B> {
             // The rest must not be redone behind the back of who hears of the failure.
             result = self.fence.commit().and(result);
         }
-        Ok(Some(Applied { value: (done, result), lsn, is_overdue }))
+        Ok(Some(Applied { value: Together { done, result }, lsn, is_overdue }))
     }
 
     /// Makes durable, by a journal commit, what was written in place.

@@ -51,6 +51,24 @@ impl Bench {
         self.files.as_ref().expect("not closed yet")
     }
 
+    /// Names in a directory below the root (or in it: ""), in order.
+    pub fn names(backing: &SimBacking, dir: &str) -> Vec<String> {
+        let mut object = backing.root().expect("a root").object;
+        if !dir.is_empty() {
+            object = backing.lookup(&object, OsStr::new(dir)).expect("a directory").object;
+        }
+        let open = backing.open_dir(&object).expect("a directory opens");
+        let mut names = Vec::new();
+        let listed = backing.read_dir(&open, 0, &mut |entry| {
+            names.push(entry.name.into_string().expect("text"));
+            true
+        });
+        listed.expect("a directory can be read");
+        names.retain(|name| name != "." && name != "..");
+        names.sort();
+        names
+    }
+
     /// Holds the next fence at this point until the guard is let go.
     pub fn hold(&self, at: FencePoint) -> Hold {
         let state = Arc::new((Mutex::new((false, false)), Condvar::new()));

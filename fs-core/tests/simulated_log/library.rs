@@ -29,6 +29,9 @@ const CUTS: u64 = 6;
 
 type State = BTreeMap<String, Vec<u8>>;
 
+/// Whether a state may be found when so many generations were answered and begun.
+type Rule = dyn Fn(&State, u64, u64) -> Result<(), String> + Send + Sync;
+
 /// How a run is made.
 struct Lab {
     backing: SimBacking,
@@ -84,8 +87,7 @@ struct Judge {
     random: Mutex<Random>,
     crashes: AtomicU64,
     loss: Mutex<Option<String>>,
-    /// Whether a state may be found when so many were answered and begun.
-    may_be: Box<dyn Fn(&State, u64, u64) -> Result<(), String> + Send + Sync>,
+    may_be: Box<Rule>,
 }
 
 impl Judge {

@@ -17,7 +17,7 @@ use crate::fence::SyncRequest;
 use crate::lane::Completion;
 use crate::log::Log;
 use crate::log::record::Change;
-use crate::log::together::Step;
+use crate::log::together::{Step, Together};
 use crate::log::tracked::Tracked;
 use crate::platform::{Backing, Found, ObjectKey, RenameMode};
 use crate::types::{Caller, FileKind, SyncKind};
@@ -231,7 +231,7 @@ impl<B: Backing> Tree<B> {
             if applied.is_overdue {
                 self.engine.lanes.submit(0, SyncRequest::everything(), Box::new(|_| {}));
             }
-            let (done, result) = applied.value;
+            let Together { done, result } = applied.value;
             let done = planned.get(done).map_or(changes.len(), |plan| plan.index);
             return Ok(NamesChanged { done, result, dirs: Vec::new(), lsn: applied.lsn });
         }
@@ -260,7 +260,7 @@ impl<B: Backing> Tree<B> {
             let victim = old.as_ref().map(|found| found.key);
             let change = match (change, old) {
                 (NameChange::Replace { temporary, name, .. }, old) => {
-                    let moved = self.backing.lookup(&dir.object, &**temporary)?;
+                    let moved = self.backing.lookup(&dir.object, temporary)?;
                     let names = ((dir.key(), &**temporary), (dir.key(), &**name));
                     describe::renamed(names, &moved, old.as_ref(), RenameMode::default())
                 }

@@ -6,6 +6,7 @@ use std::error::Error;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Duration;
@@ -47,14 +48,24 @@ fn main() -> Result<(), Box<dyn Error>> {
             .write("accounts/total", "100")
     };
     transfer(10).commit()?;
-    // Many at once from one thread: they share their flushes.
-    let all: Vec<_> = (11..20).map(|amount| transfer(amount).commit_async()).collect();
-    all.into_iter().try_for_each(wait)?;
-    transfer(20).delete("accounts/total.before").commit_then(|result| println!("{result:?}"));
+    wait(transfer(11).commit_async())?;
+    // Many at once from one thread: those that are ready together share a flush.
+    let (sender, results) = channel();
+    for number in 0..50 {
+        let sender = sender.clone();
+        let batch = files.batch().write(format!("accounts/{number}"), "0");
+        batch.commit_then(move |result| drop(sender.send(result)));
+    }
+    drop(sender);
+    results.iter().try_for_each(|result| result)?;
     let status = files.status();
     println!(
-        "{} batches with {} operations in {} groups, by {}",
-        status.batches, status.batch_operations, status.engine.lanes.groups, status.engine.fence
+        "{} batches with {} operations in {} groups, by {}{}",
+        status.batches,
+        status.batch_operations,
+        status.engine.lanes.groups,
+        status.engine.fence,
+        status.no_log.map(|reason| format!(" ({reason})")).unwrap_or_default()
     );
     files.close(Duration::from_secs(10))?;
     Ok(())

@@ -61,7 +61,7 @@ pub use self::config::{
 pub use self::error::{BatchError, CloseError, ConfigError, FileError, OpenFilesError};
 use self::execution::Execution;
 use self::queue::Closing;
-use self::shared::{Answer, Shared};
+use self::shared::{Answer, Opened, Shared};
 pub use self::temporary::TEMPORARY_PREFIX;
 use crate::engine::{EngineStatus, Tree};
 use crate::platform::Backing;
@@ -123,6 +123,8 @@ pub struct FilesStatus {
     pub direct_bytes: u64,
     /// Files for which the filesystem refused that.
     pub direct_refused: u64,
+    /// Why no log is kept, if none is.
+    pub no_log: Option<String>,
     /// The engine, its lanes and its log.
     pub engine: EngineStatus,
 }
@@ -138,17 +140,17 @@ impl<B: Backing> Files<B> {
         caller: Caller,
         config: FilesConfig,
     ) -> Result<Self, OpenFilesError> {
-        Self::begin(tree, caller, config, None)
+        Self::begin(tree, caller, config, Opened::default())
     }
 
     fn begin(
         tree: Arc<Tree<B>>,
         caller: Caller,
         config: FilesConfig,
-        unlock: Option<Box<dyn FnOnce() + Send>>,
+        opened: Opened,
     ) -> Result<Self, OpenFilesError> {
         config.check()?;
-        Ok(Self { shared: Shared::new(tree, caller, config, unlock)?, closed: false })
+        Ok(Self { shared: Shared::new(tree, caller, config, opened)?, closed: false })
     }
 
     /// Puts a file with these bytes at a path, in place of the file there, if there is
@@ -216,6 +218,7 @@ impl<B: Backing> Files<B> {
             threads: load.threads,
             direct_bytes: counts.direct_bytes.load(Ordering::Relaxed),
             direct_refused: counts.direct_refused.load(Ordering::Relaxed),
+            no_log: self.shared.no_log().map(str::to_owned),
             engine: self.shared.tree.engine().status(),
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::config::{FilesConfig, LogUse};
 use super::error::OpenFilesError;
+use super::shared::Opened;
 use super::{Files, Native};
 use crate::engine::{Engine, EngineConfig};
 use crate::log::recovery::{self, RecoveryReport};
@@ -26,19 +27,22 @@ impl Files<Native> {
         let path = dir.as_ref();
         let options = BackingOptions { as_library: true, ..BackingOptions::default() };
         let backing = Arc::new(LinuxBacking::open(path, options)?);
-        let engine = engine(&backing, path, &config)?;
+        let (engine, no_log) = engine(&backing, path, &config)?;
         let tree = engine.add_tree(Arc::clone(&backing))?;
         let caller = backing.own_caller();
-        Self::begin(tree, caller, config, Some(Box::new(move || backing.release_lock())))
+        let unlock = Some(Box::new(move || backing.release_lock()) as _);
+        Self::begin(tree, caller, config, Opened { no_log, unlock })
     }
 }
 
-/// The engine, with a log or without one.
+/// An engine, and why it has no log, if it has none.
+type Made = (Arc<Engine<LinuxBacking>>, Option<String>);
+
 fn engine(
     backing: &Arc<LinuxBacking>,
     path: &Path,
     config: &FilesConfig,
-) -> Result<Arc<Engine<LinuxBacking>>, OpenFilesError> {
+) -> Result<Made, OpenFilesError> {
     let lanes = || EngineConfig { lanes: config.lanes() };
     let obstacle = match config.log {
         LogUse::Never => Some("none is wanted".to_owned()),
@@ -51,7 +55,7 @@ fn engine(
     match Engine::with_log(backing, lanes(), log, None, &mut |_| {}) {
         Ok((engine, report)) => {
             tell(report.as_ref());
-            Ok(engine)
+            Ok((engine, None))
         }
         // No room for a log, say.
         Err(OpenLogError::Home { what, source }) if config.log == LogUse::WherePossible => {
@@ -66,7 +70,7 @@ fn without_log(
     path: &Path,
     config: &FilesConfig,
     reason: String,
-) -> Result<Arc<Engine<LinuxBacking>>, OpenFilesError> {
+) -> Result<Made, OpenFilesError> {
     if config.log == LogUse::Always {
         return Err(OpenFilesError::NoLog { path: path.to_owned(), reason });
     }
@@ -77,7 +81,8 @@ fn without_log(
         let report = recovery::recover(&**backing, None, &mut |_| {});
         tell(report.map_err(|error| log_error(path, error))?.as_ref());
     }
-    Ok(Engine::new(&**backing, EngineConfig { lanes: config.lanes() }))
+    let engine = Engine::new(&**backing, EngineConfig { lanes: config.lanes() });
+    Ok((engine, Some(reason)))
 }
 
 fn log_error(path: &Path, error: OpenLogError) -> OpenFilesError {

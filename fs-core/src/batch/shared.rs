@@ -23,8 +23,19 @@ pub(super) struct Shared<B: Backing> {
     pub(super) counts: Counts,
     /// The process; the thread is filled in.
     caller: Caller,
+    /// Why there is no log.
+    no_log: Option<String>,
     /// Lets others open the directory.
     unlock: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+/// What whoever opened the directory adds.
+#[derive(Default)]
+pub(super) struct Opened {
+    /// Why there is no log, if there is none.
+    pub(super) no_log: Option<String>,
+    /// Lets others open the directory.
+    pub(super) unlock: Option<Box<dyn FnOnce() + Send>>,
 }
 
 /// What was done so far.
@@ -42,12 +53,13 @@ impl<B: Backing> Shared<B> {
         tree: Arc<Tree<B>>,
         caller: Caller,
         config: FilesConfig,
-        unlock: Option<Box<dyn FnOnce() + Send>>,
+        opened: Opened,
     ) -> Result<Arc<Self>> {
         let open_note = OpenNote::begin(&tree)?;
         let queue = Queue::new(&config);
+        let Opened { no_log, unlock } = opened;
         let (counts, unlock) = (Counts::default(), Mutex::new(unlock));
-        Ok(Arc::new(Self { tree, config, queue, open_note, counts, caller, unlock }))
+        Ok(Arc::new(Self { tree, config, queue, open_note, counts, caller, no_log, unlock }))
     }
 
     /// The calling thread.
@@ -57,6 +69,10 @@ impl<B: Backing> Shared<B> {
 
     pub(super) fn has_log(&self) -> bool {
         self.tree.engine().log().is_some()
+    }
+
+    pub(super) fn no_log(&self) -> Option<&str> {
+        self.no_log.as_deref()
     }
 
     /// Notes how much of a content went past the page cache.

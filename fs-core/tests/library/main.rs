@@ -4,6 +4,7 @@
 //!
 //! - [`operations`]: write, delete, copy; paths; what is kept of a file that is replaced.
 //! - [`batches`]: order, results, limits, futures, panics, shutdown.
+//! - [`logged`]: with a log, on a filesystem made for it; kills.
 //! - [`defects`]: one test for each defect of the crate that the idea comes from.
 
 #![cfg(target_os = "linux")]
@@ -11,6 +12,7 @@
 mod batches;
 mod bench;
 mod defects;
+mod logged;
 mod operations;
 
 use std::path::Path;

@@ -18,7 +18,7 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use self::policy::{CohortPolicy, Decision, Nanos, PolicyConfig, WriterId};
@@ -27,6 +27,7 @@ pub use self::stats::LaneStatus;
 use crate::error::{Errno, Result};
 use crate::fence::{FenceOutcome, GroupFence, SyncRequest, Way};
 use crate::platform::Backing;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 pub mod policy;
 mod stats;
@@ -297,5 +298,68 @@ impl<B: Backing> Lanes<B> {
 fn complete(done: Completion, result: Result<()>) {
     if catch_unwind(AssertUnwindSafe(|| done(result))).is_err() {
         tracing::error!("a completion panicked");
+    }
+}
+
+#[cfg(all(test, shuttle))]
+mod shuttle_tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::platform::sim::SimBacking;
+
+    const THREADS: usize = 4;
+    const REQUESTS: usize = 3;
+
+    /// A fence that gives way in its middle, and is never entered twice.
+    struct GivesWay(AtomicBool);
+
+    impl GroupFence<SimBacking> for GivesWay {
+        fn run(&self, group: &[SyncRequest<SimBacking>]) -> FenceOutcome {
+            assert!(!self.0.swap(true, Ordering::SeqCst), "one group at a time");
+            shuttle::thread::yield_now();
+            self.0.store(false, Ordering::SeqCst);
+            let results = vec![Ok(()); group.len()];
+            FenceOutcome { results, way: Way::Nothing, service: Duration::from_micros(100) }
+        }
+
+        fn mechanism(&self) -> &'static str {
+            "gives way"
+        }
+    }
+
+    /// In any order of threads every request is answered once, groups do not overlap, and
+    /// whoever waits for the lanes to be empty is woken.
+    #[test]
+    fn shuttle_every_request_is_answered_once() {
+        let check = || {
+            // No hold: nothing times out here.
+            let policy =
+                PolicyConfig { hold_ratio_max: 0.0, round_trip_ns: 0, ..PolicyConfig::default() };
+            let config = LaneConfig { policy, ..LaneConfig::default() };
+            let lanes = Arc::new(Lanes::new(Arc::new(GivesWay(AtomicBool::new(false))), config));
+            let answers = Arc::new(AtomicUsize::new(0));
+            let threads: Vec<_> = (0..THREADS)
+                .map(|thread| {
+                    let (lanes, answers) = (Arc::clone(&lanes), Arc::clone(&answers));
+                    shuttle::thread::spawn(move || {
+                        let done = || {
+                            let answers = Arc::clone(&answers);
+                            let done = move |_| drop(answers.fetch_add(1, Ordering::SeqCst));
+                            Box::new(done) as Completion
+                        };
+                        let all = (0..REQUESTS - 1).map(|_| (SyncRequest::everything(), done()));
+                        lanes.submit_all(thread as u64, all.collect());
+                        lanes.submit(thread as u64, SyncRequest::everything(), done());
+                    })
+                })
+                .collect();
+            assert!(lanes.drain(Duration::from_secs(1000)));
+            threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+            assert!(lanes.drain(Duration::from_secs(1000)));
+            assert_eq!(answers.load(Ordering::SeqCst), THREADS * REQUESTS);
+        };
+        shuttle::check_random(check, 2000);
+        shuttle::check_pct(check, 2000, 3);
     }
 }

@@ -24,4 +24,5 @@ pub mod lane;
 pub mod log;
 #[allow(unsafe_code)]
 pub mod platform;
+mod sync;
 pub mod types;

@@ -15,11 +15,12 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::config::FilesConfig;
 use super::turns::{Limits, Need, Ticket, Turns};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// How long a thread of the library waits for another batch before it ends.
 const IDLE: Duration = Duration::from_secs(2);
@@ -388,7 +389,7 @@ fn refuse<J: Job>(who: Who<J>) {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -511,5 +512,100 @@ mod tests {
         assert!(bench.queue.enter_and_wait(need(1)).is_err());
         assert!(bench.queue.enter_solo().is_err());
         assert_eq!(bench.queue.close(Duration::ZERO).batches, 0);
+    }
+}
+
+#[cfg(all(test, shuttle))]
+mod shuttle_tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    const BATCHES: usize = 3;
+    const THREADS: usize = 3;
+
+    /// What all of a check's jobs share: who was applied last at each path.
+    type Seen = Arc<[AtomicUsize; 2]>;
+
+    struct Toy {
+        path: usize,
+        number: usize,
+        slices: usize,
+        seen: Seen,
+        answers: Arc<AtomicUsize>,
+    }
+
+    impl Job for Toy {
+        type Ready = (Self, Turn<Self>);
+
+        fn advance(mut self, turn: Turn<Self>) -> Advanced<Self> {
+            shuttle::thread::yield_now();
+            self.slices -= 1;
+            if self.slices > 0 {
+                return Advanced::More(self, turn);
+            }
+            let applying = turn.applying();
+            let before = self.seen[self.path].swap(self.number, Ordering::SeqCst);
+            assert!(before < self.number, "{before} before {} at a path", self.number);
+            drop(applying);
+            Advanced::Ready((self, turn))
+        }
+
+        fn submit(ready: Vec<Self::Ready>) {
+            for (toy, turn) in ready {
+                shuttle::thread::yield_now();
+                drop(turn);
+                toy.answers.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+
+        fn refuse(self) {
+            panic!("nobody comes late");
+        }
+    }
+
+    /// In any order of threads batches of one path are applied in order of arrival, each
+    /// is answered once though the queue has room for two only, and all threads end.
+    #[test]
+    fn shuttle_paths_keep_their_order_and_nothing_is_lost() {
+        let check = || {
+            let config = FilesConfig { queue_ops_max: 2, shards: 2, ..FilesConfig::default() };
+            let queue = Queue::<Toy>::with(&config, |work| {
+                drop(shuttle::thread::spawn(work));
+                Ok(())
+            });
+            let (seen, answers) = (Seen::default(), Arc::new(AtomicUsize::new(0)));
+            // Who arrives gets the next number, under one lock with his arrival.
+            let next = Arc::new(Mutex::new(0));
+            let threads: Vec<_> = (0..THREADS)
+                .map(|thread| {
+                    let (queue, next) = (Arc::clone(&queue), Arc::clone(&next));
+                    let (seen, answers) = (Arc::clone(&seen), Arc::clone(&answers));
+                    shuttle::thread::spawn(move || {
+                        for batch in 0..BATCHES {
+                            let path = (thread + batch) % 2;
+                            let need = Need { ops: 1, bytes: 0, paths: [path as u64].into() };
+                            let mut next = next.lock().expect("no panic");
+                            *next += 1;
+                            let (seen, answers) = (Arc::clone(&seen), Arc::clone(&answers));
+                            let slices = 1 + batch % 2;
+                            let toy = Toy { path, number: *next, slices, seen, answers };
+                            let ticket = queue.enter_job(need, toy).expect("it is open");
+                            drop(next);
+                            queue.wait_inside(ticket);
+                        }
+                    })
+                })
+                .collect();
+            threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+            // And one that does its own work.
+            let need = Need { ops: 1, bytes: 0, paths: [0, 1].into() };
+            drop(queue.enter_and_wait(need).expect("it is open"));
+            let left = queue.close(Duration::from_secs(1000));
+            assert_eq!((left.batches, left.threads), (0, 0));
+            assert_eq!(answers.load(Ordering::SeqCst), THREADS * BATCHES);
+        };
+        shuttle::check_random(check, 2000);
+        shuttle::check_pct(check, 2000, 3);
     }
 }

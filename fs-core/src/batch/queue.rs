@@ -121,6 +121,7 @@ pub(super) struct Queue<J: Job> {
     /// Something has ended or was let in.
     progress: Condvar,
     shards: usize,
+    idle: Duration,
     spawn: Spawn,
 }
 
@@ -165,10 +166,11 @@ impl<J: Job> Drop for Solo<J> {
 
 impl<J: Job> Queue<J> {
     pub(super) fn new(config: &FilesConfig) -> Arc<Self> {
-        Self::with(config, spawn)
+        Self::with(config, IDLE, spawn)
     }
 
-    fn with(config: &FilesConfig, spawn: Spawn) -> Arc<Self> {
+    /// With `idle` zero a thread ends as soon as it has no work.
+    fn with(config: &FilesConfig, idle: Duration, spawn: Spawn) -> Arc<Self> {
         let limits = Limits { ops: config.queue_ops_max, bytes: config.queue_bytes_max };
         let state = State {
             turns: Turns::new(limits),
@@ -180,7 +182,7 @@ impl<J: Job> Queue<J> {
         };
         let (work, progress) = (Condvar::new(), Condvar::new());
         let (state, shards) = (Mutex::new(state), config.shards);
-        Arc::new(Self { state, work, progress, shards, spawn })
+        Arc::new(Self { state, work, progress, shards, idle, spawn })
     }
 
     /// Begins a single operation, which waits for nobody.
@@ -336,10 +338,11 @@ impl<J: Job> Queue<J> {
     /// it `waits`.
     fn next(&self, may_end: bool, waits: bool) -> Next<J> {
         let mut state = self.lock();
+        let waits = waits && !self.idle.is_zero();
         if may_end && waits && state.going.is_empty() && !state.closing {
             state.sleeping += 1;
             let idle = |state: &mut State<J>| state.going.is_empty() && !state.closing;
-            let waited = self.work.wait_timeout_while(state, IDLE, idle);
+            let waited = self.work.wait_timeout_while(state, self.idle, idle);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
             state.sleeping -= 1;
         }
@@ -447,7 +450,7 @@ mod tests {
 
     impl Bench {
         fn new(config: &FilesConfig, spawn: Spawn) -> Self {
-            Self { queue: Queue::with(config, spawn), told: channel() }
+            Self { queue: Queue::with(config, IDLE, spawn), told: channel() }
         }
 
         fn enter(&self, name: u32, path: u64, slices: usize) -> Option<Ticket> {
@@ -568,44 +571,49 @@ mod shuttle_tests {
     /// is answered once though the queue has room for two only, and all threads end.
     #[test]
     fn shuttle_paths_keep_their_order_and_nothing_is_lost() {
-        let check = || {
-            let config = FilesConfig { queue_ops_max: 2, shards: 2, ..FilesConfig::default() };
-            let queue = Queue::<Toy>::with(&config, |work| {
-                drop(shuttle::thread::spawn(work));
-                Ok(())
-            });
-            let (seen, answers) = (Seen::default(), Arc::new(AtomicUsize::new(0)));
-            // Who arrives gets the next number, under one lock with his arrival.
-            let next = Arc::new(Mutex::new(0));
-            let threads: Vec<_> = (0..THREADS)
-                .map(|thread| {
-                    let (queue, next) = (Arc::clone(&queue), Arc::clone(&next));
-                    let (seen, answers) = (Arc::clone(&seen), Arc::clone(&answers));
-                    shuttle::thread::spawn(move || {
-                        for batch in 0..BATCHES {
-                            let path = (thread + batch) % 2;
-                            let need = Need { ops: 1, bytes: 0, paths: [path as u64].into() };
-                            let mut next = next.lock().expect("no panic");
-                            *next += 1;
-                            let (seen, answers) = (Arc::clone(&seen), Arc::clone(&answers));
-                            let slices = 1 + batch % 2;
-                            let toy = Toy { path, number: *next, slices, seen, answers };
-                            let ticket = queue.enter_job(need, toy).expect("it is open");
-                            drop(next);
-                            queue.wait_inside(ticket);
-                        }
-                    })
+        for idle in [Duration::ZERO, IDLE] {
+            shuttle::check_random(move || check(idle), 2000);
+            shuttle::check_pct(move || check(idle), 2000, 3);
+        }
+    }
+
+    fn check(idle: Duration) {
+        // With one thread that ends early, an arrival may meet its end.
+        let shards = if idle.is_zero() { 1 } else { 2 };
+        let config = FilesConfig { queue_ops_max: 2, shards, ..FilesConfig::default() };
+        let queue = Queue::<Toy>::with(&config, idle, |work| {
+            drop(shuttle::thread::spawn(work));
+            Ok(())
+        });
+        let (seen, answers) = (Seen::default(), Arc::new(AtomicUsize::new(0)));
+        // Who arrives gets the next number, under one lock with his arrival.
+        let next = Arc::new(Mutex::new(0));
+        let threads: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                let (queue, next) = (Arc::clone(&queue), Arc::clone(&next));
+                let (seen, answers) = (Arc::clone(&seen), Arc::clone(&answers));
+                shuttle::thread::spawn(move || {
+                    for batch in 0..BATCHES {
+                        let path = (thread + batch) % 2;
+                        let need = Need { ops: 1, bytes: 0, paths: [path as u64].into() };
+                        let mut next = next.lock().expect("no panic");
+                        *next += 1;
+                        let (seen, answers) = (Arc::clone(&seen), Arc::clone(&answers));
+                        let slices = 1 + batch % 2;
+                        let toy = Toy { path, number: *next, slices, seen, answers };
+                        let ticket = queue.enter_job(need, toy).expect("it is open");
+                        drop(next);
+                        queue.wait_inside(ticket);
+                    }
                 })
-                .collect();
-            threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
-            // And one that does its own work.
-            let need = Need { ops: 1, bytes: 0, paths: [0, 1].into() };
-            drop(queue.enter_and_wait(need).expect("it is open"));
-            let left = queue.close(Duration::from_secs(1000));
-            assert_eq!((left.batches, left.threads), (0, 0));
-            assert_eq!(answers.load(Ordering::SeqCst), THREADS * BATCHES);
-        };
-        shuttle::check_random(check, 2000);
-        shuttle::check_pct(check, 2000, 3);
+            })
+            .collect();
+        // And one that does its own work.
+        let need = Need { ops: 1, bytes: 0, paths: [0, 1].into() };
+        drop(queue.enter_and_wait(need).expect("it is open"));
+        threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        let left = queue.close(Duration::from_secs(1000));
+        assert_eq!((left.batches, left.threads), (0, 0));
+        assert_eq!(answers.load(Ordering::SeqCst), THREADS * BATCHES);
     }
 }

@@ -239,7 +239,7 @@ impl<B: Backing> Files<B> {
             let _ = sender.send(result);
         });
         let orders = execution.apply(answer);
-        shared.tree.submit(shared.caller(), orders);
+        shared.tree.submit(shared.caller(), orders, true);
         let result = result.recv().expect("an answer is given, whatever happens");
         result.map_err(|error| error.source)
     }

@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::error::{Errno, Result};
 use crate::fence::log::LogFence;
 use crate::fence::{BackingFence, SyncRequest};
-use crate::lane::{LaneConfig, LaneStatus, Lanes};
+use crate::lane::{Completion, LaneConfig, LaneStatus, Lanes};
 use crate::log::record::Change;
 use crate::log::recovery::RecoveryReport;
 use crate::log::{Log, LogConfig, LogStatus, OpenLogError, Progress};
@@ -216,10 +216,16 @@ impl<B: Backing> Engine<B> {
         };
         let applied = log.apply(prepare, operation, describe)?;
         if applied.is_overdue {
-            // Nobody waits for it; whoever comes next finds less to do.
-            self.lanes.submit(0, SyncRequest::everything(), Box::new(|_| {}));
+            self.submit_overdue();
         }
         Ok((applied.value, applied.lsn))
+    }
+
+    /// So much waits for a group that one is due. Nobody waits for it; whoever comes next
+    /// finds less to do.
+    fn submit_overdue(&self) {
+        let request = (SyncRequest::everything(), Box::new(|_| {}) as Completion);
+        self.lanes.submit_own(0, vec![request], false, &|| false);
     }
 }
 

@@ -9,7 +9,8 @@
 //! Architecture invariants:
 //! - A waiting request is a parked completion, never a parked thread. The
 //!   thread that brings a request to an idle lane becomes the leader and
-//!   carries groups until none is pending; no thread is kept for it.
+//!   carries groups until none is pending; no thread is kept for it. (Threads of a
+//!   program that uses the library hand the lead over: `handover`.)
 //! - At most one group is under way at a time, so completions of an earlier
 //!   group are called before a later one leaves. (Requests past a full queue are
 //!   carried beside it, each by the thread that brought it.)
@@ -21,6 +22,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use self::handover::Waiter;
 use self::policy::{CohortPolicy, Decision, Nanos, PolicyConfig, WriterId};
 use self::stats::LaneStats;
 pub use self::stats::LaneStatus;
@@ -29,6 +31,7 @@ use crate::fence::{FenceOutcome, GroupFence, SyncRequest, Way};
 use crate::platform::Backing;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
+mod handover;
 pub mod policy;
 mod stats;
 
@@ -75,6 +78,8 @@ struct State<B: Backing> {
     alone: usize,
     /// The leader holds a group back.
     holding: bool,
+    /// Threads that wait for requests of their own, longest first: they may lead.
+    waiters: VecDeque<Arc<Waiter>>,
     stats: LaneStats,
 }
 
@@ -92,6 +97,7 @@ impl<B: Backing> Lanes<B> {
             leading: false,
             alone: 0,
             holding: false,
+            waiters: VecDeque::new(),
             stats: LaneStats::new(),
         };
         Self {
@@ -133,34 +139,6 @@ impl<B: Backing> Lanes<B> {
         if state.holding && state.policy.decide(now) == Decision::Go {
             state.holding = false;
             self.leave.notify_one();
-        }
-    }
-
-    /// As [`Self::submit`] for several requests of one writer, which leave together as
-    /// far as a group has room for them.
-    pub fn submit_all(&self, writer: WriterId, requests: Vec<(SyncRequest<B>, Completion)>) {
-        let mut state = self.lock();
-        let now = self.now();
-        let room = self.config.queue_ops_max.saturating_sub(state.pending.len());
-        let mut beyond = requests;
-        let parked: Vec<_> = beyond.drain(..room.min(beyond.len())).collect();
-        state.stats.requests += parked.len() as u64;
-        for (request, done) in parked {
-            state.pending.push_back(Parked { request, done });
-            state.policy.arrived(writer, now);
-        }
-        let leads = !state.leading && !state.pending.is_empty();
-        state.leading |= leads;
-        if state.holding && state.policy.decide(now) == Decision::Go {
-            state.holding = false;
-            self.leave.notify_one();
-        }
-        drop(state);
-        if leads {
-            self.lead();
-        }
-        for (request, done) in beyond {
-            self.submit(writer, request, done);
         }
     }
 
@@ -343,13 +321,25 @@ mod shuttle_tests {
                 .map(|thread| {
                     let (lanes, answers) = (Arc::clone(&lanes), Arc::clone(&answers));
                     shuttle::thread::spawn(move || {
+                        let own = Arc::new(AtomicUsize::new(0));
                         let done = || {
-                            let answers = Arc::clone(&answers);
-                            let done = move |_| drop(answers.fetch_add(1, Ordering::SeqCst));
-                            Box::new(done) as Completion
+                            let (answers, own) = (Arc::clone(&answers), Arc::clone(&own));
+                            Box::new(move |_| {
+                                answers.fetch_add(1, Ordering::SeqCst);
+                                own.fetch_add(1, Ordering::SeqCst);
+                            }) as Completion
                         };
                         let all = (0..REQUESTS - 1).map(|_| (SyncRequest::everything(), done()));
-                        lanes.submit_all(thread as u64, all.collect());
+                        let relieve = || {
+                            let lanes = Arc::clone(&lanes);
+                            drop(shuttle::thread::spawn(move || lanes.go_on_leading()));
+                            true
+                        };
+                        let waits = thread % 2 == 0;
+                        let before = own.load(Ordering::SeqCst);
+                        lanes.submit_own(thread as u64, all.collect(), waits, &relieve);
+                        let now = own.load(Ordering::SeqCst);
+                        assert!(!waits || now - before == REQUESTS - 1, "it has waited");
                         lanes.submit(thread as u64, SyncRequest::everything(), done());
                     })
                 })

@@ -101,7 +101,7 @@ impl<B: Backing> Batch<B> {
             let _ = sender.send(result);
         });
         let orders = apply(execution, turn, answer);
-        shared.tree.submit(shared.caller(), orders);
+        shared.tree.submit(shared.caller(), orders, true);
         result.recv().unwrap_or_else(|_| Err(shutting_down()))
     }
 
@@ -229,7 +229,7 @@ impl<B: Backing> Job for BatchJob<B> {
     fn submit(ready: Vec<Self::Ready>) {
         let Some(shared) = ready.first().map(|(shared, _)| Arc::clone(shared)) else { return };
         let orders = ready.into_iter().flat_map(|(_, orders)| orders).collect();
-        shared.tree.submit(shared.caller(), orders);
+        shared.tree.submit(shared.caller(), orders, false);
     }
 
     fn refuse(self) {

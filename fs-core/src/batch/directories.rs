@@ -2,14 +2,12 @@
 
 use std::path::{Component, Path};
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 
 use super::error::FileError;
 use super::path::Held;
 use super::queue::Closing;
-use super::shared::Shared;
+use super::shared::{Shared, sync_dir};
 use super::{Files, temporary::is_temporary};
-use crate::engine::NodeId;
 use crate::error::{Errno, Result};
 use crate::platform::Backing;
 use crate::types::{FileKind, NewMode};
@@ -46,7 +44,8 @@ impl<B: Backing> Files<B> {
         }
         // The last one's own entries are nobody's concern yet.
         dirs.pop();
-        dirs.iter().try_for_each(|dir| sync(&self.shared, dir.id)).map_err(failed)
+        let (tree, caller) = (&self.shared.tree, self.shared.caller());
+        dirs.iter().try_for_each(|dir| sync_dir(tree, caller, dir.id)).map_err(failed)
     }
 }
 
@@ -62,16 +61,4 @@ fn make_or_find<B: Backing>(
         Err(error) => return Err(error),
     };
     if found.attr.kind == FileKind::Directory { Ok(found) } else { Err(Errno::NOTDIR) }
-}
-
-fn sync<B: Backing>(shared: &Arc<Shared<B>>, dir: NodeId) -> Result<()> {
-    let tree = &shared.tree;
-    let open = tree.open_dir(dir)?;
-    let (sender, answer) = channel();
-    let done = move |result| {
-        let _ = sender.send(result);
-    };
-    tree.sync_dir(shared.caller(), open, Box::new(done));
-    tree.release_dir(open);
-    answer.recv().unwrap_or(Err(Errno::IO))
 }

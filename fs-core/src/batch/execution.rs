@@ -22,9 +22,9 @@ use super::config::{HardLinks, Method};
 use super::error::{BatchError, FileError};
 use super::path::{Held, NameKey, Pending, Place, resolve};
 use super::preserve::{BIRTH_MODE, carry_over};
-use super::shared::{Answer, Shared, sync_root};
+use super::shared::{Answer, Shared, sync_dir};
 use super::temporary::Temporary;
-use crate::engine::{FileId, NameChange, SyncOrder};
+use crate::engine::{FileId, NameChange, NodeId, SyncOrder};
 use crate::error::{Errno, Result};
 use crate::platform::{Backing, OpenMode};
 use crate::types::{Caller, FileKind, SyncKind};
@@ -231,7 +231,7 @@ impl<B: Backing> Execution<B> {
             self.close_files()?;
         }
         let (shared, caller) = (&self.shared, self.caller);
-        let sync = || sync_root(&shared.tree, caller);
+        let sync = || sync_dir(&shared.tree, caller, NodeId::ROOT);
         shared.open_note.make(&shared.tree, caller, sync).map_err(failed)?;
         Temporary::make(&shared.tree, caller, Arc::clone(dir), mode).map_err(failed)
     }
@@ -477,7 +477,7 @@ impl<B: Backing> Shared<B> {
             orders.extend(self.tree.order_for_file(caller, file, kind, done));
         }
         drop(sender);
-        self.tree.submit(caller, orders);
+        self.tree.submit(caller, orders, true);
         let failed = answers
             .iter()
             .filter_map(|(at, result): (usize, Result<()>)| result.err().map(|error| (at, error)));

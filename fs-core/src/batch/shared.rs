@@ -102,15 +102,13 @@ fn thread_number() -> u32 {
     })
 }
 
-/// Makes the opened directory's names durable, and waits.
-pub(super) fn sync_root<B: Backing>(tree: &Tree<B>, caller: Caller) -> Result<()> {
-    let dir = tree.open_dir(NodeId::ROOT)?;
+/// Makes a directory's names durable, and waits.
+pub(super) fn sync_dir<B: Backing>(tree: &Tree<B>, caller: Caller, dir: NodeId) -> Result<()> {
     let (sender, answer) = channel();
     let done = move |result| {
         let _ = sender.send(result);
     };
-    tree.sync_dir(caller, dir, Box::new(done));
-    tree.release_dir(dir);
+    tree.submit(caller, tree.orders_for_dir(dir, Box::new(done)), true);
     answer.recv().unwrap_or(Err(Errno::IO))
 }
 

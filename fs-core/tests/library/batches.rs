@@ -216,6 +216,38 @@ fn a_future_that_is_dropped_before_it_is_let_in_takes_its_batch_back() {
     assert_eq!(content(&bench.backing, "b"), None);
 }
 
+/// A thread that leads would never come back while others go on.
+#[test]
+fn a_thread_leads_no_longer_than_its_own_request_takes() {
+    let bench = Bench::with_log(FilesConfig::default());
+    let files = bench.files();
+    bench.backing.on_fence(Some(Arc::new(|point| {
+        if point == FencePoint::LogFlush {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    })));
+    let done = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for number in 0..4 {
+            let done = &done;
+            scope.spawn(move || {
+                // Each has its turn, and goes on until all have had it.
+                let mut round = 0_u32;
+                while done.load(Ordering::Relaxed) < 4 {
+                    files.write(format!("f{number}"), round.to_string()).unwrap();
+                    round += 1;
+                    if round == 20 {
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let lanes = files.status().engine.lanes;
+    assert!(lanes.groups < lanes.sync_requests, "{lanes:?}");
+    assert!(files.status().engine.lanes.pending == 0);
+}
+
 #[test]
 fn closing_drains_and_refuses_who_comes_late() {
     let mut bench = Bench::with_log(FilesConfig { queue_ops_max: 1, ..FilesConfig::default() });

@@ -305,7 +305,7 @@ impl Run {
                     done(result);
                 });
                 let orders = tree.orders_for_names(&changed, done);
-                tree.submit(caller(program), orders);
+                tree.submit(caller(program), orders, false);
             }
         }
     }

@@ -126,6 +126,14 @@ impl<B: Backing> Tree<B> {
         orders
     }
 
+    /// What is to be submitted so that a directory's names become durable, whoever changed
+    /// them; with a log, everything done so far.
+    pub fn orders_for_dir(&self, dir: NodeId, done: Completion) -> Vec<SyncOrder<B>> {
+        let lsn = self.engine.log.as_ref().map_or(0, |log| log.last_lsn());
+        let changed = NamesChanged { done: 0, result: Ok(()), dirs: vec![dir], lsn };
+        self.orders_for_names(&changed, done)
+    }
+
     /// What is to be submitted so that an open file becomes durable; `None` if `done` was
     /// called with an error instead.
     pub fn order_for_file(
@@ -144,9 +152,16 @@ impl<B: Backing> Tree<B> {
         }
     }
 
-    /// Submits sync requests, which leave together as far as a group has room.
-    pub fn submit(&self, caller: Caller, orders: Vec<SyncOrder<B>>) {
-        self.engine.lanes.submit_all(u64::from(caller.thread), orders);
+    /// Submits sync requests, which leave together as far as a group has room. The
+    /// calling thread may have to carry them, but no longer than until they are answered;
+    /// with `waits` it returns then.
+    pub fn submit(&self, caller: Caller, orders: Vec<SyncOrder<B>>, waits: bool) {
+        let relieve = || {
+            let engine = Arc::clone(&self.engine);
+            let thread = std::thread::Builder::new().name("lanefs-lead".into());
+            thread.spawn(move || engine.lanes.go_on_leading()).is_ok()
+        };
+        self.engine.lanes.submit_own(u64::from(caller.thread), orders, waits, &relieve);
     }
 
     /// Makes all that was written back durable where it is, without the lanes: for more
@@ -229,7 +244,7 @@ impl<B: Backing> Tree<B> {
             let Some(applied) = applied else { continue };
             gone.iter().for_each(|found| self.forget_removed(Some(found)));
             if applied.is_overdue {
-                self.engine.lanes.submit(0, SyncRequest::everything(), Box::new(|_| {}));
+                self.engine.submit_overdue();
             }
             let Together { done, result } = applied.value;
             let done = planned.get(done).map_or(changes.len(), |plan| plan.index);

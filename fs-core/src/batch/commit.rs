@@ -86,6 +86,17 @@ impl<B: Backing> Batch<B> {
     /// # Errors
     /// The first operation that failed; [`FileError::ShutdownInProgress`] if nothing was
     /// begun any more.
+    ///
+    /// ```
+    /// # use fs_core::batch::{Files, FilesConfig, LogUse};
+    /// # let place = tempfile::tempdir().unwrap();
+    /// # let config = FilesConfig { log: LogUse::Never, ..FilesConfig::default() };
+    /// # let files = Files::open(place.path(), config).unwrap();
+    /// let batch = files.batch().write("a", "1").copy("missing", "b").write("c", "3");
+    /// let error = batch.commit().unwrap_err();
+    /// assert_eq!((error.failed_at, error.completed), (1, 1)); // "a" is there, and durable
+    /// assert!(!place.path().join("c").exists()); // and "c" was not tried
+    /// ```
     pub fn commit(self) -> Result<(), BatchError> {
         if self.is_empty() {
             return Ok(());
@@ -122,10 +133,37 @@ impl<B: Backing> Batch<B> {
     }
 
     /// A future that is ready when the batch is durable or has failed. It needs no
-    /// runtime, and never blocks or spins; a thread of the library does the work.
+    /// runtime, and never waits or spins; a thread of the library does the work.
     ///
-    /// The batch is queued when the future is polled first. A future that is dropped
+    /// The batch is queued when the future is polled first, which looks its paths up. A future that is dropped
     /// takes its batch back if that was not let into the queue yet, else it is carried out.
+    ///
+    /// ```
+    /// # use std::{future::Future, pin::pin, sync::Arc, task::{Context, Poll, Wake}};
+    /// # use fs_core::batch::{Files, FilesConfig, LogUse};
+    /// # struct Unpark(std::thread::Thread);
+    /// # impl Wake for Unpark { fn wake(self: Arc<Self>) { self.0.unpark() } }
+    /// # fn block_on<F: Future>(future: F) -> F::Output {
+    /// #     let mut future = pin!(future);
+    /// #     let waker = Arc::new(Unpark(std::thread::current())).into();
+    /// #     loop {
+    /// #         match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+    /// #             Poll::Ready(output) => return output,
+    /// #             Poll::Pending => std::thread::park(),
+    /// #         }
+    /// #     }
+    /// # }
+    /// # let place = tempfile::tempdir().unwrap();
+    /// # let config = FilesConfig { log: LogUse::Never, ..FilesConfig::default() };
+    /// # let files = Files::open(place.path(), config).unwrap();
+    /// let both = async {
+    ///     files.batch().write("a", "1").commit_async().await?;
+    ///     files.batch().copy("a", "b").commit_async().await
+    /// };
+    /// block_on(both)?; // any executor will do
+    /// assert_eq!(std::fs::read(place.path().join("b")).unwrap(), b"1");
+    /// # Ok::<(), fs_core::batch::BatchError>(())
+    /// ```
     pub fn commit_async(self) -> Committing<B> {
         let shared = Arc::clone(&self.shared);
         Committing { batch: Some(self), shared, ticket: None, slot: Arc::default() }

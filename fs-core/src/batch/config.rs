@@ -58,6 +58,20 @@ pub enum LogUse {
 }
 
 /// Settings of [`Files`](super::Files).
+///
+/// ```
+/// use fs_core::batch::{Files, FilesConfig, LogUse};
+///
+/// // Always wait half a millisecond for others, and keep no log.
+/// let config =
+///     FilesConfig { window_us: Some(500), log: LogUse::Never, ..FilesConfig::default() };
+/// let place = tempfile::tempdir()?;
+/// let files = Files::open(place.path(), config.clone())?;
+/// // A setting out of its limits says which ones they are.
+/// let refused = Files::open(place.path(), FilesConfig { shards: 65, ..config });
+/// assert_eq!(refused.err().unwrap().to_string(), "shards is 65: choose 1 to 64");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilesConfig {
     /// How content gets to the disk.

@@ -48,6 +48,16 @@ pub fn run<F: Future>(future: F) -> (F::Output, usize) {
 }
 
 #[test]
+fn everything_may_go_to_other_threads() {
+    const fn is_shared<T: Send + Sync + 'static>() {}
+    const fn is_sent<T: Send + 'static>() {}
+    is_shared::<fs_core::batch::Files>();
+    is_sent::<fs_core::batch::Batch>();
+    is_sent::<fs_core::batch::Committing>();
+    is_shared::<fs_core::batch::BatchError>();
+}
+
+#[test]
 fn operations_of_a_batch_see_those_before() {
     let (place, files) = files();
     files.write("old", "old").unwrap();

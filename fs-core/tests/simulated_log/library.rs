@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex};
 
 use fs_core::batch::{Files, FilesConfig, Method, TEMPORARY_PREFIX};
 use fs_core::engine::{Engine, EngineConfig};
+use fs_core::error::Errno;
 use fs_core::log::recovery::recover;
 use fs_core::log::{LogConfig, PlantedBugs};
 use fs_core::platform::Backing;
-use fs_core::platform::sim::{DurabilityModel, Random, SimBacking, SimOptions};
-use fs_core::types::SetAttr;
+use fs_core::platform::sim::{DurabilityModel, FencePoint, Random, SimBacking, SimOptions};
+use fs_core::types::{FileKind, NewMode, SetAttr};
 
 use crate::disk::{LogShape, new_disk, start};
 use crate::shape::{NOBODY, Walk};
@@ -152,7 +153,9 @@ fn state_of(backing: &SimBacking) -> State {
     for (_, name, number) in &walk.names {
         if !name.starts_with(TEMPORARY_PREFIX) {
             let mut content = Vec::new();
-            walk.content(backing, *number, &mut content);
+            if walk.objects[*number].attr.kind == FileKind::Regular {
+                walk.content(backing, *number, &mut content);
+            }
             state.insert(name.clone(), content);
         }
     }
@@ -365,5 +368,46 @@ fn leftovers_are_removed_after_a_crash() {
                 drop(files);
             }
         }
+    }
+}
+
+/// Somebody else puts a directory where a file of a batch is to stand, after it was
+/// prepared. The batch ends there; no recovery completes it behind the caller's back, and
+/// none fails on it.
+#[test]
+fn a_batch_that_fails_while_it_is_applied_is_not_completed_later() {
+    for seed in 0..RUNS {
+        let lab = Lab::new(LOGGED[seed as usize % 2], seed, true, PlantedBugs::default());
+        lab.files.write("before", "x").expect("nothing fails");
+        let (backing, in_way) = (lab.backing.clone(), AtomicU64::new(0));
+        lab.backing.on_fence(Some(Arc::new(move |point| {
+            if point == FencePoint::WriteBack && in_way.fetch_add(1, Ordering::Relaxed) == 0 {
+                let root = backing.root().expect("a root").object;
+                let mode = NewMode { mode: 0o755, umask: 0 };
+                let made = backing.make_dir(NOBODY, &root, OsStr::new("b"), mode);
+                made.expect("the name is free");
+            }
+            for cut in 0..CUTS {
+                let crashed = backing.crash(seed * 100 + cut);
+                recover(&crashed, None, &mut |_| {}).expect("a recovery");
+            }
+        })));
+        let batch = lab.files.batch().write("a", "1").write("b", "2").write("c", "3");
+        let error = batch.commit().expect_err("a directory is in the way");
+        lab.backing.on_fence(None);
+        assert_eq!((error.failed_at, error.completed), (1, 1), "{error}");
+        assert_eq!(error.source.errno(), Some(Errno::ISDIR));
+        for cut in 0..20 {
+            let crashed = lab.backing.crash(cut);
+            recover(&crashed, None, &mut |_| {}).expect("a recovery");
+            let found = state_of(&crashed);
+            assert_eq!(found.get("a"), Some(&b"1".to_vec()), "seed {seed}: said to be durable");
+            assert_eq!(found.get("c"), None, "seed {seed}: said not to be done");
+        }
+        // And everything goes on.
+        lab.files.batch().write("d", "4").write("e", "5").commit().expect("nothing fails");
+        let crashed = lab.backing.crash(seed);
+        recover(&crashed, None, &mut |_| {}).expect("a recovery");
+        assert_eq!(state_of(&crashed).get("e"), Some(&b"5".to_vec()));
     }
 }

@@ -18,10 +18,11 @@ use serde::Serialize;
 use crate::error::{Errno, Result};
 use crate::fence::log::LogFence;
 use crate::fence::{BackingFence, SyncRequest};
-use crate::lane::{Completion, LaneConfig, LaneStatus, Lanes};
+use crate::lane::policy::WriterId;
+use crate::lane::{Completion, Elsewhere, LaneConfig, LaneStatus, Lanes};
 use crate::log::record::Change;
 use crate::log::recovery::RecoveryReport;
-use crate::log::{Log, LogConfig, LogStatus, OpenLogError, Progress};
+use crate::log::{Log, LogConfig, LogStatus, Mark, OpenLogError, Progress};
 use crate::platform::Backing;
 
 mod handles;
@@ -43,7 +44,7 @@ pub struct EngineConfig {
 
 /// One engine: the stream and the lanes of a backing filesystem.
 pub struct Engine<B: Backing> {
-    lanes: Lanes<B>,
+    lanes: Arc<Lanes<B>>,
     log: Option<Arc<Log<B>>>,
     filesystem_id: u64,
     /// The backing filesystem keeps metadata in the order in which it was changed.
@@ -105,7 +106,7 @@ impl<B: Backing> Engine<B> {
 
     fn build(backing: &B, lanes: Lanes<B>, log: Option<Arc<Log<B>>>, keeps_order: bool) -> Self {
         Self {
-            lanes,
+            lanes: Arc::new(lanes),
             log,
             keeps_order,
             filesystem_id: backing.filesystem_id(),
@@ -130,6 +131,12 @@ impl<B: Backing> Engine<B> {
         trees.retain(|tree| tree.strong_count() > 0);
         trees.push(Arc::downgrade(&backing));
         Ok(Arc::new(tree))
+    }
+
+    /// Has groups led by a thread of the front-end's choice, for a front-end whose own
+    /// threads must not wait for the disk. See [`Lanes::lead_elsewhere`].
+    pub fn lead_elsewhere(&self, run: Elsewhere<B>) {
+        self.lanes.lead_elsewhere(run);
     }
 
     /// Waits for parked requests (at most `deadline`), then makes everything
@@ -206,7 +213,7 @@ impl<B: Backing> Engine<B> {
     /// it with its number, and `describe` tells the log what was done.
     fn apply<T>(
         &self,
-        prepare: impl FnOnce(&Log<B>, Lsn) -> Result<()>,
+        prepare: impl FnOnce(&Log<B>, Lsn) -> Result<Option<Mark>>,
         operation: impl FnOnce() -> Result<T>,
         describe: impl FnOnce(&Log<B>, Lsn, &T, &mut Vec<Change>),
     ) -> Result<(T, Lsn)> {
@@ -225,7 +232,17 @@ impl<B: Backing> Engine<B> {
     /// finds less to do.
     fn submit_overdue(&self) {
         let request = (SyncRequest::everything(), Box::new(|_| {}) as Completion);
-        self.lanes.submit_own(0, vec![request], false, &|| false);
+        self.submit_own(0, vec![request], false);
+    }
+
+    /// [`Lanes::submit_own`]; a new thread leads when nobody else is there.
+    fn submit_own(&self, writer: WriterId, orders: Vec<SyncOrder<B>>, waits: bool) {
+        let relieve = || {
+            let lanes = Arc::clone(&self.lanes);
+            let thread = std::thread::Builder::new().name("lanefs-lead".into());
+            thread.spawn(move || lanes.go_on_leading()).is_ok()
+        };
+        self.lanes.submit_own(writer, orders, waits, &relieve);
     }
 }
 

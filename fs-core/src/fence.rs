@@ -31,13 +31,16 @@ pub struct SyncRequest<B: Backing> {
     pub reader: Option<Arc<B::File>>,
     /// With a log: all that is asked for, if it is what was done up to this operation.
     pub through: Option<Lsn>,
+    /// Others sync the same file or directory, too. The kernel keeps it locked until this
+    /// is answered, so that to wait for them is to wait in vain.
+    pub keeps_others_out: bool,
 }
 
 impl<B: Backing> SyncRequest<B> {
     /// Asks for everything done so far on the engine.
     #[must_use]
     pub const fn everything() -> Self {
-        Self { target: None, file: None, reader: None, through: None }
+        Self { target: None, file: None, reader: None, through: None, keeps_others_out: false }
     }
 }
 

@@ -9,8 +9,9 @@
 //! Architecture invariants:
 //! - A waiting request is a parked completion, never a parked thread. The
 //!   thread that brings a request to an idle lane becomes the leader and
-//!   carries groups until none is pending; no thread is kept for it. (Threads of a
-//!   program that uses the library hand the lead over: `handover`.)
+//!   carries groups until none is pending; no thread is kept for it. A front-end
+//!   whose threads must not block takes that [`Duty`] and runs it elsewhere. Threads of
+//!   a program that uses the library hand the lead over (`handover`).
 //! - At most one group is under way at a time, so completions of an earlier
 //!   group are called before a later one leaves. (Requests past a full queue are
 //!   carried beside it, each by the thread that brought it.)
@@ -19,7 +20,7 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use self::handover::Waiter;
@@ -31,9 +32,12 @@ use crate::fence::{FenceOutcome, GroupFence, SyncRequest, Way};
 use crate::platform::Backing;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
+mod duty;
 mod handover;
 pub mod policy;
 mod stats;
+
+pub use self::duty::Duty;
 
 /// Called with the result of a sync request, from the leader's thread.
 pub type Completion = Box<dyn FnOnce(Result<()>) + Send>;
@@ -67,7 +71,12 @@ pub struct Lanes<B: Backing> {
     leave: Condvar,
     /// Wakes who waits for the lanes to be empty.
     empty: Condvar,
+    /// Takes duties off the threads that bring requests, if somebody does.
+    elsewhere: OnceLock<Elsewhere<B>>,
 }
+
+/// Runs a duty on a thread that may block.
+pub type Elsewhere<B> = Box<dyn Fn(Duty<B>) + Send + Sync>;
 
 struct State<B: Backing> {
     policy: CohortPolicy,
@@ -86,6 +95,14 @@ struct State<B: Backing> {
 struct Parked<B: Backing> {
     request: SyncRequest<B>,
     done: Completion,
+}
+
+/// What is left to do for requests that were brought.
+struct Brought<B: Backing> {
+    /// Nobody led: it is for the bringer to lead, or to have somebody do it.
+    leads: bool,
+    /// Requests that the queue had no room for.
+    beyond: Vec<Parked<B>>,
 }
 
 impl<B: Backing> Lanes<B> {
@@ -107,39 +124,94 @@ impl<B: Backing> Lanes<B> {
             state: Mutex::new(state),
             leave: Condvar::new(),
             empty: Condvar::new(),
+            elsewhere: OnceLock::new(),
         }
     }
 
+    /// From now on nobody leads who only brought a request: `run` is given the duty.
+    /// The first call counts.
+    pub fn lead_elsewhere(&self, run: Elsewhere<B>) {
+        let _ = self.elsewhere.set(run);
+    }
+
     /// Makes durable what is requested and then calls `done`. Returns at once if
-    /// another thread leads; else the calling thread leads until nothing is pending.
-    pub fn submit(&self, writer: WriterId, request: impl Into<SyncRequest<B>>, done: Completion) {
-        let request = request.into();
+    /// another thread leads, or if duties are run elsewhere; else the calling thread
+    /// leads until nothing is pending.
+    pub fn submit(
+        self: &Arc<Self>,
+        writer: WriterId,
+        request: impl Into<SyncRequest<B>>,
+        done: Completion,
+    ) {
+        if let Some(duty) = self.submit_deferred(writer, request, done) {
+            self.see_to(duty);
+        }
+    }
+
+    /// Runs a duty, elsewhere if somebody takes it.
+    fn see_to(&self, duty: Duty<B>) {
+        match self.elsewhere.get() {
+            Some(run) => run(duty),
+            None => duty.run(&mut || {}),
+        }
+    }
+
+    /// As [`Self::submit`], but never blocks: what the calling thread would have to
+    /// do is returned, for a thread that may block.
+    pub fn submit_deferred(
+        self: &Arc<Self>,
+        writer: WriterId,
+        request: impl Into<SyncRequest<B>>,
+        done: Completion,
+    ) -> Option<Duty<B>> {
+        let parked = Parked { request: request.into(), done };
+        let Brought { leads, beyond } = self.park(writer, [parked], None);
+        if leads {
+            Some(Duty::lead(Arc::clone(self)))
+        } else if beyond.is_empty() {
+            None
+        } else {
+            Some(Duty::carry_alone(Arc::clone(self), beyond))
+        }
+    }
+
+    /// Parks requests as far as there is room, with the thread that waits for them.
+    fn park(
+        &self,
+        writer: WriterId,
+        requests: impl IntoIterator<Item = Parked<B>>,
+        waiter: Option<Arc<Waiter>>,
+    ) -> Brought<B> {
+        let (mut beyond, mut lies) = (Vec::new(), Vec::new());
+        let mut keeps_others_out = false;
         let mut state = self.lock();
-        state.stats.requests += 1;
-        if self.config.lie_one_in.is_some_and(|n| state.stats.requests.is_multiple_of(n)) {
-            drop(state);
-            return complete(done, Ok(()));
-        }
-        if state.pending.len() >= self.config.queue_ops_max {
-            state.stats.overflows += 1;
-            state.alone += 1;
-            drop(state);
-            return self.carry_alone(&request, done);
-        }
         let now = self.now();
-        state.pending.push_back(Parked { request, done });
-        state.policy.arrived(writer, now);
-        if !state.leading {
-            state.leading = true;
-            drop(state);
-            return self.lead();
+        for parked in requests {
+            state.stats.requests += 1;
+            if self.config.lie_one_in.is_some_and(|n| state.stats.requests.is_multiple_of(n)) {
+                lies.push(parked.done);
+            } else if state.pending.len() >= self.config.queue_ops_max {
+                state.stats.overflows += 1;
+                state.alone += 1;
+                beyond.push(parked);
+            } else {
+                keeps_others_out |= parked.request.keeps_others_out;
+                state.pending.push_back(parked);
+                state.policy.arrived(writer, now);
+            }
         }
+        state.waiters.extend(waiter);
+        let leads = !state.leading && !state.pending.is_empty();
+        state.leading |= leads;
         // The newcomer looks for the leader whether the group is complete, so
         // that the leader is woken once for a group and not once a request.
-        if state.holding && state.policy.decide(now) == Decision::Go {
+        if state.holding && (keeps_others_out || state.policy.decide(now) == Decision::Go) {
             state.holding = false;
             self.leave.notify_one();
         }
+        drop(state);
+        lies.into_iter().for_each(|done| complete(done, Ok(())));
+        Brought { leads, beyond }
     }
 
     /// Waits until no request is parked or under way; false after `deadline`.
@@ -172,14 +244,16 @@ impl<B: Backing> Lanes<B> {
         self.fence.mechanism()
     }
 
-    fn lead(&self) {
+    fn lead(&self, after_group: &mut dyn FnMut()) {
         while let Some(group) = self.next_group() {
             self.carry(group);
+            after_group();
         }
     }
 
     /// The next group, held as the policy says; `None`, and no leader any more,
-    /// when nothing is pending. What the last group has made durable is not held.
+    /// when nothing is pending. What the last group has made durable is not held, nor
+    /// what keeps those out for whom it would be held.
     fn next_group(&self) -> Option<Vec<Parked<B>>> {
         let mut state = self.lock();
         let mut hold_start = None;
@@ -192,7 +266,8 @@ impl<B: Backing> Lanes<B> {
             }
             durable = state.pending.iter().take_while(|parked| self.is_durable(parked)).count();
             let now = self.now();
-            let decision = if durable > 0 { Decision::Go } else { state.policy.decide(now) };
+            let go = durable > 0 || state.pending.iter().any(|p| p.request.keeps_others_out);
+            let decision = if go { Decision::Go } else { state.policy.decide(now) };
             let Decision::HoldUntil(until) = decision else { break };
             hold_start.get_or_insert(now);
             state.holding = true;
@@ -231,16 +306,27 @@ impl<B: Backing> Lanes<B> {
         }
     }
 
-    /// One request past the queue, by the thread that brought it.
-    fn carry_alone(&self, request: &SyncRequest<B>, done: Completion) {
-        let outcome = self.run_fence(std::slice::from_ref(request));
+    /// Requests past the full queue, beside the group that may be under way.
+    fn carry_alone(&self, mut requests: Vec<Parked<B>>) {
+        while !requests.is_empty() {
+            let ops = requests.len().min(self.config.policy.group_ops_max.max(1));
+            self.carry_group_alone(requests.drain(..ops));
+        }
+    }
+
+    fn carry_group_alone(&self, group: impl Iterator<Item = Parked<B>>) {
+        let (requests, completions): (Vec<_>, Vec<_>) =
+            group.map(|parked| (parked.request, parked.done)).unzip();
+        let outcome = self.run_fence(&requests);
         {
             let mut state = self.lock();
             state.stats.finished(&outcome);
-            state.alone -= 1;
+            state.alone -= requests.len();
             self.empty.notify_all();
         }
-        complete(done, outcome.results.into_iter().next().unwrap_or(Err(Errno::IO)));
+        for (done, result) in completions.into_iter().zip(outcome.results) {
+            complete(done, result);
+        }
     }
 
     /// The fence's outcome; a panic in it fails this group and nobody else.

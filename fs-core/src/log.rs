@@ -48,7 +48,7 @@ use serde::Serialize;
 
 use self::checkpoint::Checkpointer;
 use self::home::Home;
-use self::marks::{Mark, OURSELVES};
+use self::marks::OURSELVES;
 use self::probe::ProbeFigures;
 use self::ranges::RangeSet;
 use self::record::Change;
@@ -75,6 +75,7 @@ pub mod tracked;
 mod writer;
 
 pub use self::home::HOME_NAME;
+pub(crate) use self::marks::Mark;
 pub use self::open::{
     LogConfig, OpenLogError, PlantedBugs, Progress, format_store, inline_bytes_for,
 };
@@ -172,18 +173,18 @@ pub struct LogStatus {
 impl<B: Backing> Log<B> {
     /// Applies an operation and takes it into the stream, both or neither.
     ///
-    /// `prepare` runs in front of it with the number that it will have. `describe`
-    /// tells what was done, in one change or more; it gets the number of the first.
+    /// `prepare` runs in front of it with the number that it will have, and gives the
+    /// mark that it made. `describe` tells what was done, in one change or more; it gets the number of the first.
     pub(crate) fn apply<T>(
         &self,
-        prepare: impl FnOnce(&Self, Lsn) -> Result<()>,
+        prepare: impl FnOnce(&Self, Lsn) -> Result<Option<Mark>>,
         operation: impl FnOnce() -> Result<T>,
         describe: impl FnOnce(&Self, Lsn, &T, &mut Vec<Change>),
     ) -> Result<Applied<T>> {
         let mut stream = self.lock_stream();
         let first = stream.next();
-        prepare(self, first)?;
-        let value = operation()?;
+        let mark = prepare(self, first)?;
+        let value = operation().inspect_err(|_| self.unmark(mark.as_ref()))?;
         let mut changes = Vec::with_capacity(2);
         describe(self, first, &value, &mut changes);
         changes.into_iter().for_each(|change| stream.push(change));
@@ -284,9 +285,20 @@ impl<B: Backing> Log<B> {
             self.lock_stream().join(Arc::clone(file));
             Ok(())
         });
+        // The group opens it again: an open file that is replaced before would keep its
+        // inode and blocks until then.
+        file.spare_reader();
         if let Err(error) = joined {
             tracing::warn!(%error, "a file's content cannot be made durable with its name");
         }
+    }
+
+    /// Notes that a file has lost its last name, by an operation of the stream.
+    pub(crate) fn removed(&self, key: &ObjectKey) {
+        // The operation that it joined and the one that removed it are in one group, or
+        // it is too late, and the fence sees that it has no name.
+        self.lock_stream().leave(&key.portable());
+        self.files.removed(key);
     }
 
     /// Notes that operation `lsn` set a file's length.
@@ -310,21 +322,32 @@ impl<B: Backing> Log<B> {
         }
     }
 
-    /// Makes a mark if content of the file from `offset` on may be in the log.
+    /// Makes a mark if content of the file from `offset` on may be in the log; gives it.
     pub(crate) fn mark(
         &self,
         lsn: Lsn,
         key: &ObjectKey,
         offset: u64,
         change: Change,
-    ) -> Result<()> {
-        let Some(file) = self.files.find(key) else { return Ok(()) };
+    ) -> Result<Option<Mark>> {
+        let Some(file) = self.files.find(key) else { return Ok(None) };
         let kept_from = self.durable_tail.load(Ordering::Acquire);
         if self.config.bugs.no_marks || !file.is_logged_from(offset, kept_from) {
-            return Ok(());
+            return Ok(None);
         }
         self.counts.marks.fetch_add(1, Ordering::Relaxed);
-        self.home.marks.make(&*self.backing, &Mark { lsn, change })
+        let mark = Mark { lsn, change };
+        self.home.marks.make(&*self.backing, &mark)?;
+        Ok(Some(mark))
+    }
+
+    /// Takes back the mark of an operation that has failed: recovery would carry it out,
+    /// and another operation gets its number.
+    fn unmark(&self, mark: Option<&Mark>) {
+        let Some(mark) = mark else { return };
+        if let Err(error) = self.home.marks.remove(&*self.backing, mark) {
+            self.give_up(&format!("a mark cannot be removed: {error}"));
+        }
     }
 
     // ---- for the fence ----

@@ -10,7 +10,7 @@ use std::time::Duration;
 use fs_core::error::{Errno, Result};
 use fs_core::fence::{BackingFence, FenceOutcome, GroupFence, SyncRequest, Way};
 use fs_core::lane::policy::PolicyConfig;
-use fs_core::lane::{LaneConfig, Lanes};
+use fs_core::lane::{Completion, Duty, LaneConfig, Lanes};
 use fs_core::platform::{
     Backing, FenceMethod, Fencer, Found, LogBuffer, LogStore, ObjectKey, OpenMode, RenameMode,
     Seek, SyncTarget,
@@ -156,11 +156,11 @@ impl Bench {
     }
 }
 
-fn submit(lanes: &Lanes<Fake>, answer: Sender<Answer>, number: u32, plan: Plan) {
+fn submit(lanes: &Arc<Lanes<Fake>>, answer: Sender<Answer>, number: u32, plan: Plan) {
     submit_file(lanes, answer, FakeFile::new(number, plan));
 }
 
-fn submit_file(lanes: &Lanes<Fake>, answer: Sender<Answer>, file: Arc<FakeFile>) {
+fn submit_file(lanes: &Arc<Lanes<Fake>>, answer: Sender<Answer>, file: Arc<FakeFile>) {
     let number = file.number;
     let done = Box::new(move |result| answer.send((number, result)).expect("the test listens"));
     lanes.submit(u64::from(number), SyncTarget::File(file, SyncKind::Full), done);
@@ -268,6 +268,27 @@ fn what_the_last_group_made_durable_is_not_held() {
     others.into_iter().for_each(|other| other.join().expect("it returns"));
 }
 
+/// The same, where nothing is durable yet: two threads that sync one directory in turns
+/// waited for each other.
+#[test]
+fn what_keeps_others_out_is_not_held() {
+    let policy = PolicyConfig { window_ns: Some(3_600_000_000_000), ..PolicyConfig::default() };
+    let bench = Bench::new(LaneConfig { policy, ..LaneConfig::default() });
+    let held = bench.submit_as_leader(1, Plan::Succeed);
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(bench.groups.try_recv().is_err(), "one that keeps nobody out is held");
+    let target = Some(SyncTarget::File(FakeFile::new(2, Plan::Succeed), SyncKind::Full));
+    let request =
+        SyncRequest { target, keeps_others_out: true, ..SyncRequest::<Fake>::everything() };
+    let answer = bench.answers.0.clone();
+    let done = Box::new(move |result| answer.send((2, result)).expect("the test listens"));
+    bench.lanes.submit(2, request, done);
+    assert_eq!(bench.group(), [1, 2]);
+    bench.permit();
+    assert_eq!((bench.answer(), bench.answer()), ((1, Ok(())), (2, Ok(()))));
+    held.join().expect("the leader returns");
+}
+
 /// Two threads sync through one open file and meet in a group. The kernel tells a
 /// failed write-back to that file once, so the second was answered with success
 /// although its data was lost.
@@ -363,6 +384,124 @@ fn draining_waits_for_everything_under_way() {
     bench.permit();
     assert!(bench.lanes.drain(LONG));
     leader.join().expect("the leader returns");
+}
+
+/// A front-end whose threads must not block: whoever brings a request gets the duty
+/// back instead of leading, and is free while another thread does it.
+#[test]
+fn a_duty_is_done_where_it_is_run() {
+    let bench = Bench::new(LaneConfig { queue_ops_max: 3, ..LaneConfig::default() });
+    let bring = |number| submit_deferred(&bench, number);
+    let duty = bring(1).expect("nobody leads");
+    assert!(duty.is_to_lead());
+    assert!(bring(2).is_none() && bring(3).is_none(), "somebody is about to lead");
+    let alone = bring(4).expect("the queue is full");
+    assert!(!alone.is_to_lead());
+    assert!(bench.groups.try_recv().is_err(), "nothing was carried by who brought it");
+    assert!(!bench.lanes.drain(Duration::ZERO), "what is owed counts as under way");
+
+    for _ in 0..2 {
+        bench.permit();
+    }
+    let mut answered_before = Vec::new();
+    alone.run(&mut || answered_before.push(bench.answers.1.try_iter().count()));
+    duty.run(&mut || answered_before.push(bench.answers.1.try_iter().count()));
+    assert_eq!(answered_before, [1, 3], "told when all of a group are answered");
+    assert_eq!([bench.group(), bench.group()], [vec![4], vec![1, 2, 3]]);
+    assert!(bench.lanes.drain(LONG));
+}
+
+/// Requests are parked before the duty is: it cannot get lost.
+#[test]
+fn a_duty_that_is_dropped_is_done() {
+    let bench = Bench::new(LaneConfig::default());
+    bench.permit();
+    drop(submit_deferred(&bench, 1));
+    assert_eq!(bench.answer(), (1, Ok(())));
+}
+
+#[test]
+fn duties_can_go_elsewhere_for_good() {
+    let bench = Bench::new(LaneConfig::default());
+    let (sender, duties) = channel();
+    bench.lanes.lead_elsewhere(Box::new(move |duty| sender.send(duty).expect("the test listens")));
+    bench.submit(1, Plan::Succeed);
+    bench.submit(2, Plan::Succeed);
+    bench.permit();
+    duties.recv_timeout(LONG).expect("the first request's").run(&mut || {});
+    assert_eq!([bench.answer(), bench.answer()], [(1, Ok(())), (2, Ok(()))]);
+    assert!(duties.try_recv().is_err(), "one leader at a time");
+}
+
+fn submit_deferred(bench: &Bench, number: u32) -> Option<Duty<Fake>> {
+    let answer = bench.answers.0.clone();
+    let done = Box::new(move |result| answer.send((number, result)).expect("the test listens"));
+    let file = SyncTarget::File(FakeFile::new(number, Plan::Succeed), SyncKind::Full);
+    bench.lanes.submit_deferred(u64::from(number), file, done)
+}
+
+type Own = Vec<(SyncRequest<Fake>, Completion)>;
+
+/// Requests of a thread that leads only until they are answered.
+fn own(bench: &Bench, numbers: std::ops::RangeInclusive<u32>) -> Own {
+    let one = |number| {
+        let answer = bench.answers.0.clone();
+        let done = move |result| answer.send((number, result)).expect("the test listens");
+        let file = SyncTarget::File(FakeFile::new(number, Plan::Succeed), SyncKind::Full);
+        (SyncRequest::from(file), Box::new(done) as Completion)
+    };
+    numbers.map(one).collect()
+}
+
+/// A thread of a program hands the lead over when its own requests are answered. Those
+/// that the queue had no room for were left for afterwards: it led for others until then.
+#[test]
+fn a_thread_leads_no_longer_than_its_own_requests_take() {
+    let bench = Bench::new(LaneConfig { queue_ops_max: 1, ..LaneConfig::default() });
+    let (lanes, requests) = (Arc::clone(&bench.lanes), own(&bench, 1..=3));
+    let program = std::thread::spawn(move || {
+        let relieve = || {
+            let lanes = Arc::clone(&lanes);
+            drop(std::thread::spawn(move || lanes.go_on_leading()));
+            true
+        };
+        lanes.submit_own(1, requests, true, &relieve);
+    });
+    assert_eq!(bench.group(), [2, 3], "without room, together");
+    bench.permit();
+    assert_eq!(bench.group(), [1]);
+    bench.submit(4, Plan::Succeed);
+    bench.permit();
+    assert_eq!(bench.group(), [4]);
+    program.join().expect("it does not wait for number 4");
+    let answers: Vec<_> = (0..3).map(|_| bench.answer()).collect();
+    assert_eq!(answers, [(2, Ok(())), (3, Ok(())), (1, Ok(()))]);
+    bench.permit();
+    assert_eq!(bench.answer(), (4, Ok(())));
+    assert!(bench.lanes.drain(LONG));
+}
+
+/// Where duties are run elsewhere, nobody leads who brought requests: neither does a thread
+/// that waits for them, nor one that does not.
+#[test]
+fn requests_that_leave_together_can_be_carried_elsewhere() {
+    let bench = Bench::new(LaneConfig { queue_ops_max: 2, ..LaneConfig::default() });
+    let (sender, duties) = channel();
+    bench.lanes.lead_elsewhere(Box::new(move |duty| sender.send(duty).expect("the test listens")));
+    let nobody = || unreachable!("it does not lead");
+    bench.lanes.submit_own(1, own(&bench, 1..=1), false, &nobody);
+    let (lanes, requests) = (Arc::clone(&bench.lanes), own(&bench, 2..=4));
+    let program = std::thread::spawn(move || lanes.submit_own(2, requests, true, &nobody));
+    (0..2).for_each(|_| bench.permit());
+    let (lead, alone) = (duties.recv_timeout(LONG), duties.recv_timeout(LONG));
+    let (lead, alone) = (lead.expect("one is to lead"), alone.expect("two have no room"));
+    assert_eq!((lead.is_to_lead(), alone.is_to_lead()), (true, false));
+    assert!(bench.groups.try_recv().is_err(), "nothing was carried by who brought it");
+    alone.run(&mut || {});
+    lead.run(&mut || {});
+    assert_eq!([bench.group(), bench.group()], [vec![3, 4], vec![1, 2]]);
+    program.join().expect("it has waited");
+    assert!(bench.lanes.drain(LONG));
 }
 
 /// Many threads, thousands of requests: each is answered exactly once.

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::Failure;
 use crate::mount::mounts::MountEntry;
 use crate::mount::{Event, MountPlan, MountedTree};
-use crate::skin::Counters;
+use crate::skin::{Counters, Skin};
 
 /// Version of what `status --json` prints; raised when a field changes its meaning.
 pub const STATUS_SCHEMA: u32 = 1;
@@ -85,6 +85,8 @@ pub struct StatusReport {
     pub uptime_s: u64,
     /// Whether changes are refused.
     pub read_only: bool,
+    /// How requests come: `ring`, or `classic` and why.
+    pub transport: String,
     /// Whether the kernel reads and writes backing files by itself.
     pub passthrough: bool,
     /// Whether objects are known by file handle.
@@ -123,8 +125,10 @@ pub struct Status {
     pub tree: Arc<MountedTree>,
     /// Its request counters.
     pub counters: Arc<Counters>,
-    /// Whether passthrough is in use.
-    pub passthrough: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Its FUSE side.
+    pub skin: Arc<Skin>,
+    /// How requests come.
+    pub transport: String,
 }
 
 impl Status {
@@ -147,7 +151,8 @@ impl Status {
             filesystem: self.filesystem,
             uptime_s: self.started.elapsed().as_secs(),
             read_only: self.plan.options.read_only,
-            passthrough: (self.passthrough)(),
+            transport: self.transport.clone(),
+            passthrough: self.skin.is_passthrough(),
             handles: self.tree.backing().uses_handles(),
             impersonation: self.tree.backing().can_impersonate(),
             open_files_max: self.open_files_max,

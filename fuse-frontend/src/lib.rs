@@ -3,6 +3,7 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | [`skin`] | the FUSE side: decode a request, one call into `fs_core`, encode the reply |
+//! | [`ring`] | the second transport: requests through io_uring |
 //! | [`mount`] | a mount's life: checks, the kernel's mount, daemon, shutdown |
 //! | [`control`] | the socket through which a running mount is asked and told |
 //! | [`cli`] | the command line's definition and the commands |
@@ -16,4 +17,5 @@ pub mod cli;
 pub mod control;
 pub mod failure;
 pub mod mount;
+pub mod ring;
 pub mod skin;

@@ -66,6 +66,8 @@ pub enum Event {
     },
     /// The kernel has ended the session: somebody unmounted.
     SessionEnded(std::io::Result<()>),
+    /// A ring does not work any more: requests of its processor would wait forever.
+    RingFailed(String),
 }
 
 /// Everything that a running mount consists of.
@@ -102,10 +104,9 @@ impl Mount {
         let (channel_out, counters) = (Arc::new(Channel::default()), Arc::new(Counters::default()));
         let skin_options = skin_options(options);
         let (out, counted) = (Arc::clone(&channel_out), Arc::clone(&counters));
-        let skin = Skin::new(Arc::clone(&tree), out, counted, skin_options);
-        let passthrough = skin.passthrough_state();
+        let skin = Arc::new(Skin::new(Arc::clone(&tree), out, counted, skin_options));
         let (event_sender, events) = channel();
-        let kernel = KernelMount::new(&plan, skin, &channel_out, event_sender.clone())?;
+        let kernel = KernelMount::new(&plan, &skin, &channel_out, event_sender.clone())?;
 
         let status = Status {
             plan: plan.clone(),
@@ -115,7 +116,8 @@ impl Mount {
             started: Instant::now(),
             tree: Arc::clone(&tree),
             counters,
-            passthrough,
+            skin,
+            transport: kernel.transport().to_owned(),
         };
         let control = ControlServer::start(kernel.device_number(), status, event_sender.clone())?;
         watch_signals(event_sender)?;
@@ -159,6 +161,13 @@ impl Mount {
                     }
                 }
                 Event::SessionEnded(result) => break result,
+                Event::RingFailed(error) => {
+                    tracing::error!(error, "a ring failed; the mount ends");
+                    flushed = Err(Failure::new(format!(
+                        "FUSE over io_uring failed: {error}; `-o transport=classic` does without"
+                    )));
+                    self.kernel.unmount_now();
+                }
             }
         };
         // What was written between the first flush and the end.

@@ -1,45 +1,54 @@
-//! The FUSE side of a mount: each handler decodes, makes one call into
-//! `fs_core`, and encodes.
+//! The FUSE side of a mount: what each request means.
+//!
+//! Requests come by one of two transports, and each has an adapter that decodes,
+//! calls, and encodes: [`classic`] (fuser's trait, reads and writes of `/dev/fuse`)
+//! and [`crate::ring`] (FUSE over io_uring). What they call is [`Tree`] itself
+//! where that is the whole of a request, and the methods of [`Skin`] here where a
+//! request takes more than one call. Nothing of it knows the transport.
 //!
 //! What is special about our kernel is kept in the parts:
-//! - [`reply`]: replies that fuser 0.18 cannot express (node number and inode
-//!   number apart) are written to the device here;
+//! - [`wire`]: the kernel's structures in replies;
+//! - [`reply`]: replies that the classic adapter writes by itself;
 //! - [`passthrough`]: which inodes the kernel reads and writes by itself;
-//! - [`convert`]: our plain values and fuser's.
+//! - [`backing`]: its numbers for them;
+//! - [`convert`]: our plain values and the kernel's and fuser's.
 //!
 //! Locks (`flock`, `fcntl`) are deliberately not handled: without the handlers
 //! the kernel keeps them for all users of the mount, and fuser 0.18 cannot tell
 //! the two kinds apart.
 
 use std::ffi::OsStr;
-use std::os::fd::BorrowedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use fs_core::engine::{DirId, FileId, NodeId, Tree};
-use fs_core::error::Errno;
+use fs_core::engine::{DirId, Entry, FileId, NodeId, Tree};
+use fs_core::error::{Errno, Result};
+use fs_core::platform::Seek;
 use fs_core::platform::linux::LinuxBacking;
-use fs_core::platform::{OpenMode, Seek};
-use fs_core::types::{NewMode, SetAttr, SyncKind};
-use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
-};
+use fs_core::types::{Caller, DirEntry, NewMode, SyncKind};
 
-use self::convert::{caller, errno, file_attr, file_type, node, rename_mode, time};
+use self::backing::Backing;
+pub use self::classic::Classic;
+use self::convert::open_mode;
 pub use self::counters::{Counters, Op};
-use self::passthrough::{Backing, Passthrough};
-use self::reply::{Channel, CreatedReply, PlusBuffer};
+pub use self::init::Agreement;
+use self::passthrough::Passthrough;
+use self::reply::Channel;
+use self::wire::Listing;
 
-mod convert;
+mod backing;
+mod classic;
+pub(crate) mod convert;
 mod counters;
 mod init;
 mod passthrough;
 pub mod reply;
+pub(crate) mod wire;
+
+/// Most bytes that one copy_file_range reply can report.
+const COPY_BYTES_MAX: u64 = 1 << 30;
+/// Largest read or write request in bytes (`fs.fuse.max_pages_limit` is 256 pages).
+pub const REQUEST_BYTES_MAX: u32 = 1024 * 1024;
 
 /// What a mount's FUSE side needs to know.
 #[derive(Debug, Clone, Copy)]
@@ -56,15 +65,39 @@ pub struct SkinOptions {
 
 /// The FUSE side of one mount.
 pub struct Skin {
-    tree: Arc<Tree<LinuxBacking>>,
+    /// What is mounted.
+    pub(crate) tree: Arc<Tree<LinuxBacking>>,
+    pub(crate) options: SkinOptions,
     channel: Arc<Channel>,
     counters: Arc<Counters>,
-    passthrough: Arc<Passthrough>,
-    options: SkinOptions,
+    passthrough: Passthrough,
+}
+
+/// A file that was opened.
+pub(crate) struct Opened {
+    pub(crate) file: FileId,
+    /// `FOPEN_*`, without passthrough.
+    pub(crate) flags: u32,
+    /// What the kernel reads and writes by itself, if it does.
+    pub(crate) backing: Option<Arc<Backing>>,
+}
+
+/// What a write did, and how it must be made durable before it is answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Written {
+    pub(crate) bytes: u32,
+    pub(crate) sync: Option<SyncKind>,
+}
+
+/// An answer to who asked with a size: the bytes, or, asked with none, how many.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fitted {
+    Bytes(Vec<u8>),
+    Size(u32),
 }
 
 impl Skin {
-    /// A FUSE side for `tree` that writes its own replies to `channel`.
+    /// A FUSE side for `tree` on the device of `channel`.
     #[must_use]
     pub fn new(
         tree: Arc<Tree<LinuxBacking>>,
@@ -72,573 +105,136 @@ impl Skin {
         counters: Arc<Counters>,
         options: SkinOptions,
     ) -> Self {
-        let passthrough = Arc::new(Passthrough::new(options.passthrough));
-        Self { tree, channel, counters, passthrough, options }
+        let passthrough = Passthrough::new(Arc::clone(&channel), options.passthrough);
+        Self { tree, options, channel, counters, passthrough }
     }
 
     /// Whether the kernel does I/O by itself; known after the mount's first request.
     #[must_use]
-    pub fn passthrough_state(&self) -> Arc<dyn Fn() -> bool + Send + Sync> {
-        let passthrough = Arc::clone(&self.passthrough);
-        Arc::new(move || passthrough.is_enabled())
+    pub fn is_passthrough(&self) -> bool {
+        self.passthrough.is_enabled()
     }
 
-    /// Counts a request and runs its handler. A panic fails this request (its
-    /// reply, dropped unsent, answers EIO) and not the worker that runs it.
-    fn handle(&self, op: Op, handler: impl FnOnce()) {
+    /// Counts a request.
+    pub(crate) fn count(&self, op: Op) {
         self.counters.count(op);
-        if catch_unwind(AssertUnwindSafe(handler)).is_err() {
-            tracing::error!(request = op.name(), "a handler panicked; the request gets EIO");
+    }
+
+    /// Finds a name; `None` if there is no such name, for the kernel to remember.
+    pub(crate) fn lookup(&self, parent: NodeId, name: &OsStr) -> Result<Option<Entry>> {
+        match self.tree.lookup(parent, name) {
+            Err(Errno::NOENT) => Ok(None),
+            found => found.map(Some),
         }
     }
 
-    fn entry(
+    pub(crate) fn open(&self, caller: Caller, id: NodeId, flags: i32) -> Result<Opened> {
+        let perm = || self.tree.attr(id).ok().map(|attr| attr.perm);
+        let backing = self.passthrough.open(&self.tree, id, perm);
+        let opened = self.tree.open(caller, id, open_mode(flags), backing.is_some());
+        let file = opened.inspect_err(|_| self.passthrough.release(id))?;
+        Ok(Opened { file, flags: reply_flags(backing.as_ref(), flags), backing })
+    }
+
+    pub(crate) fn create(
         &self,
-        request: &Request,
-        reply: ReplyEntry,
-        result: fs_core::error::Result<fs_core::engine::Entry>,
-    ) {
-        match result {
-            Ok(entry) => {
-                let sent = self.channel.entry(request.unique(), &entry, &self.options);
-                // A reply that the kernel did not take (the caller was killed)
-                // holds no reference.
-                if !sent {
-                    self.tree.forget(entry.id, 1);
-                }
-                reply::answered(reply);
-            }
-            Err(error) => reply.error(errno(error)),
-        }
-    }
-
-    fn empty(reply: ReplyEmpty, result: fs_core::error::Result<()>) {
-        match result {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(errno(error)),
-        }
-    }
-
-    /// Attributes or an error, for getattr and setattr.
-    fn attr(&self, reply: ReplyAttr, result: fs_core::error::Result<fs_core::types::Attr>) {
-        match result {
-            Ok(attr) => reply.attr(&self.options.attr_timeout, &file_attr(&attr)),
-            Err(error) => reply.error(errno(error)),
-        }
-    }
-}
-
-/// How the engine shall open a file for these flags of `open(2)`.
-fn open_mode(flags: i32) -> OpenMode {
-    let access = flags & libc::O_ACCMODE;
-    OpenMode {
-        read: access != libc::O_WRONLY,
-        write: access != libc::O_RDONLY,
-        truncate: flags & libc::O_TRUNC != 0,
-        no_atime: flags & libc::O_NOATIME != 0,
-    }
-}
-
-impl Filesystem for Skin {
-    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        init::negotiate(config, &self.options, self.tree.backing(), &self.passthrough);
-        Ok(())
-    }
-
-    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.handle(Op::Lookup, || match self.tree.lookup(node(parent), name) {
-            Err(Errno::NOENT) => {
-                self.channel.no_entry(req.unique(), &self.options);
-                reply::answered(reply);
-            }
-            result => self.entry(req, reply, result),
-        });
-    }
-
-    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.handle(Op::Forget, || self.tree.forget(node(ino), nlookup));
-    }
-
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.handle(Op::GetAttr, || self.attr(reply, self.tree.attr(node(ino))));
-    }
-
-    fn setattr(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
-        fh: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _flags: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        self.handle(Op::SetAttr, || {
-            let perm = mode.map(|mode| mode & 0o7777);
-            let (atime, mtime) = (atime.map(time), mtime.map(time));
-            let change = SetAttr { perm, uid, gid, size, atime, mtime };
-            let file = fh.map(|fh| FileId(fh.0));
-            self.attr(reply, self.tree.set_attr(caller(req), node(ino), file, &change));
-        });
-    }
-
-    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        self.handle(Op::ReadLink, || match self.tree.read_link(node(ino)) {
-            Ok(target) => reply.data(&target),
-            Err(error) => reply.error(errno(error)),
-        });
-    }
-
-    fn mknod(
-        &self,
-        req: &Request,
-        parent: INodeNo,
+        caller: Caller,
+        parent: NodeId,
         name: &OsStr,
-        mode: u32,
-        umask: u32,
-        rdev: u32,
-        reply: ReplyEntry,
-    ) {
-        self.handle(Op::MkNod, || {
-            let (new, device) = (NewMode { mode, umask }, convert::device(rdev));
-            let result = self.tree.make_node(caller(req), node(parent), name, new, device);
-            self.entry(req, reply, result);
-        });
-    }
-
-    fn mkdir(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        reply: ReplyEntry,
-    ) {
-        self.handle(Op::MkDir, || {
-            let new = NewMode { mode, umask };
-            self.entry(req, reply, self.tree.make_dir(caller(req), node(parent), name, new));
-        });
-    }
-
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.handle(Op::Unlink, || Self::empty(reply, self.tree.unlink(node(parent), name)));
-    }
-
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.handle(Op::RmDir, || Self::empty(reply, self.tree.remove_dir(node(parent), name)));
-    }
-
-    fn symlink(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        link_name: &OsStr,
-        target: &Path,
-        reply: ReplyEntry,
-    ) {
-        self.handle(Op::Symlink, || {
-            let target = target.as_os_str();
-            let result = self.tree.make_symlink(caller(req), node(parent), link_name, target);
-            self.entry(req, reply, result);
-        });
-    }
-
-    fn rename(
-        &self,
-        _req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        newparent: INodeNo,
-        newname: &OsStr,
-        flags: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
-        self.handle(Op::Rename, || {
-            let (source, target) = ((node(parent), name), (node(newparent), newname));
-            let result = rename_mode(flags).and_then(|mode| self.tree.rename(source, target, mode));
-            Self::empty(reply, result);
-        });
-    }
-
-    fn link(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        newparent: INodeNo,
-        newname: &OsStr,
-        reply: ReplyEntry,
-    ) {
-        self.handle(Op::Link, || {
-            self.entry(req, reply, self.tree.link(node(ino), node(newparent), newname));
-        });
-    }
-
-    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.handle(Op::Open, || {
-            let (id, mode) = (node(ino), open_mode(flags.0));
-            let perm = || self.tree.attr(id).ok().map(|attr| attr.perm);
-            let register = |fd: BorrowedFd<'_>| Backing::for_open(&reply, fd);
-            let way = self.passthrough.open(&self.tree, id, perm, register);
-            match self.tree.open(caller(req), id, mode, way.is_some()) {
-                Ok(file) => match way {
-                    Some(backing) => {
-                        let flags = passthrough::open_flags(flags.0);
-                        reply.opened_passthrough(FileHandle(file.0), flags, &backing.id);
-                    }
-                    None => reply.opened(FileHandle(file.0), FopenFlags::empty()),
-                },
-                Err(error) => {
-                    self.passthrough.release(id);
-                    reply.error(errno(error));
-                }
-            }
-        });
-    }
-
-    fn create(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
+        new: NewMode,
         flags: i32,
-        reply: ReplyCreate,
-    ) {
-        self.handle(Op::Create, || {
-            let (new, exclusive) = (NewMode { mode, umask }, flags & libc::O_EXCL != 0);
-            let open = open_mode(flags);
-            let made = self.tree.create(caller(req), node(parent), name, new, open, exclusive);
-            let (entry, file) = match made {
-                Ok(made) => made,
-                Err(error) => return reply.error(errno(error)),
-            };
-            let register = |fd: BorrowedFd<'_>| Backing::for_create(&reply, fd);
-            let perm = || Some(entry.attr.perm);
-            let way = self.passthrough.open(&self.tree, entry.id, perm, register);
-            let (flags, backing) = match &way {
-                Some(way) => (passthrough::open_flags(flags), Some(&**way)),
-                None => (FopenFlags::empty(), None),
-            };
-            let created = CreatedReply { entry: &entry, file, flags, backing };
-            if !self.channel.created(req.unique(), &created, &self.options) {
-                self.tree.release(file);
-                self.passthrough.release(entry.id);
-                self.tree.forget(entry.id, 1);
-            }
-            reply::answered(reply);
-        });
+    ) -> Result<(Entry, Opened)> {
+        let exclusive = flags & libc::O_EXCL != 0;
+        let (entry, file) =
+            self.tree.create(caller, parent, name, new, open_mode(flags), exclusive)?;
+        let backing = self.passthrough.open(&self.tree, entry.id, || Some(entry.attr.perm));
+        Ok((entry, Opened { file, flags: reply_flags(backing.as_ref(), flags), backing }))
     }
 
-    fn read(
+    pub(crate) fn release(&self, id: NodeId, file: FileId) {
+        self.tree.release(file);
+        self.passthrough.release(id);
+    }
+
+    pub(crate) fn write(&self, caller: Caller, id: NodeId, write: &Write<'_>) -> Result<Written> {
+        let Write { file, offset, data, keep_suid, flags } = *write;
+        let bytes = self.tree.write(caller, file, data, offset, keep_suid)? as u32;
+        Ok(Written { bytes, sync: self.passthrough.sync_after_write(id, flags) })
+    }
+
+    pub(crate) fn seek(
         &self,
-        req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
+        caller: Caller,
+        file: FileId,
         offset: u64,
-        size: u32,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        self.handle(Op::Read, || {
-            reply::with_buffer(size as usize, |buffer| {
-                match self.tree.read(caller(req), FileId(fh.0), buffer, offset) {
-                    Ok(bytes) => reply.data(&buffer[..bytes]),
-                    Err(error) => reply.error(errno(error)),
-                }
-            });
-        });
-    }
-
-    fn write(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        data: &[u8],
-        write_flags: WriteFlags,
-        flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        self.handle(Op::Write, || {
-            let file = FileId(fh.0);
-            let keep_suid = !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-            let written = match self.tree.write(caller(req), file, data, offset, keep_suid) {
-                Ok(bytes) => bytes as u32,
-                Err(error) => return reply.error(errno(error)),
-            };
-            let Some(kind) = self.passthrough.sync_after_write(node(ino), flags.0) else {
-                return reply.written(written);
-            };
-            let done = move |result: fs_core::error::Result<()>| match result {
-                Ok(()) => reply.written(written),
-                Err(error) => reply.error(errno(error)),
-            };
-            self.tree.sync_file(caller(req), file, kind, Box::new(done));
-        });
-    }
-
-    fn flush(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _lock_owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
-        self.handle(Op::Flush, || reply.ok());
-    }
-
-    fn release(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        _flush: bool,
-        reply: ReplyEmpty,
-    ) {
-        self.handle(Op::Release, || {
-            self.tree.release(FileId(fh.0));
-            self.passthrough.release(node(ino));
-            reply.ok();
-        });
-    }
-
-    fn fsync(
-        &self,
-        req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        self.handle(Op::Fsync, || {
-            let kind = if datasync { SyncKind::Data } else { SyncKind::Full };
-            let done = Box::new(move |result| Self::empty(reply, result));
-            self.tree.sync_file(caller(req), FileId(fh.0), kind, done);
-        });
-    }
-
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.handle(Op::OpenDir, || match self.tree.open_dir(node(ino)) {
-            Ok(dir) => reply.opened(FileHandle(dir.0), FopenFlags::empty()),
-            Err(error) => reply.error(errno(error)),
-        });
-    }
-
-    fn readdir(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
-        self.handle(Op::ReadDir, || {
-            let result = self.tree.read_dir(DirId(fh.0), offset, &mut |entry| {
-                let kind = file_type(entry.kind);
-                !reply.add(INodeNo(entry.ino), entry.next_offset, kind, &entry.name)
-            });
-            match result {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(errno(error)),
-            }
-        });
-    }
-
-    fn readdirplus(
-        &self,
-        req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectoryPlus,
-    ) {
-        self.handle(Op::ReadDirPlus, || {
-            let dir = DirId(fh.0);
-            let mut buffer = PlusBuffer::new(req.unique(), &self.options);
-            let result = self.tree.read_dir(dir, offset, &mut |entry| {
-                if !PlusBuffer::has_room(&mut reply, &entry) {
-                    return false;
-                }
-                buffer.push(&entry, || self.tree.lookup_in(dir, &entry.name).ok());
-                true
-            });
-            match result {
-                Ok(()) => {
-                    if !self.channel.plus(&buffer) {
-                        buffer.nodes().for_each(|id| self.tree.forget(id, 1));
-                    }
-                    drop(reply);
-                }
-                Err(error) => {
-                    buffer.nodes().for_each(|id| self.tree.forget(id, 1));
-                    reply.error(errno(error));
-                }
-            }
-        });
-    }
-
-    fn releasedir(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
-        self.handle(Op::ReleaseDir, || {
-            self.tree.release_dir(DirId(fh.0));
-            reply.ok();
-        });
-    }
-
-    fn fsyncdir(
-        &self,
-        req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        _datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        self.handle(Op::FsyncDir, || {
-            let done = Box::new(move |result| Self::empty(reply, result));
-            self.tree.sync_dir(caller(req), DirId(fh.0), done);
-        });
-    }
-
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.handle(Op::StatFs, || match self.tree.stats() {
-            Ok(s) => reply.statfs(
-                s.blocks,
-                s.blocks_free,
-                s.blocks_available,
-                s.files,
-                s.files_free,
-                s.block_bytes,
-                s.name_bytes_max,
-                s.fragment_bytes,
-            ),
-            Err(error) => reply.error(errno(error)),
-        });
-    }
-
-    fn setxattr(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        name: &OsStr,
-        value: &[u8],
-        flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
-    ) {
-        self.handle(Op::SetXattr, || {
-            let flags = flags.cast_unsigned();
-            let result = self.tree.set_xattr(caller(req), node(ino), name, value, flags);
-            Self::empty(reply, result);
-        });
-    }
-
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.handle(Op::GetXattr, || {
-            convert::reply_xattr(reply, size, self.tree.xattr(node(ino), name));
-        });
-    }
-
-    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.handle(Op::ListXattr, || {
-            convert::reply_xattr(reply, size, self.tree.xattr_names(caller(req), node(ino)));
-        });
-    }
-
-    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.handle(Op::RemoveXattr, || {
-            Self::empty(reply, self.tree.remove_xattr(node(ino), name));
-        });
-    }
-
-    fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
-        // Only asked without `default_permissions`, when the mount belongs to
-        // its owner alone; ENOSYS once means "allowed" for good (fuse_access).
-        self.handle(Op::Access, || reply.error(fuser::Errno::ENOSYS));
-    }
-
-    fn fallocate(
-        &self,
-        req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        length: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        self.handle(Op::Fallocate, || {
-            let (file, mode) = (FileId(fh.0), mode.cast_unsigned());
-            Self::empty(reply, self.tree.allocate(caller(req), file, mode, offset, length));
-        });
-    }
-
-    fn lseek(
-        &self,
-        req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        offset: i64,
         whence: i32,
-        reply: ReplyLseek,
-    ) {
-        self.handle(Op::Lseek, || {
-            let what = match whence {
-                libc::SEEK_DATA => Seek::Data,
-                libc::SEEK_HOLE => Seek::Hole,
-                _ => return reply.error(fuser::Errno::EINVAL),
-            };
-            match self.tree.seek(caller(req), FileId(fh.0), offset.cast_unsigned(), what) {
-                Ok(found) => reply.offset(found.cast_signed()),
-                Err(error) => reply.error(errno(error)),
-            }
-        });
+    ) -> Result<u64> {
+        let what = match whence {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            _ => return Err(Errno::INVAL),
+        };
+        self.tree.seek(caller, file, offset, what)
     }
 
-    fn copy_file_range(
+    /// Copies as much as one reply can report.
+    pub(crate) fn copy_range(
         &self,
-        req: &Request,
-        _ino_in: INodeNo,
-        fh_in: FileHandle,
-        offset_in: u64,
-        _ino_out: INodeNo,
-        fh_out: FileHandle,
-        offset_out: u64,
-        len: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        self.handle(Op::CopyFileRange, || {
-            let (source, target) = ((FileId(fh_in.0), offset_in), (FileId(fh_out.0), offset_out));
-            let len = len.min(reply::COPY_BYTES_MAX);
-            match self.tree.copy_range(caller(req), source, target, len) {
-                Ok(bytes) => reply.written(bytes as u32),
-                Err(error) => reply.error(errno(error)),
+        caller: Caller,
+        source: (FileId, u64),
+        target: (FileId, u64),
+        bytes: u64,
+    ) -> Result<u32> {
+        let bytes = bytes.min(COPY_BYTES_MAX);
+        Ok(self.tree.copy_range(caller, source, target, bytes)? as u32)
+    }
+
+    /// Lists a directory with a reference to each entry's node, as long as `has_room`.
+    pub(crate) fn list(
+        &self,
+        dir: DirId,
+        offset: u64,
+        has_room: &mut dyn FnMut(&Listing, &DirEntry) -> bool,
+    ) -> Result<Listing> {
+        let mut listing = Listing::default();
+        let result = self.tree.read_dir(dir, offset, &mut |entry| {
+            if !has_room(&listing, &entry) {
+                return false;
             }
+            let lookup = || self.tree.lookup_in(dir, &entry.name).ok();
+            listing.push(&entry, &self.options, lookup);
+            true
         });
+        result.inspect_err(|_| self.forget_all(&listing))?;
+        Ok(listing)
+    }
+
+    /// Gives back what a listing refers to that the kernel did not get.
+    pub(crate) fn forget_all(&self, listing: &Listing) {
+        listing.nodes.iter().for_each(|id| self.tree.forget(*id, 1));
     }
 }
 
-/// The root's number is the same on both sides.
-const _: () = assert!(NodeId::ROOT.0 == INodeNo::ROOT.0);
+/// A write request.
+pub(crate) struct Write<'a> {
+    pub(crate) file: FileId,
+    pub(crate) offset: u64,
+    pub(crate) data: &'a [u8],
+    /// Set-user-id bits stay.
+    pub(crate) keep_suid: bool,
+    /// Of the open file, as `open(2)` has them.
+    pub(crate) flags: i32,
+}
+
+fn reply_flags(backing: Option<&Arc<Backing>>, flags: i32) -> u32 {
+    backing.map_or(0, |_| passthrough::open_flags(flags))
+}
+
+/// Fits an extended attribute, or the list of their names, to the size that was asked for.
+pub(crate) fn fit(value: Vec<u8>, size: u32) -> Result<Fitted> {
+    match value.len() {
+        bytes if size == 0 => Ok(Fitted::Size(bytes as u32)),
+        bytes if bytes <= size as usize => Ok(Fitted::Bytes(value)),
+        _ => Err(Errno::RANGE),
+    }
+}

@@ -13,7 +13,7 @@
 //!   start from.
 //! - [`replace`], [`direct`], [`mapping`], [`random`] are workloads and their ingredients; [`actor`]
 //!   is a second process, possibly of another user; [`watchdog`] ends what hangs; [`leftovers`] looks
-//!   for what should be gone.
+//!   for what should be gone; [`uring`] is the kernel's switch for FUSE over io_uring.
 //! - [`contest`] lets the bare filesystem and lanefs take turns; [`baseline`], [`performance`] and
 //!   [`powercut`] are the commands of `cargo run -p tests`.
 //!
@@ -22,6 +22,7 @@
 //! - `LANEFS_TEST_SUBJECT=bare`: no lanefs at all, the tests run on a plain ext4 directory. What
 //!   fails then is the machine or the test, not lanefs.
 //! - `LANEFS_BIN=PATH`: test this binary instead of building one.
+//! - `LANEFS_TEST_OPTIONS=OPTIONS`: mount options for every mount, in front of the test's own.
 //! - `LANEFS_FSX_OPS=N`: operations of each fsx run; `LANEFS_LONG=1`: the long variants.
 
 pub mod actor;
@@ -44,6 +45,7 @@ pub mod run;
 pub mod scratch;
 pub mod subject;
 pub mod tools;
+pub mod uring;
 pub mod watchdog;
 pub mod workspace;
 

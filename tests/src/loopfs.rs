@@ -27,6 +27,7 @@ const BUSY_DEADLINE: Duration = Duration::from_secs(15);
 pub struct LoopFs {
     device: String,
     mount_point: PathBuf,
+    kind: Kind,
     // Last: the directory goes when everything in it is down.
     scratch: Scratch,
 }
@@ -108,10 +109,29 @@ impl LoopFs {
         let Recipe { kind, inodes, .. } = recipe;
         let making = Making { inodes, keep_blocks: prewritten, ..Making::default() };
         kind.make_as(&image, making);
+        Self::on(scratch, kind, kind.quiet_options())
+    }
+
+    /// What a power cut would leave now that spared the disk's cache, on a device of its own: a
+    /// copy. Nobody may be at work here meanwhile.
+    #[track_caller]
+    pub fn after_power_cut(&self) -> Self {
+        let scratch = Scratch::new(0);
+        let image = scratch.path().join("image");
+        let mut command = Command::new("cp");
+        command.arg("--sparse=always").arg(self.scratch().join("image")).arg(&image);
+        run::run(&mut command, TOOL_DEADLINE).expect_success();
+        Self::on(scratch, self.kind, self.kind.image_options())
+    }
+
+    // Mounts the image in this directory.
+    #[track_caller]
+    fn on(scratch: Scratch, kind: Kind, options: &str) -> Self {
+        let image = scratch.path().join("image");
         let mount_point = scratch.subdirectory("fs");
         // From here on `Drop` cleans up, also when mounting fails.
-        let this = LoopFs { device: attach(&image), mount_point, scratch };
-        let options = CString::new(kind.quiet_options()).expect("no zero in it");
+        let this = LoopFs { device: attach(&image), mount_point, kind, scratch };
+        let options = CString::new(options).expect("no zero in it");
         let options = Some(options).filter(|options| !options.is_empty());
         let (name, flags) = (kind.kernel_name(), MountFlags::empty());
         mount(&this.device, &this.mount_point, name, flags, options.as_deref())

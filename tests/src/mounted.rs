@@ -1,5 +1,8 @@
 //! lanefs mounted, through its command line only.
 //!
+//! `LANEFS_TEST_OPTIONS` has options for every mount of every test, in front of the test's own:
+//! `LANEFS_TEST_OPTIONS=transport=ring cargo test -p tests` runs all of them on the other transport.
+//!
 //! `Drop` unmounts with `lanefs umount` and fails the test when that does not work: a mount that
 //! cannot be left cleanly is a bug like any other. Whatever happens, nothing stays mounted.
 
@@ -40,6 +43,16 @@ impl Mounted {
         Self::start(Command::new(binary::lanefs()), backing, options)
     }
 
+    /// The same, where it is for a user to hear why that cannot be: the options are his.
+    ///
+    /// # Errors
+    /// What the command said, in one line.
+    pub fn attempt(backing: &Path, options: &str) -> Result<Self, String> {
+        Self::try_start(Command::new(binary::lanefs()), backing, options).map_err(|outcome| {
+            format!("lanefs mount ended with {}: {}", outcome.status, outcome.stderr.trim())
+        })
+    }
+
     /// The same with a daemon that may have at most `files_max` open files, as `ulimit -n` sets it,
     /// soft and hard.
     #[track_caller]
@@ -50,7 +63,13 @@ impl Mounted {
     }
 
     #[track_caller]
-    fn start(mut command: Command, backing: &Path, options: &str) -> Self {
+    fn start(command: Command, backing: &Path, options: &str) -> Self {
+        let this = Self::try_start(command, backing, options);
+        this.unwrap_or_else(|outcome| panic!("{}", outcome.describe()))
+    }
+
+    #[track_caller]
+    fn try_start(mut command: Command, backing: &Path, options: &str) -> Result<Self, Outcome> {
         let scratch = Scratch::new(0);
         let mount_point = scratch.subdirectory("mount");
         let mut this = Mounted {
@@ -61,15 +80,21 @@ impl Mounted {
             _scratch: scratch,
         };
         command.arg("mount").arg(backing).arg(&this.mount_point);
+        if let Ok(all) = std::env::var("LANEFS_TEST_OPTIONS") {
+            command.args(["-o", &all]);
+        }
         command.args(["--daemon", "-o", options]);
-        run::run(&mut command, MOUNT_DEADLINE).expect_success();
+        let outcome = run::run(&mut command, MOUNT_DEADLINE);
+        if !outcome.status.success() {
+            return Err(outcome);
+        }
         assert!(leftovers::is_mounted(&this.mount_point), "the command said that it had mounted");
         // Asked for now: a daemon that hangs later cannot be asked any more.
         let pid = this.status()["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
         let pid = pid.expect("a `pid` in the status");
         this.daemon_pid = Some(pid);
         this.watchdog = Some(Watchdog::new(pid, watchdog::mount_deadline()));
-        this
+        Ok(this)
     }
 
     /// The mount point.

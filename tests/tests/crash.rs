@@ -140,11 +140,13 @@ fn record(appender: usize, number: u64) -> Vec<u8> {
     bytes
 }
 
-// A dying mount says ENOTCONN to new requests and ECONNABORTED to those under way; the write-back
-// of a file may say EIO. Anything else is not from the kill.
+// A dying mount says ENOTCONN to new requests and ECONNABORTED to those under way (on rings also
+// ECANCELED, to those on their way to a thread that is gone: `fuse_uring_send_in_task`, Linux 6.18);
+// the write-back of a file may say EIO. Anything else is not from the kill.
 fn explain(what: &str, result: io::Result<()>) {
     if let Err(error) = result {
-        let known = [Errno::NOTCONN, Errno::CONNABORTED, Errno::IO, Errno::INTR];
+        let (aborted, canceled) = (Errno::CONNABORTED, Errno::CANCELED);
+        let known = [Errno::NOTCONN, aborted, canceled, Errno::IO, Errno::INTR];
         let errno = Errno::from_io_error(&error);
         assert!(errno.is_some_and(|errno| known.contains(&errno)), "{what}: {error}");
     }

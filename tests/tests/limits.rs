@@ -19,7 +19,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tests::loopfs::{Kind, LoopFs, Recipe};
 use tests::mounted::{DEFAULT_OPTIONS, Mounted};
 use tests::random::Random;
-use tests::subject::Subject;
+use tests::subject::{Subject, is_bare};
 use tests::{long_run, require};
 
 const DIRECTORIES: usize = 100;
@@ -72,6 +72,31 @@ fn many_known_files_under_a_low_limit() {
     fs::remove_dir_all(subject.path().join("d0")).expect("a removal");
     assert!(!subject.backing().join("d0").exists());
     println!("done after {:.1} s", start.elapsed().as_secs_f64());
+}
+
+/// Each file that was renamed over another stayed open in the daemon until the next sync, also when
+/// it had been replaced itself: programs that replace small files and never sync ran out of inodes
+/// (ENOSPC), or the daemon out of descriptors.
+#[test]
+fn files_that_are_replaced_hold_no_inodes() {
+    const INODES: u64 = 2000;
+    if !require::mount_support() || is_bare() {
+        return;
+    }
+    let filesystem = filesystem(256, INODES);
+    let backing = filesystem.path().join("backing");
+    fs::create_dir(&backing).expect("mkdir");
+    let mount = Mounted::new(&backing, "fence=log,log_size=8M,checkpoint_ms=3600000");
+    let new = mount.path().join("new");
+    for number in 0..2 * INODES {
+        fs::write(&new, b"content").expect("room for one file more");
+        fs::rename(&new, mount.path().join(format!("name{}", number % 10))).expect("a rename");
+    }
+    for _ in 0..2 * INODES {
+        fs::write(&new, b"content").expect("room for one file more");
+        fs::remove_file(&new).expect("a removal");
+    }
+    mount.unmount();
 }
 
 fn make_tree(root: &Path) -> Vec<PathBuf> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tests::filesystem::{Filesystem, Making};
-use tests::loopfs::LoopFs;
+use tests::loopfs::{LoopFs, Recipe};
 use tests::mounted::Mounted;
 use tests::run::{self, Outcome};
 use tests::scratch::Scratch;
@@ -94,6 +94,41 @@ fn what_a_dead_daemon_left_is_checked_then_recovered() {
     assert_eq!(report("recover", &backing)["groups"], 0);
     let shown = lanefs(&["recover"], &backing).expect_success().stdout;
     assert!(shown.contains("is up to date"), "{shown}");
+}
+
+/// Recovery noted every object that it made anew in a file of its own, which stayed until the end:
+/// a log that makes and replaces more files than the filesystem has inodes ended in ENOSPC.
+#[test]
+fn recovery_needs_no_inodes_for_files_that_were_replaced() {
+    const INODES: u64 = 4000;
+    const NAMES: u64 = 10;
+    if !can_run() {
+        return;
+    }
+    let (kind, inodes) = (Filesystem::Ext4, Some(INODES));
+    let filesystem =
+        LoopFs::new(Recipe { kind, inodes, size_mib: FILESYSTEM_MIB, in_memory: false });
+    // The journal keeps nothing by itself while this runs.
+    let mut remount = Command::new("mount");
+    remount.args(["-o", "remount,commit=600"]).arg(filesystem.path());
+    run::run(&mut remount, DEADLINE).expect_success();
+    let backing = filesystem.path().join("backing");
+    fs::create_dir(&backing).expect("mkdir");
+    let mut mount = Mounted::new(&backing, "fence=log,log_size=64M,checkpoint_ms=3600000");
+    for number in 0..2 * INODES {
+        let new = mount.path().join("new");
+        fs::File::create(&new).expect("a mount has room for what it replaces");
+        fs::rename(&new, mount.path().join(format!("name{}", number % NAMES))).expect("a rename");
+    }
+    fs::File::open(mount.path()).and_then(|root| root.sync_all()).expect("a synced directory");
+    mount.kill_daemon();
+
+    let left = filesystem.after_power_cut();
+    let recovered = report("recover", &left.path().join("backing"));
+    let [redone, left_out] = ["redone", "left_out"].map(|key| recovered[key].as_u64());
+    assert!(redone.zip(left_out).is_some_and(|(one, two)| one + two > INODES), "{recovered}");
+    let there = fs::read_dir(left.path().join("backing")).expect("a directory").count() as u64;
+    assert_eq!(there, NAMES + 1, "the names and .lanefs");
 }
 
 #[test]

@@ -42,6 +42,20 @@ fn a_gate_is_judged_row_by_row() {
     assert_eq!(outcome.status.code(), Some(i32::from(missed)), "{}", outcome.describe());
 }
 
+/// Mount options that lanefs does not know ended in a panic and its backtrace.
+#[test]
+fn unknown_mount_options_are_refused_in_one_line() {
+    if !require::mount_support() {
+        return;
+    }
+    let outcome = run::run(&mut performance(&["lone", "--options", "nonsense"]), DEADLINE);
+    assert_eq!(outcome.status.code(), Some(1), "{}", outcome.describe());
+    assert_eq!(outcome.stderr.trim_end().lines().count(), 1, "{}", outcome.describe());
+    for word in ["unknown mount option `nonsense`", "lanefs mount --help"] {
+        assert!(outcome.stderr.contains(word), "{}", outcome.describe());
+    }
+}
+
 #[test]
 fn nothing_is_left_after_an_interrupt() {
     if !require::mount_support() {

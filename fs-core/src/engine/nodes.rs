@@ -7,13 +7,13 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::Lsn;
 use crate::error::{Errno, Result};
 use crate::platform::{Backing, Found, ObjectKey};
-use crate::types::Time;
+use crate::types::{Caller, Time};
 
 /// Number of a node; 1 is the root of the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,6 +39,8 @@ pub(super) struct Node<B: Backing> {
     changed: AtomicU64,
     /// What the last sync of this directory has made durable.
     durable: Mutex<Option<DirState>>,
+    /// The thread that synced it last.
+    synced_by: AtomicU32,
 }
 
 /// A state of a directory: the last operation of ours in it, and the time of
@@ -64,6 +66,12 @@ impl<B: Backing> Node<B> {
     /// The last operation that a sync starting now has to cover.
     pub(super) fn last_change(&self) -> Lsn {
         self.changed.load(Ordering::Acquire)
+    }
+
+    /// Notes who syncs this object; true if it was somebody else the last time.
+    pub(super) fn synced_by(&self, caller: Caller) -> bool {
+        let before = self.synced_by.swap(caller.thread, Ordering::Relaxed);
+        before != 0 && before != caller.thread
     }
 
     /// Whether nothing has changed since a sync that covered this very state.
@@ -119,6 +127,7 @@ impl<B: Backing> NodeTable<B> {
                     references: AtomicU64::new(1),
                     changed: AtomicU64::new(1),
                     durable: Mutex::new(None),
+                    synced_by: AtomicU32::new(0),
                 });
                 place.insert(Arc::clone(&node));
                 let mut ids = self.id_shard(id).write().unwrap_or_else(PoisonError::into_inner);

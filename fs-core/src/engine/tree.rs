@@ -130,7 +130,7 @@ impl<B: Backing> Tree<B> {
             &[&node],
             |log, lsn| match change.size {
                 Some(size) => log.mark(lsn, &node.key(), size, describe::resized(node.key(), size)),
-                None => Ok(()),
+                None => Ok(None),
             },
             || self.backing.set_attr(caller, &node.object, file.as_deref(), change),
             |log, lsn, attr, changes| {
@@ -293,11 +293,12 @@ impl<B: Backing> Tree<B> {
             self.engine.lanes.count_skipped();
             return done(Ok(()));
         }
-        // The kernel lets nobody into the directory before this is answered, so that no
-        // more is waited for than was done before it came.
+        // No more is waited for than was done before it came.
         let through = Some(log.last_lsn());
         let target = Some(SyncTarget::Dir(Arc::clone(&open.dir)));
-        let request = SyncRequest { target, through, ..SyncRequest::everything() };
+        let keeps_others_out = open.node.synced_by(caller);
+        let request =
+            SyncRequest { target, through, keeps_others_out, ..SyncRequest::everything() };
         self.engine.lanes.submit(u64::from(caller.thread), request, done);
     }
 

@@ -19,7 +19,7 @@ use super::{BackingFence, FenceOutcome, GroupFence, SyncRequest, Way};
 use crate::engine::Lsn;
 use crate::error::{Errno, Result};
 use crate::log::format::GroupBuilder;
-use crate::log::tracked::{Collected, Need, Tracked};
+use crate::log::tracked::{Before, Collected, Need, Tracked};
 use crate::log::{Log, Tail, WriteError, Writer, device_error};
 use crate::platform::{Backing, FenceMethod, LogStore, SyncTarget};
 use crate::types::Attr;
@@ -40,9 +40,7 @@ pub struct LogFence<B: Backing> {
 struct GroupFile<B: Backing> {
     file: Arc<Tracked<B>>,
     reader: Arc<B::File>,
-    /// Before its data was written in place: whatever changes the file after this
-    /// was taken changes its times again.
-    before: Attr,
+    before: Before,
     /// When its number had been taken.
     attr: Attr,
     lsn: Lsn,
@@ -109,7 +107,7 @@ impl<B: Backing> LogFence<B> {
                 if way != Way::Backing(FenceMethod::SharedCommit) {
                     for file in files.iter_mut() {
                         let collected = std::mem::take(&mut file.collected);
-                        file.file.logged(collected, file.lsn, &file.before);
+                        file.file.logged(collected, file.lsn, &file.before.attr);
                     }
                 }
                 self.log.note_durable(tail.through);
@@ -164,12 +162,12 @@ impl<B: Backing> LogFence<B> {
                 found => self.log.reader(file, &found?.object)?,
             },
         };
-        let before = self.backing.file_attr(&reader)?;
+        let before = file.before(|| self.backing.file_attr(&reader))?;
         let file = Arc::clone(file);
-        Ok((before.nlink > 0).then(|| GroupFile {
+        Ok((before.attr.nlink > 0).then(|| GroupFile {
             file,
             reader,
-            attr: before,
+            attr: before.attr,
             before,
             lsn: 0,
             collected: Collected::default(),
@@ -209,7 +207,7 @@ impl<B: Backing> LogFence<B> {
     fn are_durable(&self, files: &[GroupFile<B>]) -> bool {
         self.log.is_all_durable()
             && (files.is_empty() || self.backing.has_exact_times())
-            && files.iter().all(|file| file.file.is_synced(&file.before))
+            && files.iter().all(|file| file.file.is_synced(&file.before.attr))
     }
 
     /// Takes what waits in the stream, with the files that joined it, and a number
@@ -294,8 +292,8 @@ impl<B: Backing> LogFence<B> {
             let start = Instant::now();
             let GroupFile { file: tracked, reader, attr, before, lsn, .. } = file;
             let (bugs, source) = (self.log.bugs(), (&*self.backing, &**reader));
-            let sizes = (&*attr, before.size);
-            file.collected = tracked.collect(source, sizes, &need, *lsn, builder, bugs)?;
+            let states = (&*attr, &*before);
+            file.collected = tracked.collect(source, states, &need, *lsn, builder, bugs)?;
             if need.live_pages > 0 {
                 file.comparing = start.elapsed();
                 self.log.count_compared(need.live_pages);
@@ -359,7 +357,7 @@ impl<B: Backing> LogFence<B> {
             .collect();
         self.fence.commit().map_err(WriteError::Failed)?;
         for (file, settled) in files.iter().zip(settled) {
-            file.file.committed(settled, file.lsn, &file.before);
+            file.file.committed(settled, &file.before);
         }
         self.log.committed(writer, through, is_full);
         Ok(Way::Backing(FenceMethod::SharedCommit))

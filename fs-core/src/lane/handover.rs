@@ -10,9 +10,8 @@
 use std::sync::{Arc, PoisonError};
 
 use super::policy::WriterId;
-use super::{Completion, Lanes, Parked};
+use super::{Brought, Completion, Duty, Lanes, Parked};
 use crate::fence::SyncRequest;
-use crate::lane::policy::Decision;
 use crate::platform::Backing;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
@@ -47,9 +46,12 @@ impl Waiter {
         self.lock().left == 0
     }
 
-    fn lead(&self) {
-        self.lock().leads = true;
+    /// Has it lead, unless it waits no more: whether it does.
+    fn lead(&self) -> bool {
+        let mut state = self.lock();
+        state.leads = state.left > 0;
         self.changed.notify_one();
+        state.leads
     }
 
     /// Waits until all is answered, or until it shall lead: whether that is so.
@@ -72,8 +74,9 @@ impl<B: Backing> Lanes<B> {
     /// they are; else at once if another thread leads.
     ///
     /// `relieve` has another thread call [`Self::go_on_leading`]: whether there is one.
+    /// If duties are run elsewhere, the calling thread leads not at all.
     pub fn submit_own(
-        &self,
+        self: &Arc<Self>,
         writer: WriterId,
         requests: Vec<(SyncRequest<B>, Completion)>,
         waits: bool,
@@ -87,17 +90,20 @@ impl<B: Backing> Lanes<B> {
                 let _told = told;
                 done(result);
             };
-            (request, Box::new(done) as Completion)
+            Parked { request, done: Box::new(done) }
         };
-        let (leads, beyond) =
-            self.park_all(writer, requests.into_iter().map(telling).collect(), || {
-                waits.then(|| Arc::clone(&waiter))
-            });
-        if leads {
-            self.lead_until_done(&waiter, relieve);
+        let requests = requests.into_iter().map(telling);
+        let waiting = waits.then(|| Arc::clone(&waiter));
+        let Brought { leads, beyond } = self.park(writer, requests, waiting);
+        // First: it is not done, and does not hand the lead over, before they are.
+        if !beyond.is_empty() {
+            self.see_to(Duty::carry_alone(Arc::clone(self), beyond));
         }
-        for (request, done) in beyond {
-            self.submit(writer, request, done);
+        if leads {
+            match self.elsewhere.get() {
+                Some(run) => run(Duty::lead(Arc::clone(self))),
+                None => self.lead_until_done(&waiter, relieve),
+            }
         }
         if !waits {
             return;
@@ -110,33 +116,7 @@ impl<B: Backing> Lanes<B> {
 
     /// Leads in place of a thread that has handed the lead over.
     pub fn go_on_leading(&self) {
-        self.lead();
-    }
-
-    /// Parks requests; whether the caller leads now, and those there was no room for.
-    fn park_all(
-        &self,
-        writer: WriterId,
-        mut requests: Vec<(SyncRequest<B>, Completion)>,
-        waiter: impl FnOnce() -> Option<Arc<Waiter>>,
-    ) -> (bool, Vec<(SyncRequest<B>, Completion)>) {
-        let mut state = self.lock();
-        let now = self.now();
-        let room = self.config.queue_ops_max.saturating_sub(state.pending.len());
-        let beyond = requests.split_off(room.min(requests.len()));
-        state.stats.requests += requests.len() as u64;
-        for (request, done) in requests {
-            state.pending.push_back(Parked { request, done });
-            state.policy.arrived(writer, now);
-        }
-        let leads = !state.leading && !state.pending.is_empty();
-        state.leading |= leads;
-        if state.holding && state.policy.decide(now) == Decision::Go {
-            state.holding = false;
-            self.leave.notify_one();
-        }
-        state.waiters.extend(waiter());
-        (leads, beyond)
+        self.lead(&mut || {});
     }
 
     fn lead_until_done(&self, waiter: &Waiter, relieve: &dyn Fn() -> bool) {
@@ -155,9 +135,7 @@ impl<B: Backing> Lanes<B> {
             return false;
         }
         while let Some(next) = state.waiters.pop_front() {
-            // Nobody leads: what it waits for cannot be answered meanwhile.
-            if !next.is_done() {
-                next.lead();
+            if next.lead() {
                 return true;
             }
         }

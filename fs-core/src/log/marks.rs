@@ -27,7 +27,7 @@ pub(super) const OURSELVES: Caller = Caller { uid: 0, gid: 0, thread: 0 };
 
 /// An operation that took bytes from a file; or one of a batch (`together`).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Mark {
+pub(crate) struct Mark {
     pub(super) lsn: Lsn,
     /// [`Change::Resize`] or [`Change::Allocate`]; or what a batch may hold.
     pub(super) change: Change,
@@ -92,7 +92,8 @@ fn parse_key<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<ObjectKey>
     Some(ObjectKey { dev: 0, ino, handle })
 }
 
-/// Begins the name of a note that recovery has made an object anew: at most 220 bytes.
+/// Begins the name of a note of an object that recovery has made anew and is about to
+/// exchange: at most 220 bytes.
 const RENEWED: &str = "k";
 
 fn renewed_name(in_log: &ObjectKey, here: &ObjectKey) -> OsString {
@@ -129,6 +130,12 @@ impl<B: Backing> Marks<B> {
         backing.make_node(OURSELVES, &self.directory, &name, mode, (0, 0)).map(drop)
     }
 
+    /// Removes a mark.
+    pub(super) fn remove(&self, backing: &B, mark: &Mark) -> Result<()> {
+        let Some(name) = mark.name() else { return Ok(()) };
+        backing.unlink(&self.directory, &name)
+    }
+
     /// All marks, oldest first. What is no mark is passed over.
     pub(super) fn list(&self, backing: &B) -> Result<Vec<Mark>> {
         let mut marks = Vec::new();
@@ -142,7 +149,7 @@ impl<B: Backing> Marks<B> {
     }
 
     /// Notes which object on the disk is one of the log that recovery has made anew: a
-    /// change of the same journal, behind the making and in front of the marker.
+    /// change of the same journal, in front of the operation that needs it.
     pub(super) fn note_renewed(
         &self,
         backing: &B,
@@ -157,7 +164,17 @@ impl<B: Backing> Marks<B> {
         }
     }
 
-    /// What an interrupted recovery has made anew: key in the log, key on the disk.
+    /// Takes [`Self::note_renewed`] back.
+    pub(super) fn forget_note(
+        &self,
+        backing: &B,
+        in_log: &ObjectKey,
+        here: &ObjectKey,
+    ) -> Result<()> {
+        backing.unlink(&self.directory, &renewed_name(in_log, here))
+    }
+
+    /// What an interrupted recovery has noted: key in the log, key on the disk.
     pub(super) fn renewed(&self, backing: &B) -> Result<HashMap<ObjectKey, ObjectKey>> {
         let mut renewed = HashMap::new();
         let directory = backing.open_dir(&self.directory)?;
@@ -172,7 +189,7 @@ impl<B: Backing> Marks<B> {
     pub(super) fn forget_renewed(&self, backing: &B) -> Result<bool> {
         let renewed = self.renewed(backing)?;
         for (in_log, here) in &renewed {
-            backing.unlink(&self.directory, &renewed_name(in_log, here))?;
+            self.forget_note(backing, in_log, here)?;
         }
         Ok(!renewed.is_empty())
     }
@@ -180,9 +197,7 @@ impl<B: Backing> Marks<B> {
     /// Removes marks up to this number: the log has nothing that old any more.
     pub(super) fn remove_through(&self, backing: &B, through: Lsn) -> Result<()> {
         for mark in self.list(backing)?.iter().filter(|mark| mark.lsn <= through) {
-            if let Some(name) = mark.name() {
-                backing.unlink(&self.directory, &name)?;
-            }
+            self.remove(backing, mark)?;
         }
         Ok(())
     }

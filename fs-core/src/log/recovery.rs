@@ -8,7 +8,7 @@
 //! | step | what it may meet |
 //! | --- | --- |
 //! | plan ([`overlay`]) | groups, records, marks in the order of their numbers; what of each file's content is still valid at the end |
-//! | redo ([`redo`]) | the disk may be ahead of the log (then nothing is redone), behind it, or have one operation that the marker does not tell |
+//! | redo ([`redo`]) | the disk may be ahead of the log (then nothing is redone), behind it, or have one operation that the marker does not tell; what comes and goes behind the marker is left out ([`transient`]) |
 //! | fill ([`fill`]) | blocks that are there are newer than the log, or the same; except where redoing took them |
 //! | end | everything is synced; only then does the log begin anew |
 //!
@@ -16,7 +16,7 @@
 //! nothing is redone twice; what redoing takes from files is filled again, because
 //! the superblock keeps the marker that was found first. Objects that redoing has
 //! made have other handles than the log knows: they are found by the names that the
-//! log gives them.
+//! log gives them ([`objects`]).
 //!
 //! Nothing is ever invented: an object that is gone was removed later; what the log
 //! says of it is counted and passed over.
@@ -37,8 +37,11 @@ use crate::error::Errno;
 use crate::platform::{Backing, LogStore};
 
 mod fill;
+mod names;
+mod objects;
 mod overlay;
 mod redo;
+mod transient;
 
 /// What recovery found and did; with `lanefs check`, what it would do.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -57,6 +60,9 @@ pub struct RecoveryReport {
     pub last_lsn: Lsn,
     /// Operations that were not there and were carried out again.
     pub redone: u64,
+    /// Operations on objects that were made and removed behind the marker: there would
+    /// be nothing to see of them.
+    pub left_out: u64,
     /// Operations behind the marker that were there already.
     pub found_done: u64,
     /// Operations on objects that do not exist any more.
@@ -233,9 +239,9 @@ pub(super) fn recover_in<B: Backing>(
         write_superblock(store, &begun)?;
     }
     let known = (marker, renewed);
-    let objects = redo::redo(backing, home, &plan, known, &mut report, progress)?;
+    let files = redo::redo(backing, home, &plan, known, &mut report, progress)?;
     let over_blocks = config.bugs.replay_over_blocks || again;
-    fill::fill(backing, &plan, over_blocks, &objects, &mut report, progress)?;
+    fill::fill(backing, &plan, over_blocks, &files, &mut report, progress)?;
     backing.sync_all().map_err(|source| RecoveryError::Backing { what: "sync", source })?;
     report.seconds = seconds(start.elapsed());
     Ok(Some(report))

@@ -7,7 +7,7 @@ use super::format::{check_record, encode_record};
 use super::record::{Change, Record};
 use super::tracked::Tracked;
 use crate::engine::Lsn;
-use crate::platform::Backing;
+use crate::platform::{Backing, ObjectKey};
 
 /// Operations that no group has taken yet.
 pub(crate) struct Stream<B: Backing> {
@@ -79,6 +79,13 @@ impl<B: Backing> Stream<B> {
     pub(crate) fn join(&mut self, file: Arc<Tracked<B>>) {
         if !self.joined.iter().any(|joined| Arc::ptr_eq(joined, &file)) {
             self.joined.push(file);
+        }
+    }
+
+    /// The next group need not care for this file.
+    pub(crate) fn leave(&mut self, key: &ObjectKey) {
+        if let Some(place) = self.joined.iter().rposition(|joined| joined.key() == key) {
+            self.joined.swap_remove(place);
         }
     }
 

@@ -105,6 +105,15 @@ impl From<&Attr> for Synced {
     }
 }
 
+/// A file before its data is written in place. Whatever changes it after this was taken
+/// changes its times again, or is an operation that takes bytes from it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Before {
+    pub(crate) attr: Attr,
+    /// Last operation that had taken bytes.
+    cut_at: Lsn,
+}
+
 /// What is known of a file when tracking begins.
 #[derive(Debug, Default)]
 pub(crate) struct Start {
@@ -209,6 +218,13 @@ impl<B: Backing> Tracked<B> {
     /// Whether the file, cut to nothing by an opening, was not synced since.
     pub(crate) fn is_emptied(&self) -> bool {
         self.lock().emptied
+    }
+
+    /// The file as it is now; `attr` asks for its attributes.
+    pub(crate) fn before(&self, attr: impl FnOnce() -> Result<Attr>) -> Result<Before> {
+        // First: an operation in between shows as one that came later.
+        let cut_at = self.lock().cut_at;
+        Ok(Before { attr: attr()?, cut_at })
     }
 
     /// Whether a durable group has found the file in exactly this state.

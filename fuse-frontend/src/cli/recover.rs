@@ -98,6 +98,7 @@ fn figures(report: &RecoveryReport) -> String {
         row([&"last operation kept by the filesystem", &report.marker]),
         row([&"last operation in the log", &report.last_lsn]),
         row([&"operations redone", &report.redone]),
+        row([&"  that would leave nothing", &report.left_out]),
         row([&"  that were there already", &report.found_done]),
         row([&"  on objects that are gone", &report.passed_over]),
         row([&"files filled", &report.files_filled]),

@@ -69,6 +69,7 @@ fn mount_rows(status: &Value) -> Vec<Vec<String>> {
         row([&"daemon", &format!("pid {}, up {} s", status["pid"], status["uptime_s"])]),
         row([&"backing filesystem", &text(&status["filesystem"])]),
         row([&"read-only", &yes(&status["read_only"])]),
+        row([&"transport", &text(&status["transport"])]),
         row([&"passthrough I/O", &yes(&status["passthrough"])]),
         row([&"file handles", &yes(&status["handles"])]),
         row([&"files belong to their callers", &yes(&status["impersonation"])]),

@@ -7,6 +7,7 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -16,8 +17,9 @@ use nix::mount::{MntFlags, MsFlags};
 
 use super::{Event, MountOptions, MountPlan, mounts};
 use crate::failure::Failure;
-use crate::skin::Skin;
+use crate::ring::{self, Choice, Rings, Running};
 use crate::skin::reply::Channel;
+use crate::skin::{Agreement, Classic, Skin};
 
 /// How long a new mount may take to answer its first request.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -26,6 +28,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 pub struct KernelMount {
     mount_point: PathBuf,
     device_number: String,
+    transport: String,
 }
 
 impl KernelMount {
@@ -35,39 +38,41 @@ impl KernelMount {
     /// The kernel refused; the message says why and what helps.
     pub fn new(
         plan: &MountPlan,
-        skin: Skin,
+        skin: &Arc<Skin>,
         channel: &Channel,
         events: Sender<Event>,
     ) -> Result<Self, Failure> {
         let mount_point = plan.mount_point.clone();
-        let root = running_as_root();
-        let session = if root { mount_as_root(plan, skin) } else { mount_as_user(plan, skin) }?;
-        let started =
-            Self::serve(session, channel, events).and_then(|()| device_number_of(&mount_point));
-        match started {
-            Ok(device_number) => Ok(Self { mount_point, device_number }),
-            Err(failure) => {
-                detach(&mount_point);
-                Err(failure)
-            }
-        }
+        let choice = ring::choose(plan.options.transport)?;
+        let agreement = Arc::new(Agreement::new(matches!(choice, Choice::Rings(_))));
+        let classic = Classic::new(Arc::clone(skin), Arc::clone(&agreement));
+        let session = if running_as_root() {
+            mount_as_root(plan, classic, session_config(&plan.options, &choice))
+        } else {
+            mount_as_user(plan, classic, session_config(&plan.options, &choice))
+        }?;
+        let start = || {
+            let device = or_cannot_serve(session.as_fd().try_clone_to_owned())?;
+            channel.connect(device);
+            let (transport, rings) = match choice {
+                Choice::Rings(rings) => {
+                    let workers = plan.options.workers;
+                    let rings = start_rings(rings, &agreement, skin, channel, workers, &events)?;
+                    (rings.shown(), Some(rings))
+                }
+                Choice::Classic(reason) => (format!("classic: {reason}"), None),
+            };
+            serve(session, rings, events)?;
+            let device_number = device_number_of(&mount_point)?;
+            Ok(Self { mount_point: mount_point.clone(), device_number, transport })
+        };
+        start().inspect_err(|_| detach(&mount_point))
     }
 
-    /// Hands the session to its workers, and a thread that tells when they end.
-    fn serve(
-        session: Session<Skin>,
-        channel: &Channel,
-        events: Sender<Event>,
-    ) -> Result<(), Failure> {
-        let failed = |error: std::io::Error| Failure::new(format!("cannot serve: {error}"));
-        channel.connect(session.as_fd().try_clone_to_owned().map_err(failed)?);
-        let session = session.spawn().map_err(failed)?;
-        let wait = move || {
-            let result = session.join();
-            let _ = events.send(Event::SessionEnded(result));
-        };
-        std::thread::Builder::new().name("lanefs-session".into()).spawn(wait).map_err(failed)?;
-        Ok(())
+    /// How requests come, and why, for `lanefs status`.
+    #[must_use]
+    pub fn transport(&self) -> &str {
+        &self.transport
     }
 
     /// Device number of the mount, as `major:minor`.
@@ -119,6 +124,52 @@ impl KernelMount {
         // must end now, so its connection is cut.
         let _ = abort_connection(&self.device_number);
     }
+}
+
+/// Hands the session to its workers, and a thread that tells when all have ended.
+fn serve(
+    session: Session<Classic>,
+    rings: Option<Running>,
+    events: Sender<Event>,
+) -> Result<(), Failure> {
+    let session = or_cannot_serve(session.spawn())?;
+    let wait = move || {
+        let result = session.join();
+        if let Some(rings) = rings {
+            rings.wait();
+        }
+        let _ = events.send(Event::SessionEnded(result));
+    };
+    let thread = std::thread::Builder::new().name("lanefs-session".into());
+    or_cannot_serve(thread.spawn(wait)).map(drop)
+}
+
+/// The kernel holds all requests back until the rings are registered.
+fn start_rings(
+    rings: Rings,
+    agreement: &Agreement,
+    skin: &Arc<Skin>,
+    channel: &Channel,
+    workers: usize,
+    events: &Sender<Event>,
+) -> Result<Running, Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::new(format!(
+            "FUSE over io_uring cannot be set up: {error}; `-o transport=classic` does without"
+        ))
+    };
+    if !agreement.is_ring() {
+        return Err(failed(&"the kernel has just ceased to offer it"));
+    }
+    let events = events.clone();
+    let told = move |error: &std::io::Error| {
+        let _ = events.send(Event::RingFailed(error.to_string()));
+    };
+    rings.start(skin, channel.device(), workers, told).map_err(|error| failed(&error))
+}
+
+fn or_cannot_serve<T>(result: std::io::Result<T>) -> Result<T, Failure> {
+    result.map_err(|error| Failure::new(format!("cannot serve: {error}")))
 }
 
 /// Unmounts what is at a path.
@@ -176,15 +227,21 @@ fn device_number_of(mount_point: &Path) -> Result<String, Failure> {
     }
 }
 
-fn session_config(options: &MountOptions) -> Config {
+fn session_config(options: &MountOptions, choice: &Choice) -> Config {
     let mut config = Config::default();
     // Who may enter is the kernel's decision, by the mount's own options.
     config.acl = SessionACL::All;
-    config.n_threads = Some(options.workers);
+    // With rings it is only forgotten nodes that come by the device.
+    let workers = if matches!(choice, Choice::Rings(_)) { 1 } else { options.workers };
+    config.n_threads = Some(workers);
     config
 }
 
-fn mount_as_root(plan: &MountPlan, skin: Skin) -> Result<Session<Skin>, Failure> {
+fn mount_as_root(
+    plan: &MountPlan,
+    classic: Classic,
+    config: Config,
+) -> Result<Session<Classic>, Failure> {
     let options = &plan.options;
     let device = nix::fcntl::open(
         "/dev/fuse",
@@ -201,7 +258,7 @@ fn mount_as_root(plan: &MountPlan, skin: Skin) -> Result<Session<Skin>, Failure>
         Some(mount_data(&device, options).as_str()),
     )
     .map_err(|error| mount_failure(&plan.mount_point, error))?;
-    Session::from_fd(skin, device, SessionACL::All, session_config(options)).map_err(|error| {
+    Session::from_fd(classic, device, SessionACL::All, config).map_err(|error| {
         detach(&plan.mount_point);
         Failure::new(format!("the kernel and lanefs could not agree on the mount: {error}"))
     })
@@ -244,7 +301,11 @@ fn mount_data(device: &OwnedFd, options: &MountOptions) -> String {
     data
 }
 
-fn mount_as_user(plan: &MountPlan, skin: Skin) -> Result<Session<Skin>, Failure> {
+fn mount_as_user(
+    plan: &MountPlan,
+    classic: Classic,
+    mut config: Config,
+) -> Result<Session<Classic>, Failure> {
     let options = &plan.options;
     if options.dev || options.suid {
         return Err(Failure::usage(
@@ -258,7 +319,6 @@ fn mount_as_user(plan: &MountPlan, skin: Skin) -> Result<Session<Skin>, Failure>
             "fusermount3 cannot pass a name with a comma: say `-o fsname=NAME` without one",
         ));
     }
-    let mut config = session_config(options);
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.mount_options = vec![
         MountOption::FSName(source),
@@ -270,7 +330,7 @@ fn mount_as_user(plan: &MountPlan, skin: Skin) -> Result<Session<Skin>, Failure>
     if options.default_permissions {
         config.mount_options.push(MountOption::DefaultPermissions);
     }
-    Session::new(skin, &plan.mount_point, &config).map_err(|error| {
+    Session::new(classic, &plan.mount_point, &config).map_err(|error| {
         let shown = plan.mount_point.display();
         Failure::new(format!(
             "cannot mount at {shown} without root: {error}; install fusermount3 (Debian: \

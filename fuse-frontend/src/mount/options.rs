@@ -10,6 +10,7 @@ use fs_core::log::format::{LOG_BYTES_DEFAULT, LOG_BYTES_MAX, LOG_BYTES_MIN};
 use fs_core::platform::linux::{FenceMechanism, running_as_root};
 
 use crate::failure::Failure;
+use crate::ring::Transport;
 
 /// Workers that read requests. At most one of them leads a group; the others
 /// keep the mount answering.
@@ -57,6 +58,8 @@ pub struct MountOptions {
     pub entry_timeout: Duration,
     /// Reads and writes go straight to the backing files where the kernel can.
     pub passthrough: bool,
+    /// How requests come.
+    pub transport: Transport,
     /// Threads that answer requests.
     pub workers: usize,
     /// Pin known objects by descriptors instead of using file handles.
@@ -98,6 +101,7 @@ impl Default for MountOptions {
             attr_timeout: Duration::from_secs(1),
             entry_timeout: Duration::from_secs(1),
             passthrough: true,
+            transport: Transport::Auto,
             workers: WORKERS_DEFAULT,
             pin_objects: false,
             fence: FenceChoice::Auto,
@@ -131,7 +135,13 @@ Options for -o (several: comma-separated, or -o again):
   passthrough, no_passthrough
                          reads and writes straight to the backing files
                          (default: where kernel and privilege allow it)
-  workers=N              threads that answer requests, 3 to 64 (default 4)
+  transport=auto|ring|classic
+                         how requests come: by io_uring, one ring for each processor,
+                         which costs less processor time (needs Linux 6.14 and, as root,
+                         `echo Y > /sys/module/fuse/parameters/enable_uring`), or by
+                         /dev/fuse (default auto: ring where the kernel offers it)
+  workers=N              threads that answer requests, 3 to 64 (default 4); with
+                         transport=ring those that may wait for the disk
   handles, no_handles    know files by handle / pin each by a descriptor
                          (default: handles where privilege allows it)
   fence=auto|log|backing what makes a group durable: one write to the log (where the
@@ -219,6 +229,9 @@ impl MountOptions {
             ("workers", Some(value)) => {
                 self.workers = number(name, value, WORKERS_MIN, WORKERS_MAX)?;
             }
+            ("transport", Some("auto")) => self.transport = Transport::Auto,
+            ("transport", Some("ring")) => self.transport = Transport::Ring,
+            ("transport", Some("classic")) => self.transport = Transport::Classic,
             ("fence", Some("auto")) => self.fence = FenceChoice::Auto,
             ("fence", Some("log")) => self.fence = FenceChoice::Log,
             ("fence", Some("backing")) => self.fence = FenceChoice::Backing,
@@ -342,6 +355,7 @@ mod tests {
             ("workers=many", "workers=many"),
             ("attr_timeout=-1", "from 0 to"),
             ("fence=magic", "fence=magic"),
+            ("transport=pigeon", "transport=pigeon"),
             ("ro=1", "ro=1"),
             ("default_permissions,allow_other,no_default_permissions", "default_permissions"),
         ] {

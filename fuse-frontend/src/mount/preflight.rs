@@ -8,6 +8,7 @@ use fs_core::platform::linux::running_as_root;
 use super::{MountPlan, mounts};
 use crate::control;
 use crate::failure::Failure;
+use crate::ring;
 
 /// Resolves the paths as typed into a plan's absolute ones.
 ///
@@ -47,7 +48,8 @@ pub fn dead_mount(path: &Path) -> Failure {
 /// Checks a resolved plan.
 ///
 /// # Errors
-/// Paths inside each other, a mount point in use, or no FUSE on this machine.
+/// Paths inside each other, a mount point in use, or no FUSE on this machine, or not the
+/// FUSE that was asked for.
 pub fn check(plan: &MountPlan) -> Result<(), Failure> {
     let (backing, mount_point) = (&plan.backing, &plan.mount_point);
     let same = backing == mount_point;
@@ -68,7 +70,8 @@ pub fn check(plan: &MountPlan) -> Result<(), Failure> {
         )));
     }
     check_mount_point(mount_point, same || plan.options.nonempty)?;
-    check_device()
+    check_device()?;
+    ring::check(plan.options.transport)
 }
 
 fn check_mount_point(mount_point: &Path, may_hold_files: bool) -> Result<(), Failure> {

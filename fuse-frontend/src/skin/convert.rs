@@ -1,12 +1,12 @@
-//! Between fuser's values and `fs_core`'s.
+//! Between the kernel's and fuser's values and `fs_core`'s.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fs_core::engine::NodeId;
 use fs_core::error::{Errno, Result};
-use fs_core::platform::RenameMode;
+use fs_core::platform::{OpenMode, RenameMode};
 use fs_core::types::{Attr, Caller, FileKind, SetTime, Time};
-use fuser::{FileAttr, FileType, INodeNo, RenameFlags, ReplyXattr, Request, TimeOrNow};
+use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
 
 pub(super) fn node(ino: INodeNo) -> NodeId {
     NodeId(ino.0)
@@ -20,21 +20,32 @@ pub(super) fn caller(request: &Request) -> Caller {
     Caller { uid: request.uid(), gid: request.gid(), thread: request.pid() }
 }
 
-pub(super) fn rename_mode(flags: RenameFlags) -> Result<RenameMode> {
-    let known =
-        RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_EXCHANGE | RenameFlags::RENAME_WHITEOUT;
-    if !known.contains(flags) {
+/// Flags of `renameat2(2)`.
+pub(crate) fn rename_mode(flags: u32) -> Result<RenameMode> {
+    let known = libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE | libc::RENAME_WHITEOUT;
+    if flags & !known != 0 {
         return Err(Errno::INVAL);
     }
     Ok(RenameMode {
-        no_replace: flags.contains(RenameFlags::RENAME_NOREPLACE),
-        exchange: flags.contains(RenameFlags::RENAME_EXCHANGE),
-        whiteout: flags.contains(RenameFlags::RENAME_WHITEOUT),
+        no_replace: flags & libc::RENAME_NOREPLACE != 0,
+        exchange: flags & libc::RENAME_EXCHANGE != 0,
+        whiteout: flags & libc::RENAME_WHITEOUT != 0,
     })
 }
 
+/// How the engine shall open a file for these flags of `open(2)`.
+pub(crate) fn open_mode(flags: i32) -> OpenMode {
+    let access = flags & libc::O_ACCMODE;
+    OpenMode {
+        read: access != libc::O_WRONLY,
+        write: access != libc::O_RDONLY,
+        truncate: flags & libc::O_TRUNC != 0,
+        no_atime: flags & libc::O_NOATIME != 0,
+    }
+}
+
 /// Major and minor number, from the kernel's 32-bit encoding (`new_encode_dev`).
-pub(super) fn device(encoded: u32) -> (u32, u32) {
+pub(crate) fn device(encoded: u32) -> (u32, u32) {
     ((encoded >> 8) & 0xfff, (encoded & 0xff) | ((encoded >> 12) & 0xf_ff00))
 }
 
@@ -113,17 +124,6 @@ pub(super) fn file_attr(attr: &Attr) -> FileAttr {
         rdev: encode_device(attr.rdev_major, attr.rdev_minor),
         blksize: attr.block_bytes,
         flags: 0,
-    }
-}
-
-/// Answers a request for an attribute or the list of names: its size, the bytes
-/// if they fit, or ERANGE.
-pub(super) fn reply_xattr(reply: ReplyXattr, size: u32, result: Result<Vec<u8>>) {
-    match result {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() <= size as usize => reply.data(&value),
-        Ok(_) => reply.error(fuser::Errno::ERANGE),
-        Err(error) => reply.error(errno(error)),
     }
 }
 

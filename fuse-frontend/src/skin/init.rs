@@ -1,13 +1,11 @@
 //! What we ask of the kernel when the mount begins.
 
-use fs_core::platform::linux::LinuxBacking;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use fuser::{InitFlags, KernelConfig};
 
-use super::SkinOptions;
-use super::passthrough::Passthrough;
+use super::{REQUEST_BYTES_MAX, Skin};
 
-/// Largest read or write request in bytes (`fs.fuse.max_pages_limit` is 256 pages).
-const REQUEST_BYTES_MAX: u32 = 1024 * 1024;
 /// Background requests (read-ahead, write-back, release) that may be under way.
 const BACKGROUND_REQUESTS_MAX: u16 = 128;
 
@@ -26,30 +24,57 @@ const WANTED: &[InitFlags] = &[
     InitFlags::FUSE_CACHE_SYMLINKS,
 ];
 
-pub(super) fn negotiate(
-    config: &mut KernelConfig,
-    options: &SkinOptions,
-    backing: &LinuxBacking,
-    passthrough: &Passthrough,
-) {
+/// What of the transport is settled in the handshake.
+#[derive(Debug, Default)]
+pub struct Agreement {
+    /// Rings are ready to be registered right after the handshake.
+    ring_wanted: bool,
+    /// The kernel will send requests through them, once all are registered.
+    ring_agreed: AtomicBool,
+}
+
+impl Agreement {
+    /// Before the handshake; `ring_wanted` only if rings are ready to be registered: the
+    /// kernel holds all requests back until they are.
+    #[must_use]
+    pub fn new(ring_wanted: bool) -> Self {
+        Self { ring_wanted, ring_agreed: AtomicBool::new(false) }
+    }
+
+    /// After the handshake.
+    #[must_use]
+    pub fn is_ring(&self) -> bool {
+        self.ring_agreed.load(Ordering::Acquire)
+    }
+
+    fn negotiate(&self, config: &mut KernelConfig) {
+        let agreed =
+            self.ring_wanted && config.add_capabilities(InitFlags::FUSE_OVER_IO_URING).is_ok();
+        self.ring_agreed.store(agreed, Ordering::Release);
+    }
+}
+
+pub(super) fn negotiate(config: &mut KernelConfig, skin: &Skin, agreement: &Agreement) {
     for &flag in WANTED {
         if config.add_capabilities(flag).is_err() {
             tracing::debug!(?flag, "the kernel does not offer this");
         }
     }
     // Makes the kernel judge permissions, so not for a mount that shall not.
-    if options.default_permissions {
+    if skin.options.default_permissions {
         let _ = config.add_capabilities(InitFlags::FUSE_POSIX_ACL);
     }
     let _ = config.set_max_write(REQUEST_BYTES_MAX);
     let _ = config.set_max_background(BACKGROUND_REQUESTS_MAX);
+    let passthrough = &skin.passthrough;
     if passthrough.is_enabled() {
         let offered = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok();
         // 1 allows a plain filesystem below, 2 a stacked one; each level that we
         // take is one that cannot be stacked on top of us.
-        let depth = if backing.is_stacked() { 2 } else { 1 };
+        let depth = if skin.tree.backing().is_stacked() { 2 } else { 1 };
         if !offered || config.set_max_stack_depth(depth).is_err() {
             passthrough.disable("the kernel does not offer it (Linux 6.9 and later do)");
         }
     }
+    agreement.negotiate(config);
 }

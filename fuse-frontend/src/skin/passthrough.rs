@@ -7,21 +7,25 @@
 //! opened the other (the kernel answers EIO).
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fs_core::engine::{NodeId, Tree};
 use fs_core::platform::linux::LinuxBacking;
 use fs_core::types::SyncKind;
-use fuser::{BackingId, FopenFlags, ReplyCreate, ReplyOpen};
+
+use super::backing::Backing;
+use super::reply::Channel;
+use super::wire::fopen;
 
 const SHARDS: usize = 16;
 /// Set-user-id and set-group-id.
 const SETID_BITS: u32 = 0o6000;
 
 /// The open inodes and the way of each.
-pub struct Passthrough {
+pub(super) struct Passthrough {
+    channel: Arc<Channel>,
     enabled: AtomicBool,
     shards: [Mutex<HashMap<NodeId, OpenInode>>; SHARDS],
 }
@@ -32,38 +36,10 @@ struct OpenInode {
     backing: Option<Arc<Backing>>,
 }
 
-/// A backing id: the kernel's number for a file that it may use by itself.
-pub struct Backing {
-    /// Owns the registration and ends it when dropped.
-    pub(super) id: BackingId,
-    /// The number, which fuser does not show.
-    pub(super) raw: u32,
-}
-
-impl Backing {
-    /// Registers `fd` for the reply to an open.
-    pub(super) fn for_open(reply: &ReplyOpen, fd: BorrowedFd<'_>) -> std::io::Result<Self> {
-        let raw = reply.open_backing(fd)?.into_raw();
-        #[expect(unsafe_code, reason = "fuser's only way to a backing id's number and back")]
-        // SAFETY: `raw` was just registered on the same device and is owned by
-        // nobody else, `into_raw` having given it up.
-        let id = unsafe { reply.wrap_backing(raw) };
-        Ok(Self { id, raw })
-    }
-
-    /// Registers `fd` for the reply to a create.
-    pub(super) fn for_create(reply: &ReplyCreate, fd: BorrowedFd<'_>) -> std::io::Result<Self> {
-        let raw = reply.open_backing(fd)?.into_raw();
-        #[expect(unsafe_code, reason = "fuser's only way to a backing id's number and back")]
-        // SAFETY: as in `for_open`.
-        let id = unsafe { reply.wrap_backing(raw) };
-        Ok(Self { id, raw })
-    }
-}
-
 impl Passthrough {
-    pub(super) fn new(enabled: bool) -> Self {
+    pub(super) fn new(channel: Arc<Channel>, enabled: bool) -> Self {
         Self {
+            channel,
             enabled: AtomicBool::new(enabled),
             shards: std::array::from_fn(|_| Mutex::default()),
         }
@@ -80,13 +56,12 @@ impl Passthrough {
     }
 
     /// Notes one more open of an inode and says which way it goes; `perm` are its
-    /// permission bits, `register` makes a backing id of a descriptor.
+    /// permission bits.
     pub(super) fn open(
         &self,
         tree: &Tree<LinuxBacking>,
         id: NodeId,
         perm: impl FnOnce() -> Option<u16>,
-        register: impl FnOnce(BorrowedFd<'_>) -> std::io::Result<Backing>,
     ) -> Option<Arc<Backing>> {
         let mut inodes = self.shard(id);
         if let Some(open) = inodes.get_mut(&id) {
@@ -96,20 +71,14 @@ impl Passthrough {
         // The kernel writes passthrough files with our credentials, whoever
         // the writer is, and so cannot judge who may keep these bits.
         let allowed = || perm().is_none_or(|perm| u32::from(perm) & SETID_BITS == 0);
-        let backing =
-            if self.is_enabled() && allowed() { self.register(tree, id, register) } else { None };
+        let backing = if self.is_enabled() && allowed() { self.register(tree, id) } else { None };
         inodes.insert(id, OpenInode { opens: 1, backing: backing.clone() });
         backing
     }
 
-    fn register(
-        &self,
-        tree: &Tree<LinuxBacking>,
-        id: NodeId,
-        register: impl FnOnce(BorrowedFd<'_>) -> std::io::Result<Backing>,
-    ) -> Option<Arc<Backing>> {
+    fn register(&self, tree: &Tree<LinuxBacking>, id: NodeId) -> Option<Arc<Backing>> {
         let fd = tree.with_object(id, LinuxBacking::path_fd).ok()?.ok()?;
-        match register(fd.as_fd()) {
+        match Backing::register(&self.channel, fd.as_fd()) {
             Ok(backing) => Some(Arc::new(backing)),
             Err(error) => {
                 // No privilege (EPERM), or the backing is stacked too deep
@@ -160,11 +129,11 @@ impl Passthrough {
 /// come to us, coherent with other passthrough opens of the inode, and each is
 /// answered when a group has made it durable. `close` needs no FLUSH:
 /// there is nothing between the kernel and the backing file.
-pub(super) fn open_flags(flags: i32) -> FopenFlags {
-    let mut reply = FopenFlags::FOPEN_NOFLUSH;
+pub(super) fn open_flags(flags: i32) -> u32 {
+    let mut reply = fopen::NOFLUSH;
     // O_SYNC contains O_DSYNC.
     if flags & libc::O_DSYNC != 0 {
-        reply |= FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+        reply |= fopen::DIRECT_IO | fopen::PARALLEL_DIRECT_WRITES;
     }
     reply
 }

@@ -63,7 +63,7 @@ impl<'b> Session<'b> {
     /// Makes the files, mounts lanefs with `options`, opens the files.
     ///
     /// # Errors
-    /// The files cannot be made or opened.
+    /// The files cannot be made or opened, or lanefs does not mount with these options.
     pub fn new(bench: &'b Bench, contest: Contest, options: &str) -> Result<Self, End> {
         let Contest { workload, threads, flush_time, .. } = contest;
         bench.set_flush_time(Duration::ZERO);
@@ -75,7 +75,7 @@ impl<'b> Session<'b> {
         }
         // Before the mount: lanefs measures a flush and chooses by it.
         bench.set_flush_time(flush_time);
-        let mounted = Mounted::new(&bench.lanefs.root(), options);
+        let mounted = Mounted::attempt(&bench.lanefs.root(), options)?;
         let bare = Side::new(Subject::Bare, contest, &bench.bare.root(), &bench.bare)?;
         let lanefs = Side::new(Subject::Lanefs, contest, mounted.path(), &bench.lanefs)?;
         Ok(Session { bench, contest, paused: None, bare, lanefs, mounted, pairs: 0 })

@@ -24,7 +24,7 @@ pub(super) fn measure(lab: &mut Lab<'_>) -> Result<(), End> {
     let bench = Bench::in_memory(Filesystem::Ext4, Filesystem::Ext4);
     let bench = bench.map_err(|error| error.to_string())?;
     bench.set_flush_time(FLUSH_TIME);
-    let mounted = Mounted::new(&bench.lanefs.root(), &lab.options);
+    let mounted = Mounted::attempt(&bench.lanefs.root(), &lab.options)?;
     let status = mounted.status();
     for (name, make) in [("file", make_file as Make), ("directory", make_directory)] {
         lab.watch.check()?;

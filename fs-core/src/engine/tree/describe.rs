@@ -4,18 +4,18 @@ use std::ffi::OsStr;
 
 use crate::engine::Lsn;
 use crate::error::Result;
-use crate::log::Log;
 use crate::log::record::Change;
+use crate::log::{Log, Mark};
 use crate::platform::{Backing, Found, ObjectKey, RenameMode};
 use crate::types::{Attr, SetAttr};
 
 /// What runs right before an operation, with its number.
-pub(super) trait Prepare<B: Backing>: FnOnce(&Log<B>, Lsn) -> Result<()> {}
-impl<B: Backing, F: FnOnce(&Log<B>, Lsn) -> Result<()>> Prepare<B> for F {}
+pub(super) trait Prepare<B: Backing>: FnOnce(&Log<B>, Lsn) -> Result<Option<Mark>> {}
+impl<B: Backing, F: FnOnce(&Log<B>, Lsn) -> Result<Option<Mark>>> Prepare<B> for F {}
 
 /// Nothing runs before.
-pub(super) fn nothing<B: Backing>(_log: &Log<B>, _lsn: Lsn) -> Result<()> {
-    Ok(())
+pub(super) fn nothing<B: Backing>(_log: &Log<B>, _lsn: Lsn) -> Result<Option<Mark>> {
+    Ok(None)
 }
 
 fn bytes(name: &OsStr) -> Vec<u8> {

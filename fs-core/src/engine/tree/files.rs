@@ -133,6 +133,13 @@ impl<B: Backing> Tree<B> {
         Ok(call(&self.backing, &self.nodes.get(id)?.object))
     }
 
+    /// Whether closing the file waits for the disk: one that was cut to nothing and
+    /// written again is written in place then.
+    pub fn release_may_wait(&self, file: FileId) -> bool {
+        let open = self.files.get(file.0);
+        open.is_ok_and(|open| open.tracked.as_ref().is_some_and(|file| file.is_emptied()))
+    }
+
     /// Closes a file.
     pub fn release(&self, file: FileId) {
         let Some(open) = self.files.remove(file.0) else { return };
@@ -166,7 +173,7 @@ impl<B: Backing> Tree<B> {
         let open = self.files.get(file.0)?;
         let file = self.file_of(caller, &open)?;
         let write = || self.backing.write(caller, &*file, data, offset, keep_suid);
-        if keep_suid { write() } else { self.taking_setid(&open.node, write) }
+        if keep_suid { write() } else { self.taking_setid(&open.node, &file, write) }
     }
 
     /// Runs a change of content that takes set-user-id and set-group-id bits from the
@@ -175,24 +182,26 @@ impl<B: Backing> Tree<B> {
     fn taking_setid<T>(
         &self,
         node: &Arc<Node<B>>,
+        file: &B::File,
         change: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
-        if !self.logs_setid(node)? {
+        if !self.logs_setid(file)? {
             return change();
         }
         self.change(&[node], nothing, change, |_, _, _, changes| {
-            changes.extend(self.perm_now(node));
+            changes.extend(self.perm_now(node, file));
         })
     }
 
-    /// Whether it is for the log if the file loses such bits.
-    fn logs_setid(&self, node: &Node<B>) -> Result<bool> {
+    /// Whether it is for the log if the file loses such bits. Asks the open file: one
+    /// without a name may be found in no other way.
+    fn logs_setid(&self, file: &B::File) -> Result<bool> {
         let logs = self.engine.log.is_some();
-        Ok(logs && self.backing.attr(&node.object)?.perm & SETID_BITS != 0)
+        Ok(logs && self.backing.file_attr(file)?.perm & SETID_BITS != 0)
     }
 
-    fn perm_now(&self, node: &Node<B>) -> Option<Change> {
-        let perm = Some(self.backing.attr(&node.object).ok()?.perm);
+    fn perm_now(&self, node: &Node<B>, file: &B::File) -> Option<Change> {
+        let perm = Some(self.backing.file_attr(file).ok()?.perm);
         let object = node.key();
         Some(Change::Attrs { object, perm, uid: None, gid: None, atime: None, mtime: None })
     }
@@ -242,12 +251,12 @@ impl<B: Backing> Tree<B> {
         };
         let change = Change::Allocate { object, mode, offset, bytes };
         let mark = change.clone();
-        let logs_setid = self.logs_setid(&open.node)?;
+        let logs_setid = self.logs_setid(&file)?;
         self.change(
             &[&open.node],
             |log, lsn| match &taken {
                 Some(range) => log.mark(lsn, &object, range.start, mark),
-                None => Ok(()),
+                None => Ok(None),
             },
             || self.backing.allocate(caller, &*file, mode, offset, bytes),
             |log, lsn, (), changes| {
@@ -258,7 +267,7 @@ impl<B: Backing> Tree<B> {
                     log.replaced(&object, range, lsn);
                 }
                 changes.push(change);
-                changes.extend(if logs_setid { self.perm_now(&open.node) } else { None });
+                changes.extend(if logs_setid { self.perm_now(&open.node, &file) } else { None });
             },
         )
     }
@@ -283,7 +292,7 @@ impl<B: Backing> Tree<B> {
             log.shared(&from.node.key());
             log.shared(&to.node.key());
         }
-        self.taking_setid(&to.node, || {
+        self.taking_setid(&to.node, &written, || {
             self.backing.copy_range(caller, (&*read, source.1), (&*written, target.1), bytes)
         })
     }
@@ -312,7 +321,8 @@ impl<B: Backing> Tree<B> {
             None => None,
         };
         let target = Some(SyncTarget::File(file, kind));
-        Ok(SyncRequest { target, file: tracked, reader, through: None })
+        let keeps_others_out = open.node.synced_by(caller);
+        Ok(SyncRequest { target, file: tracked, reader, through: None, keeps_others_out })
     }
 
     pub(super) fn file_of(&self, caller: Caller, open: &OpenFile<B>) -> Result<Arc<B::File>> {

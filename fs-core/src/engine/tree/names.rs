@@ -143,6 +143,27 @@ impl<B: Backing> Tree<B> {
         target: (NodeId, &OsStr),
         mode: RenameMode,
     ) -> Result<()> {
+        self.rename_within(source, target, mode, true).map(drop)
+    }
+
+    /// As [`Self::rename`], but does nothing and returns false where that would wait for
+    /// the disk: when a file replaces another that was not made durable.
+    pub fn rename_without_waiting(
+        &self,
+        source: (NodeId, &OsStr),
+        target: (NodeId, &OsStr),
+        mode: RenameMode,
+    ) -> Result<bool> {
+        self.rename_within(source, target, mode, false)
+    }
+
+    fn rename_within(
+        &self,
+        source: (NodeId, &OsStr),
+        target: (NodeId, &OsStr),
+        mode: RenameMode,
+        may_wait: bool,
+    ) -> Result<bool> {
         let (from, to) = (self.nodes.get(source.0)?, self.nodes.get(target.0)?);
         self.check_name(&from, source.1, Errno::NOENT)?;
         self.check_name(&to, target.1, Errno::PERM)?;
@@ -180,6 +201,12 @@ impl<B: Backing> Tree<B> {
                     Ok((moved, displaced, whiteout.and_then(Result::ok).flatten()))
                 },
                 |_, _, (moved, displaced, whiteout), changes| {
+                    // Two names of one object: nothing was done (`vfs_rename`).
+                    if let (Some(moved), Some(displaced)) = (moved, displaced)
+                        && moved.key == displaced.key
+                    {
+                        return;
+                    }
                     let names = ((from.key(), source.1), (to.key(), target.1));
                     let renamed = moved
                         .as_ref()
@@ -194,6 +221,9 @@ impl<B: Backing> Tree<B> {
             let (Some(log), Some((file, found))) = (&self.engine.log, unready) else {
                 break renamed?;
             };
+            if !may_wait {
+                return Ok(false);
+            }
             log.join(&file, &found.object);
             joined = Some(found.key);
         };
@@ -205,7 +235,7 @@ impl<B: Backing> Tree<B> {
         if !mode.exchange {
             self.forget_removed(renamed.1.as_ref().filter(|found| !is_same(found)));
         }
-        Ok(())
+        Ok(true)
     }
 
     // ---- within ----
@@ -250,7 +280,7 @@ impl<B: Backing> Tree<B> {
         if let (Some(log), Some(victim)) = (&self.engine.log, victim)
             && loses_last_name(victim)
         {
-            log.files.removed(&victim.key);
+            log.removed(&victim.key);
         }
     }
 

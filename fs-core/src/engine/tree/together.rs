@@ -144,7 +144,8 @@ impl<B: Backing> Tree<B> {
         done: Completion,
     ) -> Option<SyncOrder<B>> {
         match self.sync_request(caller, file, kind) {
-            Ok(request) => Some((request, done)),
+            // No kernel keeps a library's file locked meanwhile.
+            Ok(request) => Some((SyncRequest { keeps_others_out: false, ..request }, done)),
             Err(error) => {
                 done(Err(error));
                 None
@@ -156,12 +157,7 @@ impl<B: Backing> Tree<B> {
     /// calling thread may have to carry them, but no longer than until they are answered;
     /// with `waits` it returns then.
     pub fn submit(&self, caller: Caller, orders: Vec<SyncOrder<B>>, waits: bool) {
-        let relieve = || {
-            let engine = Arc::clone(&self.engine);
-            let thread = std::thread::Builder::new().name("lanefs-lead".into());
-            thread.spawn(move || engine.lanes.go_on_leading()).is_ok()
-        };
-        self.engine.lanes.submit_own(u64::from(caller.thread), orders, waits, &relieve);
+        self.engine.submit_own(u64::from(caller.thread), orders, waits);
     }
 
     /// Makes all that was written back durable where it is, without the lanes: for more
@@ -237,8 +233,13 @@ impl<B: Backing> Tree<B> {
             let applied = log.apply_together(prepared, planned.len(), is_as_planned, |at| {
                 let Planned { index, change, .. } = &planned[at];
                 let dir = self.nodes.get(changes[*index].dir())?;
-                gone.extend(self.apply_name(&dir, &changes[*index])?);
-                Ok(Step { change: change.clone(), joined: joined[*index].clone() })
+                let old = self.apply_name(&dir, &changes[*index])?;
+                let mut change = change.clone();
+                if let Change::Rename { displaced, .. } = &mut change {
+                    *displaced = old.as_ref().map(|found| found.key.portable());
+                }
+                gone.extend(old);
+                Ok(Step { change, joined: joined[*index].clone() })
             })?;
             // Somebody else has changed a name meanwhile: it is looked at again.
             let Some(applied) = applied else { continue };
@@ -290,7 +291,9 @@ impl<B: Backing> Tree<B> {
     }
 
     /// Whether the records that were made still say what will be done. What a new file
-    /// takes the place of does not matter to them.
+    /// takes the place of is seen when it does: recovery follows names by it, but only
+    /// those of objects that were made behind the marker. A batch that is found without
+    /// its group has none of them: all that was done before it is in front of the marker.
     fn is_as_planned(&self, changes: &[NameChange], plan: &Planned) -> bool {
         let NameChange::Remove { dir, name } = &changes[plan.index] else { return true };
         let found = self.nodes.get(*dir).and_then(|dir| self.victim(&dir, name));

@@ -1,16 +1,16 @@
 //! Filling files from the log where they have no block of their own.
 
-use std::collections::HashMap;
 use std::ops::Range;
 
 use super::overlay::{Overlay, Plan};
+use super::redo::Files;
 use super::{KEEP_SIZE, PUNCH_HOLE, RecoveryError, RecoveryReport};
 use crate::error::{Errno, Result};
 use crate::log::marks::OURSELVES;
 use crate::log::open::Progress;
 use crate::log::ranges::RangeSet;
 use crate::log::tracked::PAGE_BYTES;
-use crate::platform::{Backing, ObjectKey, OpenMode};
+use crate::platform::{Backing, OpenMode};
 use crate::types::{SetAttr, SetTime};
 
 const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, no_atime: true };
@@ -21,20 +21,20 @@ pub(super) fn fill<B: Backing>(
     backing: &B,
     plan: &Plan<'_>,
     over_blocks: bool,
-    objects: &HashMap<ObjectKey, B::Object>,
+    files: &Files<B>,
     report: &mut RecoveryReport,
     progress: &mut dyn FnMut(Progress),
 ) -> std::result::Result<(), RecoveryError> {
     let failed = |source| RecoveryError::Backing { what: "write a file's content", source };
     let (done, all) = (plan.changes.len(), plan.changes.len() + plan.files.len());
     for (index, (key, overlay)) in plan.files.iter().enumerate() {
-        let Some(object) = objects.get(key) else {
+        let Some(known) = files.get(key) else {
             report.files_gone += 1;
             continue;
         };
-        let file = backing.open(OURSELVES, object, READ_WRITE).map_err(failed)?;
-        let filled =
-            fill_file(backing, plan, overlay, object, &file, over_blocks).map_err(failed)?;
+        let file = backing.open(OURSELVES, &known.object, READ_WRITE).map_err(failed)?;
+        let filled = fill_file(backing, plan, overlay, &known.object, &file, over_blocks);
+        let filled = filled.map_err(failed)?;
         report.files_filled += u64::from(filled > 0);
         report.bytes_filled += filled;
         progress(Progress::Recovering((done + index + 1) as u64, all as u64));

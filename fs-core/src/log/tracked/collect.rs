@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{FileState, LivePage, Logged, PAGE_BYTES, Synced, Tracked};
+use super::{Before, FileState, LivePage, Logged, PAGE_BYTES, Synced, Tracked};
 use crate::engine::Lsn;
 use crate::error::Result;
 use crate::log::PlantedBugs;
@@ -88,12 +88,11 @@ impl<B: Backing> Tracked<B> {
 
     /// Puts what a sync needs into a group, as one record with number `lsn`, which
     /// must have been taken before anything is read here. Nothing is put there if
-    /// the log has it all. The file was `written` bytes long before its data was
-    /// written in place.
+    /// the log has it all. `before` is the file before its data was written in place.
     pub(crate) fn collect(
         &self,
         (backing, reader): (&B, &B::File),
-        (attr, written): (&Attr, u64),
+        (attr, before): (&Attr, &Before),
         need: &Need,
         lsn: Lsn,
         group: &mut GroupBuilder,
@@ -125,6 +124,7 @@ impl<B: Backing> Tracked<B> {
         // Which of it has blocks now: a commit that begins later covers those. What
         // was written after the write-back may have none yet, and a page may be a
         // hole in part where blocks are smaller.
+        let written = if state.cut_at == before.cut_at { before.attr.size } else { 0 };
         let settled: RangeSet = backing.settled(reader).unwrap_or_default().into_iter().collect();
         for (page, entry) in &mut collected.pages {
             let start = *page * PAGE_BYTES;
@@ -163,12 +163,14 @@ impl<B: Backing> Tracked<B> {
         }
     }
 
-    /// The file is durable in place, in the state that `attr` describes, by a
-    /// journal commit that began after number `lsn` was taken; `settled` was asked
-    /// before that commit and after write-back.
-    pub(crate) fn committed(&self, settled: Vec<Range<u64>>, lsn: Lsn, attr: &Attr) {
+    /// The file is durable in place, in the state `before` its write-back, by a
+    /// journal commit that began later; `settled` was asked in between. After a cut in
+    /// between its length says nothing: it may have grown again, with blocks that were
+    /// there and a length that no journal has.
+    pub(crate) fn committed(&self, settled: Vec<Range<u64>>, before: &Before) {
         let mut state = self.lock();
-        if state.cut_at < lsn {
+        let attr = &before.attr;
+        if state.cut_at == before.cut_at {
             let settled = if state.moves { Vec::new() } else { settled };
             for range in settled {
                 state.committed.insert(range.start..range.end.min(attr.size));

@@ -138,8 +138,9 @@ fn strike(
 /// Whatever it was is over.
 fn relieve(stage: &Stage, ballast: &Path) {
     stage.disk.clear_faults();
-    // The filesystem may have given up by now, and that is fine too.
-    let _ = fs::remove_file(ballast);
+    // The filesystem may have given up by now, and that is fine too. Durable, because it is done
+    // behind the mount: a power cut that brought it back would leave recovery without room.
+    let _ = fs::remove_file(ballast).and_then(|()| File::open(stage.mounted.path())?.sync_all());
 }
 
 /// Leaves so much room on the filesystem, for root.

@@ -1,5 +1,7 @@
 //! Open files, and what is done to contents.
 
+use fs_core::error::Errno;
+
 use super::*;
 
 const FILE_BYTES_MAX: usize = 40_000;
@@ -140,6 +142,12 @@ impl World {
         let by = caller(program);
         let (one, other) = ((from.file, start as u64), (to.file, offset as u64));
         let copied = self.tree(to.mount).copy_range(by, one, other, bytes as u64);
+        // A file that is only read is opened when that is needed. This kernel, unlike a real
+        // one, forgets what is open, and then its last name may go.
+        let is_forgotten = !self.mounts[from.mount].nodes.contains_key(&from.id);
+        if copied == Err(Errno::STALE) && is_forgotten {
+            return;
+        }
         assert_eq!(copied, Ok(bytes as u64));
         content.resize(content.len().max(offset + bytes), 0);
         content[offset..offset + bytes].copy_from_slice(&source[start..start + bytes]);

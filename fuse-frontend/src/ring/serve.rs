@@ -1,0 +1,204 @@
+//! From a decoded request to its answer: one call each.
+//!
+//! `allow_other` is not judged here: the kernel does not let anybody else in
+//! (`fuse_permissible_uidgid`).
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use fs_core::engine::{DirId, NodeId};
+use fs_core::error::{Errno, Result};
+use fs_core::types::Caller;
+
+use super::decode::{Request, decode};
+use super::queue::Ticket;
+use crate::skin::wire::Body;
+use crate::skin::{Fitted, Skin, convert, fit};
+
+/// Answers a request from the kernel, now or when its group is durable; gives it back if
+/// that might wait for the disk, for [`serve_waiting`] on another thread.
+#[must_use = "a request that is given back is not answered"]
+pub(super) fn serve(skin: &Skin, ticket: Ticket) -> Option<Ticket> {
+    fenced(ticket, |ticket| {
+        let request = match decode(ticket.opcode(), ticket.op_in(), ticket.payload()) {
+            Ok(request) => request,
+            Err(error) => {
+                ticket.answer(Err(error));
+                return None;
+            }
+        };
+        skin.count(request.op());
+        let waits = match request {
+            Request::Release { file } => skin.tree.release_may_wait(file),
+            ref request => request.may_wait(),
+        };
+        if waits {
+            return Some(ticket);
+        }
+        if let Request::Rename { name, new_parent, new_name, flags } = request {
+            let (source, target) = ((ticket.node(), name), (new_parent, new_name));
+            let renamed = convert::rename_mode(flags)
+                .and_then(|mode| skin.tree.rename_without_waiting(source, target, mode));
+            if renamed == Ok(false) {
+                return Some(ticket);
+            }
+            ticket.answer(renamed.map(|_| Body::default()));
+            return None;
+        }
+        handle(skin, ticket);
+        None
+    })
+}
+
+/// Answers a request that may wait for the disk.
+pub(super) fn serve_waiting(skin: &Skin, ticket: Ticket) {
+    fenced(ticket, |ticket| handle(skin, ticket));
+}
+
+/// A panic fails this request (its ticket, dropped unanswered, answers EIO) and not the
+/// thread.
+fn fenced<T: Default>(ticket: Ticket, work: impl FnOnce(Ticket) -> T) -> T {
+    let opcode = ticket.opcode();
+    catch_unwind(AssertUnwindSafe(|| work(ticket))).unwrap_or_else(|_| {
+        tracing::error!(opcode, "a handler panicked; the request gets EIO");
+        T::default()
+    })
+}
+
+fn handle(skin: &Skin, mut ticket: Ticket) {
+    let request = match decode(ticket.opcode(), ticket.op_in(), ticket.payload()) {
+        Ok(request) => request,
+        Err(error) => return ticket.answer(Err(error)),
+    };
+    let (caller, node) = (ticket.caller(), ticket.node());
+    match request {
+        Request::Read { file, offset, bytes } => {
+            let read = ticket.room().get_mut(..bytes as usize).ok_or(Errno::INVAL);
+            let read = read.and_then(|buffer| skin.tree.read(caller, file, buffer, offset));
+            ticket.answer_in_place(read);
+        }
+        Request::Write(write) => {
+            let file = write.file;
+            let written = match skin.write(caller, node, &write) {
+                Ok(written) => written,
+                Err(error) => return ticket.answer(Err(error)),
+            };
+            let Some(kind) = written.sync else {
+                return ticket.answer(Ok(Body::size(written.bytes)));
+            };
+            let done = move |result: Result<()>| {
+                ticket.answer(result.map(|()| Body::size(written.bytes)));
+            };
+            skin.tree.sync_file(caller, file, kind, Box::new(done));
+        }
+        Request::Fsync { file, kind } => {
+            let done = move |result: Result<()>| ticket.answer(result.map(|()| Body::default()));
+            skin.tree.sync_file(caller, file, kind, Box::new(done));
+        }
+        Request::FsyncDir { dir } => {
+            let done = move |result: Result<()>| ticket.answer(result.map(|()| Body::default()));
+            skin.tree.sync_dir(caller, dir, Box::new(done));
+        }
+        request => {
+            let answer = answer(skin, caller, node, &request);
+            ticket.answer(answer);
+        }
+    }
+}
+
+/// The answer to a request that is not parked.
+fn answer(skin: &Skin, caller: Caller, node: NodeId, request: &Request<'_>) -> Result<Body> {
+    let (tree, options) = (&skin.tree, &skin.options);
+    let entry = |entry| Body::entry(&entry, options);
+    let attr = |attr| Body::attr(&attr, options);
+    let nothing = |()| Body::default();
+    match *request {
+        Request::Lookup { name } => {
+            Ok(skin.lookup(node, name)?.map_or_else(|| Body::no_entry(options), entry))
+        }
+        Request::GetAttr => tree.attr(node).map(attr),
+        Request::SetAttr { file, ref change } => {
+            tree.set_attr(caller, node, file, change).map(attr)
+        }
+        Request::ReadLink => tree.read_link(node).map(Body::data),
+        Request::Symlink { name, target } => {
+            tree.make_symlink(caller, node, name, target).map(entry)
+        }
+        Request::MkNod { name, new, rdev } => {
+            tree.make_node(caller, node, name, new, convert::device(rdev)).map(entry)
+        }
+        Request::MkDir { name, new } => tree.make_dir(caller, node, name, new).map(entry),
+        Request::Unlink { name } => tree.unlink(node, name).map(nothing),
+        Request::RmDir { name } => tree.remove_dir(node, name).map(nothing),
+        Request::Rename { name, new_parent, new_name, flags } => {
+            let mode = convert::rename_mode(flags)?;
+            tree.rename((node, name), (new_parent, new_name), mode).map(nothing)
+        }
+        Request::Link { node: linked, name } => tree.link(linked, node, name).map(entry),
+        Request::Open { flags } => Ok(Body::opened(&skin.open(caller, node, flags)?)),
+        Request::Create { name, new, flags } => {
+            let (entry, opened) = skin.create(caller, node, name, new, flags)?;
+            Ok(Body::created(&entry, &opened, options))
+        }
+        Request::StatFs => Ok(Body::stats(&tree.stats()?)),
+        Request::Flush => Ok(Body::default()),
+        Request::Release { file } => {
+            skin.release(node, file);
+            Ok(Body::default())
+        }
+        Request::SetXattr { name, value, flags } => {
+            tree.set_xattr(caller, node, name, value, flags).map(nothing)
+        }
+        Request::GetXattr { name, bytes } => fitted(tree.xattr(node, name)?, bytes),
+        Request::ListXattr { bytes } => fitted(tree.xattr_names(caller, node)?, bytes),
+        Request::RemoveXattr { name } => tree.remove_xattr(node, name).map(nothing),
+        Request::OpenDir => Ok(Body::handle(tree.open_dir(node)?.0)),
+        Request::ReadDir { dir, offset, bytes } => read_dir(skin, dir, offset, bytes),
+        Request::ReadDirPlus { dir, offset, bytes } => {
+            let mut has_room = |listing: &crate::skin::wire::Listing, entry: &_| {
+                listing.len_with(entry) <= bytes as usize
+            };
+            Ok(skin.list(dir, offset, &mut has_room)?.body)
+        }
+        Request::ReleaseDir { dir } => {
+            tree.release_dir(dir);
+            Ok(Body::default())
+        }
+        // Only asked without `default_permissions`, when the mount belongs to
+        // its owner alone; ENOSYS once means "allowed" for good (fuse_access).
+        Request::Access => Err(Errno::NOSYS),
+        Request::Fallocate { file, offset, bytes, mode } => {
+            tree.allocate(caller, file, mode, offset, bytes).map(nothing)
+        }
+        Request::Lseek { file, offset, whence } => {
+            skin.seek(caller, file, offset, whence).map(Body::offset)
+        }
+        Request::CopyFileRange { source, target, bytes } => {
+            skin.copy_range(caller, source, target, bytes).map(Body::size)
+        }
+        Request::Read { .. }
+        | Request::Write(_)
+        | Request::Fsync { .. }
+        | Request::FsyncDir { .. } => {
+            unreachable!("answered where the ticket is")
+        }
+    }
+}
+
+fn fitted(value: Vec<u8>, bytes: u32) -> Result<Body> {
+    Ok(match fit(value, bytes)? {
+        Fitted::Bytes(value) => Body::data(value),
+        Fitted::Size(bytes) => Body::size(bytes),
+    })
+}
+
+fn read_dir(skin: &Skin, dir: DirId, offset: u64, bytes: u32) -> Result<Body> {
+    let mut body = Body::default();
+    skin.tree.read_dir(dir, offset, &mut |entry| {
+        let has_room = body.len_with_dirent(&entry) <= bytes as usize;
+        if has_room {
+            body.push_dirent(&entry);
+        }
+        has_room
+    })?;
+    Ok(body)
+}

@@ -1,0 +1,559 @@
+//! The classic transport: fuser reads requests from `/dev/fuse` and calls these
+//! handlers, each of which decodes, makes one call, and encodes.
+//!
+//! On the ring, too, fuser's session makes the handshake and brings what the kernel
+//! sends by `/dev/fuse` in any case: FORGET, BATCH_FORGET, INTERRUPT.
+
+use std::ffi::OsStr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use fs_core::engine::{DirId, Entry, FileId, NodeId};
+use fs_core::error::Result;
+use fs_core::types::{Attr, NewMode, SetAttr, SyncKind};
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use super::convert::{self, caller, errno, file_attr, file_type, node, rename_mode, time};
+use super::init::{self, Agreement};
+use super::wire::Body;
+use super::{Fitted, Op, Skin, Write, fit, reply};
+
+/// fuser's view of a [`Skin`].
+pub struct Classic {
+    skin: Arc<Skin>,
+    agreement: Arc<Agreement>,
+}
+
+impl Classic {
+    /// What comes of the handshake is noted in `agreement`.
+    #[must_use]
+    pub fn new(skin: Arc<Skin>, agreement: Arc<Agreement>) -> Self {
+        Self { skin, agreement }
+    }
+
+    /// Counts a request and runs its handler. A panic fails this request (its
+    /// reply, dropped unsent, answers EIO) and not the worker that runs it.
+    fn handle(&self, op: Op, handler: impl FnOnce()) {
+        self.skin.count(op);
+        if catch_unwind(AssertUnwindSafe(handler)).is_err() {
+            tracing::error!(request = op.name(), "a handler panicked; the request gets EIO");
+        }
+    }
+
+    fn entry(&self, request: &Request, reply: ReplyEntry, result: Result<Entry>) {
+        match result {
+            Ok(entry) => {
+                let body = Body::entry(&entry, &self.skin.options);
+                // A reply that the kernel did not take (the caller was killed)
+                // holds no reference.
+                if !self.skin.channel.send(request.unique(), &body) {
+                    self.skin.tree.forget(entry.id, 1);
+                }
+                reply::answered(reply);
+            }
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn empty(reply: ReplyEmpty, result: Result<()>) {
+        match result {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    /// Attributes or an error, for getattr and setattr.
+    fn attr(&self, reply: ReplyAttr, result: Result<Attr>) {
+        match result {
+            Ok(attr) => reply.attr(&self.skin.options.attr_timeout, &file_attr(&attr)),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn xattr(reply: ReplyXattr, size: u32, result: Result<Vec<u8>>) {
+        match result.and_then(|value| fit(value, size)) {
+            Ok(Fitted::Size(bytes)) => reply.size(bytes),
+            Ok(Fitted::Bytes(value)) => reply.data(&value),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+}
+
+impl Filesystem for Classic {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        init::negotiate(config, &self.skin, &self.agreement);
+        Ok(())
+    }
+
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.handle(Op::Lookup, || match self.skin.lookup(node(parent), name) {
+            Ok(Some(entry)) => self.entry(req, reply, Ok(entry)),
+            Ok(None) => {
+                let _ = self.skin.channel.send(req.unique(), &Body::no_entry(&self.skin.options));
+                reply::answered(reply);
+            }
+            Err(error) => reply.error(errno(error)),
+        });
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.handle(Op::Forget, || self.skin.tree.forget(node(ino), nlookup));
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.handle(Op::GetAttr, || self.attr(reply, self.skin.tree.attr(node(ino))));
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        self.handle(Op::SetAttr, || {
+            let perm = mode.map(|mode| mode & 0o7777);
+            let (atime, mtime) = (atime.map(time), mtime.map(time));
+            let change = SetAttr { perm, uid, gid, size, atime, mtime };
+            let file = fh.map(|fh| FileId(fh.0));
+            self.attr(reply, self.skin.tree.set_attr(caller(req), node(ino), file, &change));
+        });
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        self.handle(Op::ReadLink, || match self.skin.tree.read_link(node(ino)) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(errno(error)),
+        });
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        self.handle(Op::MkNod, || {
+            let (new, device) = (NewMode { mode, umask }, convert::device(rdev));
+            let result = self.skin.tree.make_node(caller(req), node(parent), name, new, device);
+            self.entry(req, reply, result);
+        });
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        self.handle(Op::MkDir, || {
+            let new = NewMode { mode, umask };
+            self.entry(req, reply, self.skin.tree.make_dir(caller(req), node(parent), name, new));
+        });
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.handle(Op::Unlink, || Self::empty(reply, self.skin.tree.unlink(node(parent), name)));
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.handle(Op::RmDir, || {
+            Self::empty(reply, self.skin.tree.remove_dir(node(parent), name));
+        });
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        link_name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        self.handle(Op::Symlink, || {
+            let target = target.as_os_str();
+            let result = self.skin.tree.make_symlink(caller(req), node(parent), link_name, target);
+            self.entry(req, reply, result);
+        });
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.handle(Op::Rename, || {
+            let (source, target) = ((node(parent), name), (node(newparent), newname));
+            let result = rename_mode(flags.bits())
+                .and_then(|mode| self.skin.tree.rename(source, target, mode));
+            Self::empty(reply, result);
+        });
+    }
+
+    fn link(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        self.handle(Op::Link, || {
+            self.entry(req, reply, self.skin.tree.link(node(ino), node(newparent), newname));
+        });
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.handle(Op::Open, || match self.skin.open(caller(req), node(ino), flags.0) {
+            Ok(opened) if opened.backing.is_some() => {
+                if !self.skin.channel.send(req.unique(), &Body::opened(&opened)) {
+                    self.skin.release(node(ino), opened.file);
+                }
+                reply::answered(reply);
+            }
+            Ok(opened) => reply.opened(FileHandle(opened.file.0), FopenFlags::empty()),
+            Err(error) => reply.error(errno(error)),
+        });
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        self.handle(Op::Create, || {
+            let new = NewMode { mode, umask };
+            match self.skin.create(caller(req), node(parent), name, new, flags) {
+                Ok((entry, opened)) => {
+                    let body = Body::created(&entry, &opened, &self.skin.options);
+                    if !self.skin.channel.send(req.unique(), &body) {
+                        self.skin.release(entry.id, opened.file);
+                        self.skin.tree.forget(entry.id, 1);
+                    }
+                    reply::answered(reply);
+                }
+                Err(error) => reply.error(errno(error)),
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.handle(Op::Read, || {
+            reply::with_buffer(size as usize, |buffer| {
+                match self.skin.tree.read(caller(req), FileId(fh.0), buffer, offset) {
+                    Ok(bytes) => reply.data(&buffer[..bytes]),
+                    Err(error) => reply.error(errno(error)),
+                }
+            });
+        });
+    }
+
+    fn write(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        self.handle(Op::Write, || {
+            let file = FileId(fh.0);
+            let keep_suid = !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+            let write = Write { file, offset, data, keep_suid, flags: flags.0 };
+            let written = match self.skin.write(caller(req), node(ino), &write) {
+                Ok(written) => written,
+                Err(error) => return reply.error(errno(error)),
+            };
+            let Some(kind) = written.sync else { return reply.written(written.bytes) };
+            let done = move |result: Result<()>| match result {
+                Ok(()) => reply.written(written.bytes),
+                Err(error) => reply.error(errno(error)),
+            };
+            self.skin.tree.sync_file(caller(req), file, kind, Box::new(done));
+        });
+    }
+
+    fn flush(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        self.handle(Op::Flush, || reply.ok());
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.handle(Op::Release, || {
+            self.skin.release(node(ino), FileId(fh.0));
+            reply.ok();
+        });
+    }
+
+    fn fsync(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.handle(Op::Fsync, || {
+            let kind = if datasync { SyncKind::Data } else { SyncKind::Full };
+            let done = Box::new(move |result| Self::empty(reply, result));
+            self.skin.tree.sync_file(caller(req), FileId(fh.0), kind, done);
+        });
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.handle(Op::OpenDir, || match self.skin.tree.open_dir(node(ino)) {
+            Ok(dir) => reply.opened(FileHandle(dir.0), FopenFlags::empty()),
+            Err(error) => reply.error(errno(error)),
+        });
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        self.handle(Op::ReadDir, || {
+            let result = self.skin.tree.read_dir(DirId(fh.0), offset, &mut |entry| {
+                let kind = file_type(entry.kind);
+                !reply.add(INodeNo(entry.ino), entry.next_offset, kind, &entry.name)
+            });
+            match result {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(error)),
+            }
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        self.handle(Op::ReadDirPlus, || {
+            let mut has_room = |_: &_, entry: &_| reply::has_room(&mut reply, entry);
+            match self.skin.list(DirId(fh.0), offset, &mut has_room) {
+                Ok(listing) => {
+                    if !self.skin.channel.send(req.unique(), &listing.body) {
+                        self.skin.forget_all(&listing);
+                    }
+                    drop(reply);
+                }
+                Err(error) => reply.error(errno(error)),
+            }
+        });
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.handle(Op::ReleaseDir, || {
+            self.skin.tree.release_dir(DirId(fh.0));
+            reply.ok();
+        });
+    }
+
+    fn fsyncdir(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.handle(Op::FsyncDir, || {
+            let done = Box::new(move |result| Self::empty(reply, result));
+            self.skin.tree.sync_dir(caller(req), DirId(fh.0), done);
+        });
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.handle(Op::StatFs, || match self.skin.tree.stats() {
+            Ok(s) => reply.statfs(
+                s.blocks,
+                s.blocks_free,
+                s.blocks_available,
+                s.files,
+                s.files_free,
+                s.block_bytes,
+                s.name_bytes_max,
+                s.fragment_bytes,
+            ),
+            Err(error) => reply.error(errno(error)),
+        });
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        self.handle(Op::SetXattr, || {
+            let flags = flags.cast_unsigned();
+            let result = self.skin.tree.set_xattr(caller(req), node(ino), name, value, flags);
+            Self::empty(reply, result);
+        });
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.handle(Op::GetXattr, || {
+            Self::xattr(reply, size, self.skin.tree.xattr(node(ino), name));
+        });
+    }
+
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.handle(Op::ListXattr, || {
+            Self::xattr(reply, size, self.skin.tree.xattr_names(caller(req), node(ino)));
+        });
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.handle(Op::RemoveXattr, || {
+            Self::empty(reply, self.skin.tree.remove_xattr(node(ino), name));
+        });
+    }
+
+    fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        // Only asked without `default_permissions`, when the mount belongs to
+        // its owner alone; ENOSYS once means "allowed" for good (fuse_access).
+        self.handle(Op::Access, || reply.error(fuser::Errno::ENOSYS));
+    }
+
+    fn fallocate(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        self.handle(Op::Fallocate, || {
+            let (file, mode) = (FileId(fh.0), mode.cast_unsigned());
+            Self::empty(reply, self.skin.tree.allocate(caller(req), file, mode, offset, length));
+        });
+    }
+
+    fn lseek(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        self.handle(Op::Lseek, || {
+            let (file, offset) = (FileId(fh.0), offset.cast_unsigned());
+            match self.skin.seek(caller(req), file, offset, whence) {
+                Ok(found) => reply.offset(found.cast_signed()),
+                Err(error) => reply.error(errno(error)),
+            }
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        _ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        self.handle(Op::CopyFileRange, || {
+            let (source, target) = ((FileId(fh_in.0), offset_in), (FileId(fh_out.0), offset_out));
+            match self.skin.copy_range(caller(req), source, target, len) {
+                Ok(bytes) => reply.written(bytes),
+                Err(error) => reply.error(errno(error)),
+            }
+        });
+    }
+}
+
+/// The root's number is the same on both sides.
+const _: () = assert!(NodeId::ROOT.0 == INodeNo::ROOT.0);

@@ -243,12 +243,18 @@ impl<B: Backing> Execution<B> {
             done = tree.write_direct(self.caller, file, bytes, 0)?;
             self.shared.note_direct(done, bytes.len());
         }
-        while done < bytes.len() {
+        self.write_all(file, &bytes[done..], done as u64)
+    }
+
+    fn write_all(&self, file: FileId, mut bytes: &[u8], mut offset: u64) -> Result<()> {
+        while !bytes.is_empty() {
             // Short before an error, which comes again.
-            match tree.write(self.caller, file, &bytes[done..], done as u64, true)? {
-                0 => return Err(Errno::IO),
-                written => done += written,
+            let written = self.shared.tree.write(self.caller, file, bytes, offset, true)?;
+            if written == 0 {
+                return Err(Errno::IO);
             }
+            bytes = &bytes[written..];
+            offset += written as u64;
         }
         Ok(())
     }
@@ -274,14 +280,7 @@ impl<B: Backing> Execution<B> {
             if read == 0 {
                 return Ok(());
             }
-            let mut written = 0;
-            while written < read {
-                let rest = &buffer[written..read];
-                match tree.write(self.caller, file, rest, done + written as u64, true)? {
-                    0 => return Err(Errno::IO),
-                    more => written += more,
-                }
-            }
+            self.write_all(file, &buffer[..read], done)?;
             done += read as u64;
         }
     }
@@ -363,7 +362,7 @@ impl<B: Backing> Execution<B> {
                 break;
             }
         }
-        if failed.is_none() && durable {
+        if failed.is_none() && durable && !open.is_empty() {
             failed = shared.sync_files(caller, &open);
         }
         self.new_files().for_each(|(_, _, settled, _)| *settled = true);

@@ -236,13 +236,31 @@ fn s10_a_future_with_a_full_queue_parks() {
     });
 }
 
+/// A payload that is not read before somebody says so: the first reading is for its length.
+struct Late(AtomicUsize, Arc<AtomicUsize>);
+
+impl AsRef<[u8]> for Late {
+    fn as_ref(&self) -> &[u8] {
+        let start = Instant::now();
+        while self.0.load(Ordering::SeqCst) > 0 && self.1.load(Ordering::SeqCst) == 0 {
+            assert!(start.elapsed() < LONG, "somebody says so");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.0.fetch_add(1, Ordering::SeqCst);
+        b"x"
+    }
+}
+
 /// S13: a batch of one waited behind one of ten thousand: seconds.
 #[test]
 fn s13_a_small_batch_is_not_behind_a_large_one() {
     let (_place, files) = files_with(FilesConfig { shards: 1, ..plain() });
     let (sender, done) = channel();
-    let mut large = files.batch();
-    for number in 0..3000 {
+    let submitted = Arc::new(AtomicUsize::new(0));
+    // Under way, but not far, when the small one comes.
+    let first = Late(AtomicUsize::new(0), Arc::clone(&submitted));
+    let mut large = files.batch().write("first", first);
+    for number in 0..1000 {
         large = large.write(format!("f{number}"), "x");
     }
     let tell = |name: &'static str| {
@@ -254,6 +272,7 @@ fn s13_a_small_batch_is_not_behind_a_large_one() {
     };
     large.commit_then(tell("large"));
     files.batch().write("small", "x").commit_then(tell("small"));
+    submitted.store(1, Ordering::SeqCst);
     let order: Vec<_> = (0..2).map(|_| done.recv_timeout(LONG).unwrap()).collect();
     assert_eq!(order, ["small", "large"]);
 }

@@ -54,7 +54,8 @@ fn s1_callers_share_their_flushes() {
         hold.let_go();
     });
     let flushes = bench.backing.figures().log_flushes - before;
-    assert!(flushes <= 4, "{flushes} flushes for 1 write and {CALLERS} batches of 2");
+    // Two or three; some callers may have been too late on a busy machine.
+    assert!(flushes <= CALLERS / 2, "{flushes} flushes for 1 write and {CALLERS} batches of 2");
 }
 
 /// S1, for callers that do not wait: what one thread of the library has applied leaves

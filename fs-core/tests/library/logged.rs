@@ -2,11 +2,16 @@
 //! own, which `LANEFS_TEST_DIRECTORY` names. `cargo test -p tests --test library` makes
 //! such filesystems and runs these tests.
 
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use fs_core::batch::{Files, FilesConfig, LogUse};
+use fs_core::engine::{Engine, EngineConfig};
 use fs_core::log::format::LOG_BYTES_MIN;
+use fs_core::log::{LogConfig, PlantedBugs};
+use fs_core::platform::linux::{BackingOptions, LinuxBacking};
 
 use crate::*;
 
@@ -21,7 +26,22 @@ fn place() -> PathBuf {
 fn open(place: &Path) -> Files {
     let config =
         FilesConfig { log: LogUse::Always, log_bytes: LOG_BYTES_MIN, ..FilesConfig::default() };
+    if std::env::var_os("LANEFS_TEST_PLANT").is_some() {
+        return open_with_bug(place, config);
+    }
     Files::open(place, config).expect("a log can be kept here")
+}
+
+/// Batches are not written down before they are applied.
+fn open_with_bug(place: &Path, config: FilesConfig) -> Files {
+    let options = BackingOptions { as_library: true, ..BackingOptions::default() };
+    let backing = Arc::new(LinuxBacking::open(place, options).expect("a plain directory"));
+    let bugs = PlantedBugs { no_batch_marks: true, ..PlantedBugs::default() };
+    let log = LogConfig { bytes: LOG_BYTES_MIN, bugs, ..LogConfig::default() };
+    let lanes = EngineConfig { lanes: config.lanes() };
+    let (engine, _) = Engine::with_log(&backing, lanes, log, None, &mut |_| {}).expect("a log");
+    let tree = engine.add_tree(Arc::clone(&backing)).expect("a tree");
+    Files::on(tree, backing.own_caller(), config).expect("valid settings")
 }
 
 #[test]
@@ -69,6 +89,15 @@ fn endless_batches() {
         return;
     }
     let files = open(&place());
+    // Somebody else has the filesystem's journal commit all the time.
+    std::thread::spawn(|| {
+        let noise = std::fs::File::create(place().join("noise")).expect("a file");
+        for number in 0_u64.. {
+            noise.write_all_at(b"noise", number % 1000 * 5).expect("there is room");
+            noise.set_len(number % 1000 * 5).expect("any length is fine");
+            noise.sync_all().expect("the disk works");
+        }
+    });
     for generation in 0_u64.. {
         let mut batch = files.batch();
         for (salt, name) in NAMES.iter().enumerate() {

@@ -305,7 +305,8 @@ impl Run {
                     done(result);
                 });
                 let orders = tree.orders_for_names(&changed, done);
-                tree.submit(caller(program), orders, false);
+                // One thread runs it all.
+                tree.submit_as_worker(caller(program), orders);
             }
         }
     }

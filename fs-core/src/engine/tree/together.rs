@@ -160,6 +160,12 @@ impl<B: Backing> Tree<B> {
         self.engine.submit_own(u64::from(caller.thread), orders, waits);
     }
 
+    /// As [`Self::submit`] from a thread that leads as long as anything is pending: a
+    /// worker of a front-end.
+    pub fn submit_as_worker(&self, caller: Caller, orders: Vec<SyncOrder<B>>) {
+        self.engine.lanes.submit_own(u64::from(caller.thread), orders, false, &|| false);
+    }
+
     /// Makes all that was written back durable where it is, without the lanes: for more
     /// content than should wait for a group.
     pub fn commit_in_place(&self) -> Result<()> {

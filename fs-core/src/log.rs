@@ -25,6 +25,7 @@
 //! | `stream` | operations that wait for a group |
 //! | [`tracked`] | per file: which bytes are committed, which are live in the log |
 //! | `marks` | what must not be taken from the log any more |
+//! | `together` | batches that a power cut leaves all or none of |
 //! | `home` | the directory `.lanefs` |
 //! | `checkpoint` | the background thread |
 //! | [`recovery`] | after a power cut |
@@ -69,6 +70,7 @@ pub mod ranges;
 pub mod record;
 pub mod recovery;
 mod stream;
+pub(crate) mod together;
 pub mod tracked;
 mod writer;
 
@@ -187,12 +189,17 @@ impl<B: Backing> Log<B> {
         describe(self, first, &value, &mut changes);
         changes.into_iter().for_each(|change| stream.push(change));
         let lsn = stream.last();
+        self.note_applied(lsn);
+        let is_overdue = stream.pending_bytes() > PENDING_BYTES_MAX;
+        Ok(Applied { value, lsn, is_overdue })
+    }
+
+    /// Notes in the marker that everything up to `lsn` was applied; under the stream's lock.
+    fn note_applied(&self, lsn: Lsn) {
         if let Err(error) = self.backing.set_marker(&self.home.marker, lsn) {
             // Without the marker nobody can tell after a power cut what was kept.
             self.give_up(&format!("the marker cannot be set: {error}"));
         }
-        let is_overdue = stream.pending_bytes() > PENDING_BYTES_MAX;
-        Ok(Applied { value, lsn, is_overdue })
     }
 
     /// The last number given out.

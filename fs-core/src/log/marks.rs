@@ -25,11 +25,11 @@ use super::record::Change;
 /// Who makes what the engine needs for itself.
 pub(super) const OURSELVES: Caller = Caller { uid: 0, gid: 0, thread: 0 };
 
-/// An operation that took bytes from a file.
+/// An operation that took bytes from a file; or one of a batch (`together`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub(super) lsn: Lsn,
-    /// [`Change::Resize`] or [`Change::Allocate`].
+    /// [`Change::Resize`] or [`Change::Allocate`]; or what a batch may hold.
     pub(super) change: Change,
 }
 
@@ -112,7 +112,7 @@ fn parse_renewed(name: &OsStr) -> Option<(ObjectKey, ObjectKey)> {
 
 /// The directory of the marks.
 pub(super) struct Marks<B: Backing> {
-    directory: B::Object,
+    pub(super) directory: B::Object,
 }
 
 impl<B: Backing> Marks<B> {

@@ -79,6 +79,8 @@ pub struct PlantedBugs {
     pub no_compare: bool,
     /// The other device is not flushed when the log has its own.
     pub no_device_flush: bool,
+    /// Batches are not written down before they are applied.
+    pub no_batch_marks: bool,
 }
 
 impl Default for LogConfig {
@@ -209,6 +211,7 @@ impl<B: Backing> Log<B> {
         // Not before: as long as the old groups count, so do the marks.
         home.marks.remove_through(&*backing, last).map_err(home_error("remove marks"))?;
         home.marks.forget_renewed(&*backing).map_err(home_error("remove marks"))?;
+        home.marks.forget_batches(&*backing).map_err(home_error("remove marks"))?;
         // Nothing in the log is needed now, durably: it may be written over.
         let figures = match config.probe {
             Some(time_max) => Some(probe::measure(writer.store(), area, time_max).map_err(failed)?),

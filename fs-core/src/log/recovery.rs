@@ -137,6 +137,7 @@ pub fn recover<B: Backing>(
     write_superblock(&store, &ended)?;
     home.marks.remove_through(backing, ended.tail_lsn).map_err(home_error("remove marks"))?;
     home.marks.forget_renewed(backing).map_err(home_error("remove marks"))?;
+    home.marks.forget_batches(backing).map_err(home_error("remove marks"))?;
     home.set_readme(backing, false).map_err(home_error("remove README"))?;
     let uuid = hex(&ended.uuid);
     home.note_log_elsewhere(backing, &uuid, false).map_err(home_error("write"))?;
@@ -155,8 +156,8 @@ pub fn check<B: Backing>(
     let Some((home, store)) = find(backing, elsewhere)? else { return Ok(None) };
     let superblock = read_superblock(&store)?;
     let contents = scan(&store, &superblock)?;
-    let marks = home.marks.list(backing).map_err(home_error("read the marks"))?;
     let marker = backing.marker(&home.marker).map_err(home_error("read the marker"))?;
+    let marks = all_marks(backing, &home, marker)?;
     let mut report = summary(backing, &superblock, &contents, marker);
     let first_marker = superblock.recovery_marker.unwrap_or(marker);
     let plan = Plan::new(&contents, &marks, first_marker);
@@ -207,11 +208,11 @@ pub(super) fn recover_in<B: Backing>(
 ) -> Result<Option<RecoveryReport>, OpenLogError> {
     let start = Instant::now();
     let contents = scan(store, superblock)?;
-    let marks = home.marks.list(backing).map_err(home_error("read the marks"))?;
+    let mut marker = backing.marker(&home.marker).map_err(home_error("read the marker"))?;
+    let marks = all_marks(backing, home, superblock.recovery_marker.unwrap_or(marker))?;
     if contents.groups.is_empty() && marks.is_empty() {
         return Ok(None);
     }
-    let mut marker = backing.marker(&home.marker).map_err(home_error("read the marker"))?;
     let mut report = summary(backing, superblock, &contents, marker);
     if report.same_boot {
         // What waits for its block in the page cache is newer than the log.
@@ -244,6 +245,19 @@ pub(super) fn recover_in<B: Backing>(
     backing.sync_all().map_err(|source| RecoveryError::Backing { what: "sync", source })?;
     report.seconds = seconds(start.elapsed());
     Ok(Some(report))
+}
+
+/// What the log may not know: operations that took bytes from files, and those of
+/// batches that may have been interrupted.
+fn all_marks<B: Backing>(
+    backing: &B,
+    home: &Home<B>,
+    marker: Lsn,
+) -> Result<Vec<Mark>, OpenLogError> {
+    let mut marks = home.marks.list(backing).map_err(home_error("read the marks"))?;
+    let batches = home.marks.of_batches(backing, marker);
+    marks.extend(batches.map_err(home_error("read a batch that was interrupted"))?);
+    Ok(marks)
 }
 
 fn summary<B: Backing>(

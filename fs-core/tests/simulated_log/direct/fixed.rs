@@ -417,3 +417,81 @@ fn a_device_renamed_onto_itself_leaves_no_whiteout() {
         assert_eq!((links("a"), links("b"), links("c")), (Ok(2), Err(Errno::NOENT), Ok(2)));
     });
 }
+
+/// A batch said of a new file that it took the place of what was there when the batch was
+/// planned. Whatever had come to stand there meanwhile had a name for recovery that it had
+/// lost, and was found under it.
+#[test]
+fn a_batch_says_what_it_has_replaced() {
+    let lab = Lab::new();
+    lab.create("kept");
+    lab.engine.log().expect("a log").checkpoint().expect("a checkpoint");
+    // The first that are made behind the marker are never left out.
+    for first in ["b", "c", "d"] {
+        lab.create(first);
+    }
+    let replace = |from: &str| {
+        let (_, file) = lab.create(from);
+        lab.tree.write_back(NOBODY, file).expect("it is empty");
+        NameChange::Replace {
+            file: Some(file),
+            dir: NodeId::ROOT,
+            temporary: name(from).to_owned(),
+            name: name("a").to_owned(),
+        }
+    };
+    let changes = [replace("one"), replace("other")];
+    let changed = lab.tree.change_names(&changes).expect("it is prepared");
+    assert_eq!((changed.done, changed.result), (2, Ok(())));
+    lab.tree.unlink(NodeId::ROOT, name("a")).expect("it goes");
+    let (_, file) = lab.create("end");
+    assert_eq!(lab.sync(file), Ok(()));
+    lab.all(|disk| {
+        let there = |text: &&str| content(disk, text).is_some();
+        let found: Vec<_> =
+            ["a", "one", "other", "kept", "end"].into_iter().filter(there).collect();
+        assert_eq!(found, ["kept", "end"]);
+    });
+}
+
+/// The temporary files of a batch come and go within the log, and so do those that it puts
+/// in place if later ones replace them: leaving them out takes nothing from the batch.
+#[test]
+fn a_batch_whose_files_are_replaced_is_recovered_whole() {
+    let lab = Lab::new();
+    for old in ["a", "b"] {
+        let (_, file) = lab.create(old);
+        lab.write(file, 0, b"old");
+        assert_eq!(lab.sync(file), Ok(()));
+    }
+    lab.engine.log().expect("a log").checkpoint().expect("a checkpoint");
+    for bytes in [b"one", b"two"] {
+        let replace = |text: &str| {
+            let temporary = format!("new-{text}");
+            let (_, file) = lab.create(&temporary);
+            lab.write(file, 0, bytes);
+            lab.tree.write_back(NOBODY, file).expect("it is written");
+            NameChange::Replace {
+                file: Some(file),
+                dir: NodeId::ROOT,
+                temporary: temporary.into(),
+                name: text.into(),
+            }
+        };
+        let changes = [replace("a"), replace("b")];
+        let changed = lab.tree.change_names(&changes).expect("it is prepared");
+        assert_eq!((changed.done, changed.result), (2, Ok(())));
+        // Without a sync: the journal may have any part of it.
+        for seed in 0..CRASHES {
+            let crashed = lab.backing.crash(seed);
+            recover(&crashed, None, &mut |_| {}).expect("a recovery");
+            assert_eq!(content(&crashed, "a"), content(&crashed, "b"));
+        }
+    }
+    let (_, file) = lab.create("end");
+    assert_eq!(lab.sync(file), Ok(()));
+    lab.all(|disk| {
+        assert_eq!(content(disk, "a"), Some(b"two".to_vec()));
+        assert_eq!(content(disk, "b"), Some(b"two".to_vec()));
+    });
+}

@@ -174,7 +174,8 @@ impl<B: Backing> Log<B> {
     /// Applies an operation and takes it into the stream, both or neither.
     ///
     /// `prepare` runs in front of it with the number that it will have, and gives the
-    /// mark that it made. `describe` tells what was done, in one change or more; it gets the number of the first.
+    /// mark that it made. `describe` tells what was done, in one change or more; it gets
+    /// the number of the first.
     pub(crate) fn apply<T>(
         &self,
         prepare: impl FnOnce(&Self, Lsn) -> Result<Option<Mark>>,
@@ -210,7 +211,7 @@ impl<B: Backing> Log<B> {
     /// Whether everything applied so far is durable.
     pub(crate) fn is_all_durable(&self) -> bool {
         let stream = self.lock_stream();
-        stream.is_empty() && self.durable.load(Ordering::Acquire) >= stream.last()
+        stream.is_empty() && self.is_durable_through(stream.last())
     }
 
     /// Whether every operation up to this one is durable.

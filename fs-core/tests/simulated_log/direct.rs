@@ -1,6 +1,7 @@
 //! Single cases, by hand: damage to a log, and bugs that the campaign has found. Each
 //! of those was a loss in a few thousand crashes; here is the shortest way to it.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -85,6 +86,23 @@ impl Lab {
             let crashed = self.backing.crash(seed);
             recover(&crashed, None, &mut |_| {}).expect("a recovery");
             look(&crashed);
+        }
+    }
+
+    /// What crashes leave when their recovery is interrupted by another crash, anywhere,
+    /// and begun again; all of it must pass the look.
+    fn all_interrupted(&self, look: impl Fn(&SimBacking)) {
+        for seed in 0..40 {
+            let crashed = self.backing.crash(seed);
+            let images = RefCell::new(Vec::new());
+            recover(&crashed, None, &mut |_| {
+                images.borrow_mut().extend((0..20).map(|seed| crashed.crash(seed)));
+            })
+            .expect("a recovery");
+            for image in images.into_inner() {
+                recover(&image, None, &mut |_| {}).expect("a second recovery");
+                look(&image);
+            }
         }
     }
 

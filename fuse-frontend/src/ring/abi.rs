@@ -61,15 +61,6 @@ impl InHeader {
     }
 }
 
-/// `struct fuse_out_header`; `error` is zero or an errno.
-pub(super) fn out_header(unique: u64, error: i32, payload_bytes: usize) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..4].copy_from_slice(&(16 + payload_bytes as u32).to_ne_bytes());
-    bytes[4..8].copy_from_slice(&(-error).to_ne_bytes());
-    bytes[8..].copy_from_slice(&unique.to_ne_bytes());
-    bytes
-}
-
 /// A number in a structure of the kernel.
 ///
 /// # Panics
@@ -123,6 +114,7 @@ pub(super) mod opcode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::skin::wire::out_header;
 
     /// The structures as the kernel's header has them, to take offsets from.
     #[repr(C)]

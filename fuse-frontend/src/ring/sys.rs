@@ -17,6 +17,7 @@ use io_uring::squeue::Entry128;
 use io_uring::{IoUring, cqueue, opcode, types};
 
 use super::abi::{self, BUFFERS_PER_ENTRY, HEADER_BYTES, OP_IN, PART_BYTES};
+use crate::skin::wire;
 
 /// Room for a header, and some distance between two.
 const HEADER_STRIDE_BYTES: usize = 512;
@@ -129,7 +130,7 @@ impl Lease {
 
     /// Writes a reply's header; its body is in the payload.
     pub(super) fn set_reply(&mut self, unique: u64, error: i32, payload_bytes: usize) {
-        let reply = abi::out_header(unique, error, payload_bytes);
+        let reply = wire::out_header(unique, error, payload_bytes);
         let size = (payload_bytes as u32).to_ne_bytes();
         let header = self.header_mut();
         header[..reply.len()].copy_from_slice(&reply);

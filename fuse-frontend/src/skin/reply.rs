@@ -18,10 +18,8 @@ use std::time::Duration;
 use fs_core::types::{Attr, DirEntry, FileKind, Time};
 use fuser::{Generation, INodeNo, ReplyDirectoryPlus, RequestId};
 
-use super::wire::Body;
+use super::wire::{Body, out_header};
 
-/// `struct fuse_out_header`.
-const HEADER_BYTES: usize = 16;
 /// Attributes for an entry that only takes up room.
 const NO_ATTR: Attr = Attr {
     ino: 0,
@@ -61,11 +59,7 @@ impl Channel {
     /// Answers a request. False if the kernel did not take the answer.
     #[must_use]
     pub(super) fn send(&self, unique: RequestId, body: &Body) -> bool {
-        let length = (HEADER_BYTES + body.bytes().len()) as u32;
-        let mut header = [0; HEADER_BYTES];
-        header[..4].copy_from_slice(&length.to_ne_bytes());
-        // Four bytes of error: none.
-        header[8..].copy_from_slice(&unique.0.to_ne_bytes());
+        let header = out_header(unique.0, 0, body.bytes().len());
         let parts = [IoSlice::new(&header), IoSlice::new(body.bytes())];
         match rustix::io::writev(self.device(), &parts) {
             Ok(_) => true,

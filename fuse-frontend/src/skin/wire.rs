@@ -12,6 +12,7 @@ use fs_core::types::{Attr, DirEntry, FsStats};
 use super::convert::{encode_device, type_bits};
 use super::{Opened, SkinOptions};
 
+const OUT_HEADER_BYTES: usize = 16;
 /// `struct fuse_entry_out`.
 pub(crate) const ENTRY_BYTES: usize = 128;
 /// `struct fuse_dirent` without the name.
@@ -27,6 +28,15 @@ pub(crate) mod fopen {
     pub(crate) const PARALLEL_DIRECT_WRITES: u32 = 1 << 6;
     /// The kernel reads and writes the backing file by itself.
     pub(crate) const PASSTHROUGH: u32 = 1 << 7;
+}
+
+/// `struct fuse_out_header`; `error` is zero or an errno.
+pub(crate) fn out_header(unique: u64, error: i32, payload_bytes: usize) -> [u8; OUT_HEADER_BYTES] {
+    let mut bytes = [0; OUT_HEADER_BYTES];
+    bytes[..4].copy_from_slice(&((OUT_HEADER_BYTES + payload_bytes) as u32).to_ne_bytes());
+    bytes[4..8].copy_from_slice(&(-error).to_ne_bytes());
+    bytes[8..].copy_from_slice(&unique.to_ne_bytes());
+    bytes
 }
 
 /// What follows a reply's header, under construction, in the kernel's byte order.

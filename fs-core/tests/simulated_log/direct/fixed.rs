@@ -134,19 +134,10 @@ fn an_interrupted_exchange_is_not_turned_back() {
     lab.write(other, 0, b"the other");
     lab.rename("a", "b", RenameMode { exchange: true, ..RenameMode::default() });
     assert_eq!((lab.sync(one), lab.sync(other)), (Ok(()), Ok(())));
-    for seed in 0..40 {
-        let crashed = lab.backing.crash(seed);
-        let images = std::cell::RefCell::new(Vec::new());
-        recover(&crashed, None, &mut |_| {
-            images.borrow_mut().extend((0..20).map(|seed| crashed.crash(seed)));
-        })
-        .expect("a recovery");
-        for image in images.into_inner() {
-            recover(&image, None, &mut |_| {}).expect("a second recovery");
-            assert_eq!(content(&image, "b"), Some(b"one".to_vec()));
-            assert_eq!(content(&image, "a"), Some(b"the other".to_vec()));
-        }
-    }
+    lab.all_interrupted(|image| {
+        assert_eq!(content(image, "b"), Some(b"one".to_vec()));
+        assert_eq!(content(image, "a"), Some(b"the other".to_vec()));
+    });
 }
 
 /// As above when a whiteout is renamed, which leaves one that looks the same: recovery that
@@ -159,20 +150,11 @@ fn an_interrupted_rename_of_a_whiteout_is_done_once() {
     lab.rename("a", "b", RenameMode { whiteout: true, ..RenameMode::default() });
     let (_, file) = lab.create("c");
     assert_eq!(lab.sync(file), Ok(()));
-    for seed in 0..40 {
-        let crashed = lab.backing.crash(seed);
-        let images = std::cell::RefCell::new(Vec::new());
-        recover(&crashed, None, &mut |_| {
-            images.borrow_mut().extend((0..20).map(|seed| crashed.crash(seed)));
-        })
-        .expect("a recovery");
-        for image in images.into_inner() {
-            recover(&image, None, &mut |_| {}).expect("a second recovery");
-            let root = image.root().expect("a root").object;
-            let perm = |text| image.lookup(&root, name(text)).expect("a device").attr.perm;
-            assert_eq!((perm("b"), perm("a") == 0o640), (0o640, false));
-        }
-    }
+    lab.all_interrupted(|image| {
+        let root = image.root().expect("a root").object;
+        let perm = |text| image.lookup(&root, name(text)).expect("a device").attr.perm;
+        assert_eq!((perm("b"), perm("a") == 0o640), (0o640, false));
+    });
 }
 
 /// The mark of an operation that failed stood on: recovery carried the operation out, and

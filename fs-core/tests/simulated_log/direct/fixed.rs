@@ -109,6 +109,45 @@ fn an_owner_of_a_link_can_be_recovered() {
     });
 }
 
+/// A hole within a page left two pieces of it in the log, and recovery wrote one after the
+/// other: a power cut in between could leave a block with the first, and a later attempt
+/// took the whole block for content.
+#[test]
+fn a_page_with_a_hole_is_filled_at_once() {
+    let lab = Lab::new();
+    let (_, file) = lab.create("a");
+    lab.write(file, 0, &[1; 4096]);
+    lab.write(file, 28_672, &[1; 3000]);
+    assert_eq!(lab.sync(file), Ok(()));
+    lab.tree.allocate(NOBODY, file, 0x03, 1500, 300).expect("a hole");
+    let (_, other) = lab.create("b");
+    assert_eq!(lab.sync(other), Ok(()));
+    let mut expected = vec![0; 31_672];
+    expected[..1500].fill(1);
+    expected[1800..4096].fill(1);
+    expected[28_672..].fill(1);
+    lab.all_interrupted(|image| assert!(content(image, "a") == Some(expected.clone())));
+}
+
+/// As above where the disk has the page up to that hole: the rest was written into its
+/// block, in place, and a power cut could keep the new length without it.
+#[test]
+fn a_page_that_goes_on_behind_a_hole_gets_a_new_block() {
+    let lab = Lab::new();
+    let (_, file) = lab.create("a");
+    lab.write(file, 0, &[1; 1500]);
+    assert_eq!(lab.sync(file), Ok(()));
+    lab.backing.sync_all().expect("a sync");
+    lab.write(file, 1500, &[1; 2500]);
+    assert_eq!(lab.sync(file), Ok(()));
+    lab.tree.allocate(NOBODY, file, 0x03, 1500, 300).expect("a hole");
+    let (_, other) = lab.create("b");
+    assert_eq!(lab.sync(other), Ok(()));
+    let mut expected = vec![1; 4000];
+    expected[1500..1800].fill(0);
+    lab.all_interrupted(|image| assert!(content(image, "a") == Some(expected.clone())));
+}
+
 /// A whiteout is an object of its own: what was done to it later was passed over when
 /// recovery had made it anew.
 #[test]

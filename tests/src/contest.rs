@@ -29,6 +29,12 @@ pub use self::ground::{Bench, Ground};
 pub use self::outcome::{Outcome, Record};
 pub use self::session::{Contest, Session, Subject};
 pub use self::slice::Timing;
+#[cfg(all(test, feature = "library"))]
+pub(crate) use self::slice::Slice;
+#[cfg(feature = "library")]
+pub(crate) use self::slice::run_slice;
+#[cfg(feature = "library")]
+pub(crate) use self::workload::Worker;
 pub use self::workload::Workload;
 
 mod figures;

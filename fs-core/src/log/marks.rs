@@ -34,6 +34,11 @@ pub(crate) struct Mark {
 }
 
 impl Mark {
+    /// Whether it is an operation of a batch: none of those takes bytes from a file.
+    pub(super) const fn is_of_batch(&self) -> bool {
+        !matches!(self.change, Change::Resize { .. } | Change::Allocate { .. })
+    }
+
     /// The name of the file that is the mark: at most 150 bytes, ASCII.
     fn name(&self) -> Option<OsString> {
         let (object, words) = match &self.change {

@@ -208,10 +208,10 @@ impl<B: Backing> Tree<B> {
                         return;
                     }
                     let names = ((from.key(), source.1), (to.key(), target.1));
-                    let renamed = moved
-                        .as_ref()
-                        .map(|moved| describe::renamed(names, moved, displaced.as_ref(), mode));
-                    changes.extend(renamed);
+                    let displaced = displaced.as_ref().map(|found| found.key);
+                    let renamed =
+                        |moved: &Found<B>| describe::renamed(names, moved.key, displaced, mode);
+                    changes.extend(moved.as_ref().map(renamed));
                     let left =
                         whiteout.as_ref().filter(|left| left.attr.kind == FileKind::CharDevice);
                     let made = |left| made(from.key(), source.1, left, OsStr::new(""));

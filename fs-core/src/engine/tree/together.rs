@@ -272,24 +272,25 @@ impl<B: Backing> Tree<B> {
         Ok(Some(Arc::clone(tracked)))
     }
 
-    /// What will be done, by the objects that the names stand for now. What is to be
-    /// removed and is gone is left out.
+    /// What will be done, by the objects that the names stand for now, except those that
+    /// new files take the place of. What is to be removed and is gone is left out.
     fn plan_names(&self, changes: &[NameChange]) -> Result<Vec<Planned>> {
         let mut planned = Vec::with_capacity(changes.len());
         for (index, change) in changes.iter().enumerate() {
             let dir = self.nodes.get(change.dir())?;
-            let old = self.victim(&dir, change.name())?;
-            let victim = old.as_ref().map(|found| found.key);
-            let change = match (change, old) {
-                (NameChange::Replace { temporary, name, .. }, old) => {
-                    let moved = self.backing.lookup(&dir.object, temporary)?;
+            let (change, victim) = match change {
+                NameChange::Replace { file, temporary, name, .. } => {
+                    let moved = match file {
+                        Some(file) => self.files.get(file.0)?.node.key(),
+                        None => self.backing.lookup(&dir.object, temporary)?.key,
+                    };
                     let names = ((dir.key(), &**temporary), (dir.key(), &**name));
-                    describe::renamed(names, &moved, old.as_ref(), RenameMode::default())
+                    (describe::renamed(names, moved, None, RenameMode::default()), None)
                 }
-                (NameChange::Remove { name, .. }, Some(old)) => {
-                    describe::removed(dir.key(), name, &old, false)
+                NameChange::Remove { name, .. } => {
+                    let Some(old) = self.victim(&dir, name)? else { continue };
+                    (describe::removed(dir.key(), name, &old, false), Some(old.key))
                 }
-                (NameChange::Remove { .. }, None) => continue,
             };
             planned.push(Planned { index, change, victim });
         }

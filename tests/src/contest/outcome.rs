@@ -12,7 +12,7 @@ pub struct Record {
     pub(crate) slices: Vec<Slice>,
     // Of the disk, from the first operation to the last and between the turns.
     pub(crate) flushes: u64,
-    pub(super) requests: u64,
+    pub(crate) requests: u64,
 }
 
 impl Record {

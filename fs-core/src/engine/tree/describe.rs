@@ -69,7 +69,7 @@ pub(super) fn renamed(
         to_dir: to.0,
         to: bytes(to.1),
         object: moved.portable(),
-        displaced: displaced.map(|key| key.portable()),
+        displaced: displaced.map(ObjectKey::portable),
         exchange: mode.exchange,
         whiteout: mode.whiteout,
     }

@@ -279,6 +279,32 @@ impl<B: Backing> Tree<B> {
         Some(Change::Attrs { object, perm, uid: None, gid: None, atime: None, mtime: None })
     }
 
+    /// Writes the front of `data` past the page cache, as far as that goes:
+    /// [`Backing::write_direct`]. For a file that nobody else knows yet.
+    pub fn write_direct(
+        &self,
+        caller: Caller,
+        file: FileId,
+        data: &[u8],
+        offset: u64,
+    ) -> Result<usize> {
+        self.backing.write_direct(&*self.backing_file(caller, file)?, data, offset)
+    }
+
+    /// Starts to write a file's dirty pages to where they belong. Errors are told by
+    /// [`Self::write_back`].
+    pub fn start_write_back(&self, caller: Caller, file: FileId) {
+        if let Ok(file) = self.backing_file(caller, file) {
+            let _ = self.backing.start_write_back(&*file);
+        }
+    }
+
+    /// Writes a file's dirty pages to where they belong and waits; not durable by that.
+    /// Tells a failed write-back.
+    pub fn write_back(&self, caller: Caller, file: FileId) -> Result<()> {
+        self.backing.finish_write_back(&*self.backing_file(caller, file)?)
+    }
+
     /// Allocates, punches, collapses: the modes of `fallocate(2)`.
     pub fn allocate(
         &self,
@@ -352,7 +378,12 @@ impl<B: Backing> Tree<B> {
         }
     }
 
-    fn sync_request(&self, caller: Caller, file: FileId, kind: SyncKind) -> Result<SyncRequest<B>> {
+    pub(super) fn sync_request(
+        &self,
+        caller: Caller,
+        file: FileId,
+        kind: SyncKind,
+    ) -> Result<SyncRequest<B>> {
         let open = self.files.get(file.0)?;
         let file = self.file_of(caller, &open)?;
         // Reading through it must not change when programs see it read.

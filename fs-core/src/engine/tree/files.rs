@@ -216,11 +216,11 @@ impl<B: Backing> Tree<B> {
         }
     }
 
-    /// Whether an open file is being rewritten all or nothing, which ends when its
-    /// writes are left to the kernel ([`Self::leave_unseen`]).
-    pub fn is_rewriting(&self, file: FileId) -> bool {
-        let open = self.files.get(file.0);
-        open.is_ok_and(|open| open.tracked.as_ref().is_some_and(|file| file.is_rewriting()))
+    /// Whether a file is being rewritten all or nothing, which ends when the writes of an
+    /// open file of it are left to the kernel ([`Self::leave_unseen`]).
+    pub fn is_being_rewritten(&self, id: NodeId) -> bool {
+        let (Some(log), Ok(node)) = (&self.engine.log, self.nodes.get(id)) else { return false };
+        log.files.find(&node.key()).is_some_and(|file| file.is_rewriting())
     }
 
     /// Reads; short only at the end of the file.

@@ -125,7 +125,7 @@ impl Passthrough {
 }
 
 /// Files that hold at most so much and are opened to be written only come to us.
-const REWRITTEN_BYTES_MAX: u64 = 1 << 20;
+const REWRITTEN_BYTES_MAX: u64 = 256 << 10;
 
 /// What an open says about rewriting the file, which the engine protects as long as it
 /// sees the writes: see `Tree::leave_unseen`.

@@ -34,7 +34,7 @@ pub use self::classic::Classic;
 use self::convert::open_mode;
 pub use self::counters::{Counters, Op};
 pub use self::init::Agreement;
-use self::passthrough::Passthrough;
+use self::passthrough::{Passthrough, Rewriting};
 use self::reply::Channel;
 use self::wire::Listing;
 
@@ -165,10 +165,42 @@ impl<B: Served> Skin<B> {
 
     pub(crate) fn open(&self, caller: Caller, id: NodeId, flags: i32) -> Result<Opened> {
         let perm = || self.tree.attr(id).ok().map(|attr| attr.perm);
-        let backing = self.passthrough.open(&self.tree, id, perm);
+        let size = || self.tree.attr(id).map_or(0, |attr| attr.size);
+        let rewriting = self.rewriting(flags, || (size(), self.tree.is_being_rewritten(id)));
+        let plain = rewriting == Rewriting::Mappable;
+        let backing = self.passthrough.open(&self.tree, id, plain, perm);
         let opened = self.tree.open(caller, id, open_mode(flags), backing.is_some());
         let file = opened.inspect_err(|_| self.passthrough.release(id))?;
-        Ok(Opened { file, flags: reply_flags(backing.as_ref(), flags), backing })
+        Ok(self.opened((id, file), flags, rewriting, backing))
+    }
+
+    /// What an open says about rewriting a file that holds so many bytes, and may be being
+    /// rewritten.
+    fn rewriting(&self, flags: i32, held: impl FnOnce() -> (u64, bool)) -> Rewriting {
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        if writes && self.tree.engine().log().is_some() {
+            let (bytes, under_way) = held();
+            passthrough::rewriting(flags, bytes, under_way)
+        } else {
+            Rewriting::No
+        }
+    }
+
+    fn opened(
+        &self,
+        (id, file): (NodeId, FileId),
+        flags: i32,
+        rewriting: Rewriting,
+        backing: Option<Arc<Backing>>,
+    ) -> Opened {
+        // One that was cut and is not protected is like any other.
+        let is_cut = flags & libc::O_TRUNC != 0;
+        let seen = rewriting == Rewriting::Seen && (!is_cut || self.tree.is_being_rewritten(id));
+        if backing.is_some() && !seen {
+            self.tree.leave_unseen(file);
+        }
+        let reply = |_| passthrough::open_flags(flags, seen);
+        Opened { file, flags: backing.as_ref().map_or(0, reply), backing }
     }
 
     pub(crate) fn create(
@@ -182,8 +214,14 @@ impl<B: Served> Skin<B> {
         let exclusive = flags & libc::O_EXCL != 0;
         let (entry, file) =
             self.tree.create(caller, parent, name, new, open_mode(flags), exclusive)?;
-        let backing = self.passthrough.open(&self.tree, entry.id, || Some(entry.attr.perm));
-        Ok((entry, Opened { file, flags: reply_flags(backing.as_ref(), flags), backing }))
+        // One that was cut and had held something is not new.
+        let rewriting = self.rewriting(flags, || {
+            let under_way = self.tree.is_being_rewritten(entry.id);
+            (entry.attr.size.max(u64::from(under_way)), under_way)
+        });
+        let (plain, perm) = (rewriting == Rewriting::Mappable, || Some(entry.attr.perm));
+        let backing = self.passthrough.open(&self.tree, entry.id, plain, perm);
+        Ok((entry, self.opened((entry.id, file), flags, rewriting, backing)))
     }
 
     pub(crate) fn release(&self, id: NodeId, file: FileId) {
@@ -259,10 +297,6 @@ pub(crate) struct Write<'a> {
     pub(crate) keep_suid: bool,
     /// Of the open file, as `open(2)` has them.
     pub(crate) flags: i32,
-}
-
-fn reply_flags(backing: Option<&Arc<Backing>>, flags: i32) -> u32 {
-    backing.map_or(0, |_| passthrough::open_flags(flags))
 }
 
 /// Fits an extended attribute, or the list of their names, to the size that was asked for.

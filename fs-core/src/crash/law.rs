@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use fixedbitset::FixedBitSet;
 
-use super::model::{Model, Rules, SyncPoint, recorded_syncs};
+use super::model::{Atom, Model, Rules, SyncPoint, recorded_syncs};
 use super::state::{Blocks, State, Torn};
 use super::steps::Steps;
 use super::trace::{Operation, Trace};
@@ -164,9 +164,11 @@ impl<'m> Law<'m> {
         let end = self.rules.end(crash.at) as usize;
         let missing = (0..end).find(|atom| !crash.kept.contains(*atom)).unwrap_or(end);
         let torn = crash.torn.map(|(step, _)| step as usize);
-        // Atoms of one operation may be in another order than its steps.
+        // Atoms of one operation may be in another order than its steps, and may have
+        // steps of earlier operations.
         let missing = self.rules.atoms.get(missing);
-        let missing = missing.map(|atom| log.first[atom.operation as usize] as usize);
+        let first = |atom: &Atom| log.steps[atom.steps[0] as usize].operation;
+        let missing = missing.map(|atom| log.first[first(atom) as usize] as usize);
         let whole = missing.unwrap_or(log.steps.len()).min(torn.unwrap_or(usize::MAX));
         let place = (whole / subject.stride).min(subject.snapshots.len().saturating_sub(1));
         let (mut state, from) = match subject.snapshots.get(place) {

@@ -2,7 +2,7 @@
 //! as one call each.
 
 use std::ffi::OsStr;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use self::describe::{Prepare, nothing};
@@ -21,6 +21,9 @@ use crate::types::{Attr, Caller, DirEntry, FsStats, SetAttr};
 mod describe;
 mod files;
 mod names;
+mod together;
+
+pub use self::together::{NameChange, NamesChanged, SyncOrder};
 
 /// Number of an open file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,12 +52,19 @@ struct OpenFile<B: Backing> {
     /// Opened when first needed where that is no later than the first write: a
     /// failed write-back is reported to files that were open when it failed.
     file: OnceLock<Arc<B::File>>,
+    /// The operation that cut the file to nothing through it last; 0: none has.
+    cut_at: AtomicU64,
+    /// Its writes do not come to us.
+    unseen: AtomicBool,
 }
 
 struct OpenDir<B: Backing> {
     node: Arc<Node<B>>,
     dir: Arc<B::Dir>,
 }
+
+/// A directory to be synced, and what notes the result.
+type DirOrder<B> = (SyncTarget<B>, Box<dyn FnOnce(Result<()>) -> Result<()> + Send>);
 
 /// One exported directory.
 pub struct Tree<B: Backing> {
@@ -113,28 +123,26 @@ impl<B: Backing> Tree<B> {
         change: &SetAttr,
     ) -> Result<Attr> {
         let node = self.nodes.get(id)?;
-        let file = match file {
-            Some(file) if change.size.is_some() => {
-                let open = self.files.get(file.0)?;
-                open.mode.write.then(|| self.file_of(caller, &open)).transpose()?
-            }
-            _ => None,
+        let Some(size) = change.size else {
+            let attr = self.change(
+                &[&node],
+                nothing,
+                || self.backing.set_attr(caller, &node.object, None, change),
+                |_, _, attr, changes| changes.extend(describe::attrs(node.key(), change, attr)),
+            )?;
+            return Ok(self.shown(id, attr));
         };
-        let attr = self.change(
-            &[&node],
-            |log, lsn| match change.size {
-                Some(size) => log.mark(lsn, &node.key(), size, describe::resized(node.key(), size)),
-                None => Ok(None),
-            },
-            || self.backing.set_attr(caller, &node.object, file.as_deref(), change),
-            |log, lsn, attr, changes| {
-                if let Some(size) = change.size {
-                    log.resized(&node.key(), size, lsn);
-                    changes.push(describe::resized(node.key(), size));
-                }
-                changes.extend(describe::attrs(node.key(), change, attr));
-            },
-        )?;
+        let open = file.map(|file| self.files.get(file.0)).transpose()?;
+        let open = open.filter(|open| open.mode.write);
+        let file = open.as_ref().map(|open| self.file_of(caller, open)).transpose()?;
+        let resize = || self.backing.set_attr(caller, &node.object, file.as_deref(), change);
+        let cut_at = open.as_ref().map_or(0, |open| open.cut_at.load(Ordering::Relaxed));
+        let (attr, lsn) = self.resize(&node, (size, cut_at), resize, |attr, changes| {
+            changes.extend(describe::attrs(node.key(), change, attr));
+        })?;
+        if let Some(open) = open.filter(|_| size == 0) {
+            open.cut_at.store(lsn, Ordering::Relaxed);
+        }
         Ok(self.shown(id, attr))
     }
 
@@ -230,24 +238,18 @@ impl<B: Backing> Tree<B> {
         if let Some(log) = &self.engine.log {
             return self.sync_dir_by_log(log, caller, dir, done);
         }
-        let state = self.dirs.get(dir.0).and_then(|open| Ok((self.dir_state(&open)?, open)));
-        let (covered, open) = match state {
-            Ok(state) => state,
-            Err(error) => return done(Err(error)),
-        };
-        if open.node.is_durable(covered) {
-            self.engine.lanes.count_skipped();
-            return done(Ok(()));
-        }
-        let node = Arc::clone(&open.node);
-        let target = SyncTarget::Dir(Arc::clone(&open.dir));
-        let note = move |result: Result<()>| {
-            if result.is_ok() {
-                node.made_durable(covered);
+        let order = self.dirs.get(dir.0).and_then(|open| self.dir_order(&open));
+        match order {
+            Err(error) => done(Err(error)),
+            Ok(None) => {
+                self.engine.lanes.count_skipped();
+                done(Ok(()));
             }
-            done(result);
-        };
-        self.engine.lanes.submit(u64::from(caller.thread), target, Box::new(note));
+            Ok(Some((target, note))) => {
+                let noted = Box::new(move |result| done(note(result)));
+                self.engine.lanes.submit(u64::from(caller.thread), target, noted);
+            }
+        }
     }
 
     // ---- within ----
@@ -265,6 +267,23 @@ impl<B: Backing> Tree<B> {
         let moved = self.engine.dir_moved.load(Ordering::Acquire);
         let lsn = open.node.last_change().max(moved);
         Ok(DirState { lsn, ctime: self.backing.attr(&open.node.object)?.ctime })
+    }
+
+    /// What is to be synced for a directory, and what notes the result; `None` if it is
+    /// durable. Without a log.
+    fn dir_order(&self, open: &OpenDir<B>) -> Result<Option<DirOrder<B>>> {
+        let covered = self.dir_state(open)?;
+        if open.node.is_durable(covered) {
+            return Ok(None);
+        }
+        let node = Arc::clone(&open.node);
+        let note = move |result: Result<()>| {
+            if result.is_ok() {
+                node.made_durable(covered);
+            }
+            result
+        };
+        Ok(Some((SyncTarget::Dir(Arc::clone(&open.dir)), Box::new(note))))
     }
 
     fn sync_dir_by_log(&self, log: &Log<B>, caller: Caller, dir: DirId, done: Completion) {

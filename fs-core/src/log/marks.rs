@@ -25,15 +25,20 @@ use super::record::Change;
 /// Who makes what the engine needs for itself.
 pub(super) const OURSELVES: Caller = Caller { uid: 0, gid: 0, thread: 0 };
 
-/// An operation that took bytes from a file.
+/// An operation that took bytes from a file; or one of a batch (`together`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub(super) lsn: Lsn,
-    /// [`Change::Resize`] or [`Change::Allocate`].
+    /// [`Change::Resize`] or [`Change::Allocate`]; or what a batch may hold.
     pub(super) change: Change,
 }
 
 impl Mark {
+    /// Whether it is an operation of a batch: none of those takes bytes from a file.
+    pub(super) const fn is_of_batch(&self) -> bool {
+        !matches!(self.change, Change::Resize { .. } | Change::Allocate { .. })
+    }
+
     /// The name of the file that is the mark: at most 150 bytes, ASCII.
     fn name(&self) -> Option<OsString> {
         let (object, words) = match &self.change {
@@ -68,7 +73,7 @@ impl Mark {
 }
 
 /// A key as a part of a name: three words.
-fn key_words(key: &ObjectKey) -> String {
+pub(super) fn key_words(key: &ObjectKey) -> String {
     let (handle, length, kind) = key.handle;
     let mut words = format!("{:x}-{:x}-", key.ino, kind.cast_unsigned());
     for byte in &handle[..usize::from(length).min(HANDLE_BYTES_MAX)] {
@@ -77,7 +82,7 @@ fn key_words(key: &ObjectKey) -> String {
     words
 }
 
-fn parse_key<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<ObjectKey> {
+pub(super) fn parse_key<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<ObjectKey> {
     let mut number = || u64::from_str_radix(words.next()?, 16).ok();
     let (ino, kind) = (number()?, u32::try_from(number()?).ok()?);
     let hex = words.next()?;
@@ -112,7 +117,7 @@ fn parse_renewed(name: &OsStr) -> Option<(ObjectKey, ObjectKey)> {
 
 /// The directory of the marks.
 pub(super) struct Marks<B: Backing> {
-    directory: B::Object,
+    pub(super) directory: B::Object,
 }
 
 impl<B: Backing> Marks<B> {
@@ -197,7 +202,11 @@ impl<B: Backing> Marks<B> {
     /// Removes marks up to this number: the log has nothing that old any more.
     pub(super) fn remove_through(&self, backing: &B, through: Lsn) -> Result<()> {
         for mark in self.list(backing)?.iter().filter(|mark| mark.lsn <= through) {
-            self.remove(backing, mark)?;
+            match self.remove(backing, mark) {
+                // A checkpoint and a flush of everything come at the same time.
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }

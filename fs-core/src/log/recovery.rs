@@ -10,6 +10,7 @@
 //! | plan ([`overlay`]) | groups, records, marks in the order of their numbers; what of each file's content is still valid at the end |
 //! | redo ([`redo`]) | the disk may be ahead of the log (then nothing is redone), behind it, or have one operation that the marker does not tell; what comes and goes behind the marker is left out ([`transient`]) |
 //! | fill ([`fill`]) | blocks that are there are newer than the log, or the same; except where redoing took them |
+//! | restore ([`restore`]) | files in the middle of being rewritten get their old content back |
 //! | end | everything is synced; only then does the log begin anew |
 //!
 //! An interrupted recovery is begun again. The marker moves with what is redone, so
@@ -20,7 +21,8 @@
 //!
 //! If only the daemon died and the filesystem has been mounted all the time, what it
 //! shows is newer than the log: it is synced, nothing is redone, not even an operation
-//! that was under way; only where write-back had failed is there something to fill.
+//! that was under way, except the rest of a batch; only where write-back had failed is
+//! there something to fill.
 //!
 //! Nothing is ever invented: an object that is gone was removed later; what the log
 //! says of it is counted and passed over.
@@ -45,6 +47,7 @@ mod names;
 mod objects;
 mod overlay;
 mod redo;
+mod restore;
 mod transient;
 
 /// What recovery found and did; with `lanefs check`, what it would do.
@@ -77,6 +80,8 @@ pub struct RecoveryReport {
     pub bytes_filled: u64,
     /// Files with content in the log that do not exist any more.
     pub files_gone: u64,
+    /// Files that were being written anew when it happened, and have their old content.
+    pub rewrites_undone: u64,
     /// An earlier recovery had been interrupted.
     pub interrupted_before: bool,
     /// The log was written in this very boot: no power cut, the daemon died.
@@ -112,14 +117,17 @@ impl RecoveryReport {
     /// Whether there was nothing to do.
     #[must_use]
     pub const fn is_nothing(&self) -> bool {
-        self.redone == 0 && self.bytes_filled == 0
+        self.redone == 0 && self.bytes_filled == 0 && self.rewrites_undone == 0
     }
 
     /// The last operation that must not be redone. If the filesystem was never away, an
     /// operation that it does not have was under way when the daemon died: nobody was
-    /// told that it was done, and files may have been written since.
-    const fn kept(&self) -> Lsn {
-        if self.same_mount { Lsn::MAX } else { self.marker }
+    /// told that it was done, and files may have been written since. A batch is
+    /// completed all the same: a part of it may have been seen, and nothing else is under
+    /// way beside it.
+    fn kept(&self, marks: &[Mark]) -> Lsn {
+        let batch = marks.iter().any(Mark::is_of_batch);
+        if self.same_mount && !batch { Lsn::MAX } else { self.marker }
     }
 }
 
@@ -151,6 +159,8 @@ pub fn recover<B: Backing>(
     write_superblock(&store, &ended)?;
     home.marks.remove_through(backing, ended.tail_lsn).map_err(home_error("remove marks"))?;
     home.marks.forget_renewed(backing).map_err(home_error("remove marks"))?;
+    home.undo.clear(backing).map_err(home_error("remove copies"))?;
+    home.marks.forget_batches(backing).map_err(home_error("remove marks"))?;
     home.set_readme(backing, false).map_err(home_error("remove README"))?;
     let uuid = hex(&ended.uuid);
     home.note_log_elsewhere(backing, &uuid, false).map_err(home_error("write"))?;
@@ -169,14 +179,19 @@ pub fn check<B: Backing>(
     let Some((home, store)) = find(backing, elsewhere)? else { return Ok(None) };
     let superblock = read_superblock(&store)?;
     let contents = scan(&store, &superblock)?;
-    let marks = home.marks.list(backing).map_err(home_error("read the marks"))?;
     let marker = backing.marker(&home.marker).map_err(home_error("read the marker"))?;
+    let marks = all_marks(backing, &home, superblock.recovery_marker.unwrap_or(marker))?;
     let mut report = summary(backing, &superblock, &contents, marker);
-    let marker = report.kept();
+    let marker = report.kept(&marks);
     let first_marker = superblock.recovery_marker.unwrap_or(marker);
     let plan = Plan::new(&contents, &marks, first_marker);
     report.redone = plan.to_redo(marker);
     fill::count(backing, &plan, &mut report);
+    if !report.same_mount {
+        let kept = home.undo.list(backing).map_err(home_error("read the copies"))?;
+        let unended = restore::unended(backing, &home, &kept, &restore::ends(&contents));
+        report.rewrites_undone = unended.map_err(home_error("read the copies"))?.len() as u64;
+    }
     Ok(Some(report))
 }
 
@@ -222,18 +237,19 @@ pub(super) fn recover_in<B: Backing>(
 ) -> Result<Option<RecoveryReport>, OpenLogError> {
     let start = Instant::now();
     let contents = scan(store, superblock)?;
-    let marks = home.marks.list(backing).map_err(home_error("read the marks"))?;
-    if contents.groups.is_empty() && marks.is_empty() {
+    let marker = backing.marker(&home.marker).map_err(home_error("read the marker"))?;
+    let marks = all_marks(backing, home, superblock.recovery_marker.unwrap_or(marker))?;
+    let kept = home.undo.list(backing).map_err(home_error("read the copies"))?;
+    if contents.groups.is_empty() && marks.is_empty() && kept.is_empty() {
         return Ok(None);
     }
-    let marker = backing.marker(&home.marker).map_err(home_error("read the marker"))?;
     let mut report = summary(backing, superblock, &contents, marker);
     if report.same_boot {
         // What waits for its block in the page cache is newer than the log.
         backing.sync_all().map_err(home_error("sync"))?;
     }
     let again = config.bugs.replay_same_boot && report.same_boot;
-    let marker = if again { superblock.tail_lsn } else { report.kept() };
+    let marker = if again { superblock.tail_lsn } else { report.kept(&marks) };
     let first_marker = superblock.recovery_marker.unwrap_or(marker);
     let plan = Plan::new(&contents, &marks, first_marker);
     let mut renewed = HashMap::new();
@@ -246,15 +262,31 @@ pub(super) fn recover_in<B: Backing>(
     let files = redo::redo(backing, home, &plan, known, &mut report, progress)?;
     let over_blocks = config.bugs.replay_over_blocks || again;
     fill::fill(backing, &plan, over_blocks, &files, &mut report, progress)?;
-    report.last_lsn = report.last_lsn.max(plan.changes.last().map_or(0, |&(lsn, _)| lsn));
-    if report.same_mount && report.last_lsn > report.marker {
-        // A mark whose operation never came must not look like one that is to be redone.
+    if !report.same_mount {
+        restore::restore(backing, home, &kept, &restore::ends(&contents), &mut report)?;
+    }
+    report.last_lsn = marks.iter().map(|mark| mark.lsn).fold(report.last_lsn, Lsn::max);
+    if backing.marker(&home.marker).map_err(home_error("read the marker"))? < report.last_lsn {
+        // A mark whose operation was not carried out must not look like one that is to be.
         let marked = backing.set_marker(&home.marker, report.last_lsn);
         marked.map_err(|source| RecoveryError::Backing { what: "set the marker", source })?;
     }
     backing.sync_all().map_err(|source| RecoveryError::Backing { what: "sync", source })?;
     report.seconds = seconds(start.elapsed());
     Ok(Some(report))
+}
+
+/// What the log may not know: operations that took bytes from files, and those of
+/// batches that may have been interrupted.
+fn all_marks<B: Backing>(
+    backing: &B,
+    home: &Home<B>,
+    marker: Lsn,
+) -> Result<Vec<Mark>, OpenLogError> {
+    let mut marks = home.marks.list(backing).map_err(home_error("read the marks"))?;
+    let batches = home.marks.of_batches(backing, marker);
+    marks.extend(batches.map_err(home_error("read a batch that was interrupted"))?);
+    Ok(marks)
 }
 
 /// Notes that from here on the marker moves.
@@ -325,6 +357,7 @@ fn taken_by(change: &Change) -> Option<std::ops::Range<u64>> {
     const MOVES_ALL: u32 = 0x08 | 0x20;
     match change {
         Change::Resize { size, .. } => Some(*size..u64::MAX),
+        Change::Rewrite { .. } => Some(0..u64::MAX),
         Change::Allocate { mode, offset, .. } if mode & MOVES_ALL != 0 => Some(*offset..u64::MAX),
         Change::Allocate { mode, offset, bytes, .. } if mode & PUNCH_OR_ZERO != 0 => {
             Some(*offset..offset.saturating_add(*bytes))

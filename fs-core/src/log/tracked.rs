@@ -21,9 +21,11 @@
 //! a sync of everything after its last closing.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use super::ranges::RangeSet;
 use crate::engine::Lsn;
@@ -32,6 +34,7 @@ use crate::platform::{Backing, ObjectKey};
 use crate::types::{Attr, Time};
 
 mod collect;
+mod rewriting;
 
 pub(crate) use self::collect::{Collected, Need};
 
@@ -65,10 +68,16 @@ struct FileState<B: Backing> {
     synced: Option<Synced>,
     /// Openings for writing that have not ended.
     writers: usize,
+    /// Openings for writing so far.
+    openings: u64,
     /// Cut to nothing by an opening, and not synced since.
     emptied: bool,
     /// Not written since it was last synced, and closed.
     clean: bool,
+    /// Cut to nothing, with a copy of what it held before.
+    rewrite: Option<Rewriting>,
+    /// Openings whose writes do not come to us.
+    unseen: usize,
     /// Writing may give pages a new place, because blocks are or were shared with
     /// another file: nothing ever counts as committed.
     moves: bool,
@@ -84,6 +93,18 @@ pub(crate) struct LivePage {
     pub(crate) placed: bool,
 }
 
+/// A rewrite that nothing durable has ended.
+#[derive(Debug)]
+struct Rewriting {
+    /// The truncation in front of which the copy was made.
+    lsn: Lsn,
+    /// The last truncation to nothing.
+    cut_at: Lsn,
+    /// The copy of what was there before, until it is removed.
+    copy: Option<OsString>,
+    since: Instant,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Logged {
     lsn: Lsn,
@@ -97,6 +118,13 @@ pub(crate) struct Synced {
     ctime: Time,
     mtime: Time,
     size: u64,
+}
+
+impl Synced {
+    /// Whether this is still the file's state.
+    pub(crate) fn matches(&self, attr: &Attr) -> bool {
+        *self == Self::from(attr)
+    }
 }
 
 impl From<&Attr> for Synced {
@@ -135,8 +163,11 @@ impl<B: Backing> Tracked<B> {
                 cut_at: 0,
                 synced: None,
                 writers: 0,
+                openings: 0,
                 emptied: false,
                 clean: false,
+                rewrite: None,
+                unseen: 0,
                 moves,
             }),
         }
@@ -156,6 +187,12 @@ impl<B: Backing> Tracked<B> {
         let reader = Arc::new(open()?);
         state.reader = Some(Arc::clone(&reader));
         Ok(reader)
+    }
+
+    /// Lets the log read through a file that somebody has open for reading, if it has
+    /// none of its own.
+    pub(crate) fn lend_reader(&self, reader: &Arc<B::File>) {
+        self.lock().reader.get_or_insert_with(|| Arc::clone(reader));
     }
 
     /// The log's own open file, if it has one.
@@ -187,6 +224,9 @@ impl<B: Backing> Tracked<B> {
         state.durable_size = None;
         state.synced = None;
         state.emptied |= size == 0;
+        if let Some(rewrite) = state.rewrite.as_mut().filter(|_| size == 0) {
+            rewrite.cut_at = lsn;
+        }
     }
 
     /// Notes that operation `lsn` punched or zeroed a range, or put shared blocks there.
@@ -246,6 +286,13 @@ impl<B: Backing> Tracked<B> {
     }
 }
 
+/// A file that nobody has open for writing.
+pub(crate) struct Closed<B: Backing> {
+    file: Arc<Tracked<B>>,
+    /// How often it had been opened.
+    openings: u64,
+}
+
 /// All tracked files of an engine.
 pub(crate) struct TrackedFiles<B: Backing> {
     shards: [Mutex<HashMap<ObjectKey, Arc<Tracked<B>>>>; SHARDS],
@@ -271,6 +318,7 @@ impl<B: Backing> TrackedFiles<B> {
         let file = shard.entry(key).or_insert_with(|| Arc::new(Tracked::new(key, start()))).clone();
         let mut state = file.lock();
         state.writers += 1;
+        state.openings += 1;
         state.clean = false;
         drop(state);
         file
@@ -307,13 +355,19 @@ impl<B: Backing> TrackedFiles<B> {
     /// Forgets those of `files`, all of them closed, that have nothing left in the
     /// log, which begins behind `kept_from`. They must have been `clean` when they
     /// were closed, or everything was synced since they were listed.
-    pub(crate) fn forget_closed(&self, files: &[Arc<Tracked<B>>], synced: bool, kept_from: Lsn) {
-        for file in files {
+    pub(crate) fn forget_closed(&self, files: &[Closed<B>], synced: bool, kept_from: Lsn) {
+        for Closed { file, openings } in files {
             let mut shard = self.shard(&file.key);
             let state = file.lock();
+            // Opened and closed again since, it may have been written.
+            let synced = synced && state.openings == *openings;
             let in_log = state.logged.is_some_and(|logged| logged.lsn > kept_from);
             let durable = state.clean || synced;
-            if state.writers == 0 && durable && state.live.is_empty() && !in_log {
+            // Without a copy, and synced, a rewrite has ended durably.
+            let rewrite = state.rewrite.as_ref();
+            let rewriting = rewrite.is_some_and(|rewrite| rewrite.copy.is_some() || !synced);
+            let idle = state.writers == 0 && !rewriting;
+            if idle && durable && state.live.is_empty() && !in_log {
                 drop(state);
                 shard.remove(&file.key);
             }
@@ -321,8 +375,15 @@ impl<B: Backing> TrackedFiles<B> {
     }
 
     /// Those that nobody has open for writing.
-    pub(crate) fn closed_files(&self) -> Vec<Arc<Tracked<B>>> {
-        self.all().into_iter().filter(|file| file.lock().writers == 0).collect()
+    pub(crate) fn closed_files(&self) -> Vec<Closed<B>> {
+        let closed = |file: Arc<Tracked<B>>| {
+            let (writers, openings) = {
+                let state = file.lock();
+                (state.writers, state.openings)
+            };
+            (writers == 0).then_some(Closed { file, openings })
+        };
+        self.all().into_iter().filter_map(closed).collect()
     }
 
     /// Number of tracked files.

@@ -442,7 +442,8 @@ fn rewrite_in_place() {
         false,
         &[
             (&["seq", "ext3-ordered", "ext4"], "f=o | f= | f=n | f=n g="),
-            (&["lanefs", "lanefs-close"], "f=o | f= | f=0 | f=n | f=n g="),
+            // All or nothing, until it is closed.
+            (&["lanefs", "lanefs-close"], "f=o | f=n | f=n g="),
             (&["xfs", "btrfs", "lazyfs"], "f=o | f= | f=n | f= g= | f=n g="),
             // The length is in the journal, in order with the names.
             (&["ext3-writeback"], "f=o | f= | f=0 | f=n | f=0 g= | f=n g="),

@@ -9,6 +9,8 @@
 //! - [`model`], [`shape`]: the tree as it should be, and as it is found; compared by
 //!   path and by hard links, because recovery may make objects anew.
 //! - [`disk`]: small logs, so that they wrap and fill.
+//! - [`rewrites`]: files rewritten in place are old or new.
+//! - [`library`]: the library for Rust programs on such disks.
 //! - [`direct`]: single cases: damage to a log, and bugs that were fixed.
 
 #![cfg(target_os = "linux")]
@@ -18,6 +20,8 @@ mod content;
 mod direct;
 mod disk;
 mod facts;
+mod library;
 mod model;
+mod rewrites;
 mod shape;
 mod workload;

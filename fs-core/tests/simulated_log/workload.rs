@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use fs_core::engine::{Engine, FileId, NodeId, Tree};
+use fs_core::engine::{Engine, FileId, NamesChanged, NodeId, Tree};
 use fs_core::error::Result;
 use fs_core::log::LogConfig;
 use fs_core::platform::Backing;
@@ -116,6 +116,8 @@ struct Sync {
 enum Target {
     File(Opened, SyncKind),
     Dir(usize, NodeId),
+    /// A batch, and what was promised of its files.
+    Names(NamesChanged, Vec<Promise>),
 }
 
 /// What comes between two operations.
@@ -295,6 +297,17 @@ impl Run {
                 tree.sync_dir(caller(program), dir, done);
                 tree.release_dir(dir);
             }
+            Target::Names(changed, more) => {
+                let tree = tree(0);
+                let run = Arc::clone(self);
+                let done = Box::new(move |result: Result<()>| {
+                    run.world().answered_more(more, result);
+                    done(result);
+                });
+                let orders = tree.orders_for_names(&changed, done);
+                // One thread runs it all.
+                tree.submit_as_worker(caller(program), orders);
+            }
         }
     }
 
@@ -377,6 +390,16 @@ impl World {
             }
         }
         self.maybe_crash();
+    }
+
+    /// What else a sync has promised.
+    fn answered_more(&mut self, promises: Vec<Promise>, result: Result<()>) {
+        for promise in promises {
+            match result {
+                Ok(()) => self.facts.kept(promise),
+                Err(_) => self.facts.broken(promise),
+            }
+        }
     }
 
     fn lose(&mut self, loss: Option<String>) {

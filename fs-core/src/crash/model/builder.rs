@@ -43,10 +43,28 @@ pub(super) struct Builder<'a, 'b> {
 impl<'a, 'b> Builder<'a, 'b> {
     /// Atoms, and the order of changes of the same thing.
     pub(super) fn new(log: &'b Steps<'a>, append: Append, set_size: SetSize) -> Self {
+        Self::with_rewrites(log, append, set_size, &[])
+    }
+
+    /// As [`Self::new`]; each of these rewrites is one atom, at its last operation.
+    pub(super) fn with_rewrites(
+        log: &'b Steps<'a>,
+        append: Append,
+        set_size: SetSize,
+        rewrites: &[Rewrite],
+    ) -> Self {
         let mut builder = Self { log, rules: Rules::default() };
+        builder.rules.atom_of.resize(log.steps.len(), 0);
         for operation in 0..log.trace.operations.len() {
             builder.rules.before.push(builder.rules.atoms.len() as u32);
-            builder.group(operation, append);
+            match rewrites.iter().find(|rewrite| rewrite.operations.contains(&operation)) {
+                Some(rewrite) if rewrite.operations.last() == Some(&operation) => {
+                    let steps = rewrite.operations.iter().flat_map(|of| log.of(*of));
+                    builder.push(steps.map(|step| step as u32).collect(), operation);
+                }
+                Some(_) => {}
+                None => builder.group(operation, append),
+            }
         }
         builder.rules.before.push(builder.rules.atoms.len() as u32);
         builder.rules.needs = vec![Vec::new(); builder.rules.atoms.len()];
@@ -73,14 +91,15 @@ impl<'a, 'b> Builder<'a, 'b> {
                 pair.reverse();
             }
         }
-        let first = self.rules.atoms.len();
-        self.rules.atom_of.resize(self.log.of(operation).end, 0);
-        for (place, steps) in atoms.into_iter().enumerate() {
-            for step in &steps {
-                self.rules.atom_of[*step as usize] = (first + place) as u32;
-            }
-            self.rules.atoms.push(Atom { steps, operation: operation as u32 });
+        atoms.into_iter().for_each(|steps| self.push(steps, operation));
+    }
+
+    fn push(&mut self, steps: Vec<u32>, operation: usize) {
+        let atom = self.rules.atoms.len() as u32;
+        for step in &steps {
+            self.rules.atom_of[*step as usize] = atom;
         }
+        self.rules.atoms.push(Atom { steps, operation: operation as u32 });
     }
 
     /// Whether the step after this one belongs to the same atom.
@@ -266,6 +285,43 @@ impl<'a, 'b> Builder<'a, 'b> {
         }
         self.rules
     }
+}
+
+/// A file that is cut to nothing and written anew, until it is closed or synced.
+#[derive(Debug, Default)]
+pub(super) struct Rewrite {
+    /// Numbers of the operations that change it.
+    operations: Vec<usize>,
+}
+
+/// The rewrites of files that held something and had been closed, or were there before.
+pub(super) fn rewrites(log: &Steps<'_>) -> Vec<Rewrite> {
+    let mut settled: Vec<bool> = vec![false; log.trace.inodes()];
+    for (ino, node) in log.trace.initial.nodes.iter().enumerate() {
+        settled[ino] = node.bytes > 0;
+    }
+    let mut open: HashMap<Ino, Rewrite> = HashMap::new();
+    let mut whole = Vec::new();
+    for (number, recorded) in log.trace.operations.iter().enumerate() {
+        match recorded.operation {
+            Operation::Resize { ino, bytes: 0 } if settled[ino.index()] => {
+                open.entry(ino).or_default().operations.push(number);
+            }
+            Operation::Close { ino } | Operation::Sync { ino, .. } => {
+                settled[ino.index()] = true;
+                whole.extend(open.remove(&ino));
+            }
+            Operation::Write { ino, .. }
+            | Operation::Resize { ino, .. }
+            | Operation::Allocate { ino, .. } => {
+                if let Some(rewrite) = open.get_mut(&ino) {
+                    rewrite.operations.push(number);
+                }
+            }
+            _ => {}
+        }
+    }
+    whole
 }
 
 /// Whether it is the length for bytes in a block that has bytes already.

@@ -1,14 +1,13 @@
 //! lanefs itself: what `docs/semantics.md` promises to a program on a mount.
 
-use super::builder::{Append, SetSize, closed, data_of};
-use super::ext4::delayed;
+use super::builder::{Append, Builder, SetSize, closed, data_of, rewrites};
 use super::{Model, Rules, Steps, SyncPoint, Tears};
 use crate::crash::trace::Operation;
 use crate::types::SyncKind;
 
 /// A lanefs mount with a log: a sync makes durable everything that was done to names
 /// before it, anywhere, and the bytes of its own file; a rename over a file is all or
-/// nothing.
+/// nothing, and so is a file that is cut to nothing and written anew until it is closed.
 #[derive(Debug, Clone, Copy)]
 pub struct LanefsFsync;
 
@@ -18,7 +17,10 @@ pub struct LanefsFsync;
 pub struct LanefsClose;
 
 fn rules(log: &Steps<'_>) -> Rules {
-    let mut builder = delayed(log, Append::Split, SetSize::AtOnce);
+    let rewrites = rewrites(log);
+    let (append, set_size) = (Append::Split, SetSize::AtOnce);
+    let mut builder = Builder::with_rewrites(log, append, set_size, &rewrites);
+    builder.chain(Builder::is_metadata, Builder::is_append);
     builder.rename_needs_bytes();
     builder.close_after_cut_needs_bytes();
     builder.finish()

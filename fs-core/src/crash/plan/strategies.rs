@@ -100,7 +100,10 @@ impl Planner<'_, '_, '_> {
         let tears = self.law.model.tears();
         for (number, step) in self.subject.log.steps.iter().enumerate() {
             let operation = step.operation as usize;
-            if self.clusters.rank(operation) != rank {
+            let atom = &self.law.rules.atoms[self.law.rules.atom_of[number] as usize];
+            let first = self.subject.log.steps[atom.steps[0] as usize].operation;
+            // What is all or nothing over several operations is not torn.
+            if self.clusters.rank(operation) != rank || first != atom.operation {
                 continue;
             }
             for torn in tears_of(&step.change, tears) {

@@ -1,10 +1,13 @@
 //! Open files: reading, writing, making durable.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::describe::{self, made, nothing};
 use super::{Entry, FileId, OpenFile, Tree};
+use crate::engine::Lsn;
 use crate::engine::nodes::{Node, NodeId};
 use crate::error::{Errno, Result};
 use crate::fence::SyncRequest;
@@ -32,7 +35,7 @@ impl<B: Backing> Tree<B> {
         let node = self.nodes.get(id)?;
         let open = |mode: OpenMode| {
             let node = Arc::clone(&node);
-            let open = OpenFile { node, mode, tracked: None, file: OnceLock::new() };
+            let open = OpenFile::new(node, mode, OnceLock::new());
             if mode.truncate {
                 self.open_cut(caller, &open)?;
             } else if !lazy || mode.write {
@@ -60,17 +63,65 @@ impl<B: Backing> Tree<B> {
 
     /// Opens a file and cuts it to nothing.
     fn open_cut(&self, caller: Caller, open: &OpenFile<B>) -> Result<()> {
-        let key = open.node.key();
-        self.change(
-            &[&open.node],
-            |log, lsn| log.mark(lsn, &key, 0, describe::resized(key, 0)),
-            || self.file_of(caller, open),
-            |log, lsn, _, changes| {
-                log.resized(&key, 0, lsn);
-                changes.push(describe::resized(key, 0));
-            },
-        )
-        .map(drop)
+        let opening = || self.file_of(caller, open);
+        let (_, lsn) = self.resize(&open.node, (0, 0), opening, |_, _| {})?;
+        open.cut_at.store(lsn, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Sets a file's length by `operation`, for who has cut it to nothing in operation
+    /// `cut_at` before, if not 0; `describe` tells what else was changed. A file that is
+    /// cut to nothing keeps a copy of what it held, until it has been written anew.
+    pub(super) fn resize<T>(
+        &self,
+        node: &Arc<Node<B>>,
+        (size, cut_at): (u64, Lsn),
+        operation: impl FnOnce() -> Result<T>,
+        describe: impl FnOnce(&T, &mut Vec<Change>),
+    ) -> Result<(T, Lsn)> {
+        let key = node.key();
+        let rewrite = match &self.engine.log {
+            Some(log) if size == 0 => {
+                let attr = self.backing.attr(&node.object)?;
+                log.begin_rewrite(&key, &node.object, &attr, cut_at)
+            }
+            _ => None,
+        };
+        let claimed = Cell::new(None);
+        let prepare = |log: &Log<B>, lsn| {
+            // The copy first: recovery carries out a mark that stands alone.
+            let name = rewrite.as_ref().and_then(|rewrite| log.claim_rewrite(rewrite, lsn));
+            let mark = log.mark(lsn, &key, size, describe::resized(key, size));
+            if let (Err(_), Some(name)) = (&mark, &name) {
+                log.cancel_rewrite(name);
+            }
+            claimed.set(name);
+            mark
+        };
+        let resize = || {
+            operation().inspect_err(|_| {
+                if let (Some(log), Some(name)) = (&self.engine.log, claimed.take()) {
+                    log.cancel_rewrite(&name);
+                }
+            })
+        };
+        let resized_at = Cell::new(0);
+        let result = self.change(&[node], prepare, resize, |log, lsn, value, changes| {
+            resized_at.set(lsn);
+            log.resized(&key, size, lsn);
+            match (&rewrite, claimed.take()) {
+                (Some(rewrite), Some(name)) => {
+                    log.rewriting(rewrite, lsn, name);
+                    changes.push(Change::Rewrite { object: key });
+                }
+                _ => changes.push(describe::resized(key, size)),
+            }
+            describe(value, changes);
+        });
+        if let (Some(log), Some(_)) = (&self.engine.log, &rewrite) {
+            log.watch_rewrites();
+        }
+        Ok((result?, resized_at.get()))
     }
 
     /// Makes a file and opens it; without `exclusive` an existing one is opened.
@@ -102,7 +153,7 @@ impl<B: Backing> Tree<B> {
         let ((found, file, is_new), opened) = created;
         let (node, mut entry) = self.enter(found);
         let file = OnceLock::from(Arc::new(file));
-        let mut open = OpenFile { node, mode: opened, tracked: None, file };
+        let mut open = OpenFile::new(node, opened, file);
         if mode.write {
             open.tracked = self.track_open(&open, is_new);
         }
@@ -146,8 +197,30 @@ impl<B: Backing> Tree<B> {
         if let (Some(log), Some(tracked)) = (&self.engine.log, &open.tracked)
             && let Some(file) = open.file.get()
         {
-            log.closed(tracked, &open.node.object, file);
+            if open.unseen.load(Ordering::Relaxed) {
+                log.set_unseen(tracked, &open.node.object, false);
+            }
+            log.closed(tracked, &open.node.object, file, open.cut_at.load(Ordering::Relaxed));
         }
+    }
+
+    /// Notes that the front-end leaves an open file's writes to the kernel, which may
+    /// make them durable without our knowing: what the file held before it was cut must
+    /// not come back any more. To be called before the program can write.
+    pub fn leave_unseen(&self, file: FileId) {
+        let Ok(open) = self.files.get(file.0) else { return };
+        if let (Some(log), Some(tracked)) = (&self.engine.log, &open.tracked)
+            && !open.unseen.swap(true, Ordering::Relaxed)
+        {
+            log.set_unseen(tracked, &open.node.object, true);
+        }
+    }
+
+    /// Whether a file is being rewritten all or nothing, which ends when the writes of an
+    /// open file of it are left to the kernel ([`Self::leave_unseen`]).
+    pub fn is_being_rewritten(&self, id: NodeId) -> bool {
+        let (Some(log), Ok(node)) = (&self.engine.log, self.nodes.get(id)) else { return false };
+        log.files.find(&node.key()).is_some_and(|file| file.is_rewriting())
     }
 
     /// Reads; short only at the end of the file.
@@ -204,6 +277,32 @@ impl<B: Backing> Tree<B> {
         let perm = Some(self.backing.file_attr(file).ok()?.perm);
         let object = node.key();
         Some(Change::Attrs { object, perm, uid: None, gid: None, atime: None, mtime: None })
+    }
+
+    /// Writes the front of `data` past the page cache, as far as that goes:
+    /// [`Backing::write_direct`]. For a file that nobody else knows yet.
+    pub fn write_direct(
+        &self,
+        caller: Caller,
+        file: FileId,
+        data: &[u8],
+        offset: u64,
+    ) -> Result<usize> {
+        self.backing.write_direct(&*self.backing_file(caller, file)?, data, offset)
+    }
+
+    /// Starts to write a file's dirty pages to where they belong. Errors are told by
+    /// [`Self::write_back`].
+    pub fn start_write_back(&self, caller: Caller, file: FileId) {
+        if let Ok(file) = self.backing_file(caller, file) {
+            let _ = self.backing.start_write_back(&*file);
+        }
+    }
+
+    /// Writes a file's dirty pages to where they belong and waits; not durable by that.
+    /// Tells a failed write-back.
+    pub fn write_back(&self, caller: Caller, file: FileId) -> Result<()> {
+        self.backing.finish_write_back(&*self.backing_file(caller, file)?)
     }
 
     /// Allocates, punches, collapses: the modes of `fallocate(2)`.
@@ -279,7 +378,12 @@ impl<B: Backing> Tree<B> {
         }
     }
 
-    fn sync_request(&self, caller: Caller, file: FileId, kind: SyncKind) -> Result<SyncRequest<B>> {
+    pub(super) fn sync_request(
+        &self,
+        caller: Caller,
+        file: FileId,
+        kind: SyncKind,
+    ) -> Result<SyncRequest<B>> {
         let open = self.files.get(file.0)?;
         let file = self.file_of(caller, &open)?;
         // Reading through it must not change when programs see it read.
@@ -301,6 +405,13 @@ impl<B: Backing> Tree<B> {
         let file = Arc::new(self.backing.open(caller, &open.node.object, open.mode)?);
         // Two threads may open at once; one of the two files is kept.
         Ok(Arc::clone(open.file.get_or_init(|| file)))
+    }
+}
+
+impl<B: Backing> OpenFile<B> {
+    fn new(node: Arc<Node<B>>, mode: OpenMode, file: OnceLock<Arc<B::File>>) -> Self {
+        let (cut_at, unseen) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { node, mode, tracked: None, file, cut_at, unseen }
     }
 }
 

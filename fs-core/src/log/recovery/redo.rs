@@ -90,8 +90,9 @@ impl<'a, B: Backing> Redo<'a, B> {
             Step::Nothing => Ok(Outcome::Done),
         };
         let outcome = match applied {
-            // Something on the way was removed by a later operation.
-            Err(Errno::NOENT | Errno::STALE | Errno::NOTDIR) => Outcome::Gone,
+            // Something on the way was removed by a later operation; or a batch was about
+            // to fail at this one, and nobody has been answered.
+            Err(Errno::NOENT | Errno::STALE | Errno::NOTDIR | Errno::ISDIR) => Outcome::Gone,
             other => other?,
         };
         match outcome {
@@ -133,7 +134,8 @@ impl<'a, B: Backing> Redo<'a, B> {
                 self.set_attr(&object.object, now, wanted)?;
                 Ok(Outcome::Done)
             }
-            Change::Resize { object, size } => {
+            Change::Rewrite { object } | Change::Resize { object, .. } => {
+                let size = &if let Change::Resize { size, .. } = change { *size } else { 0 };
                 let object = self.objects.get(object)?;
                 // A file is extended when it has been filled: what lies behind its end
                 // on the disk must not count as its content.

@@ -10,20 +10,20 @@
 //! one block, lengths of one file, changes of one name and of one attribute survive in
 //! order (`Builder` makes these).
 //!
-//! | model | names and attributes | bytes of a longer file | rename over a file |
+//! | model | names and attributes | bytes that make a file longer | rename over a file |
 //! | --- | --- | --- | --- |
 //! | [`Seq`] | in order with data | in order | in order |
 //! | [`PosixMin`] | no order | length may come first | no order |
 //! | [`PosixFlush`] | no order; fsync keeps the file's name | length may come first | no order |
 //! | [`Ext3Writeback`] | in order | length may come first | without the bytes |
 //! | [`Ext3Ordered`] | in order | in order | with the bytes |
-//! | [`Ext4`] | in order | later; bytes before length | with the bytes |
-//! | [`Ext4Strict`] | in order | later; bytes before length | without the bytes |
+//! | [`Ext4`] | in order | later; before the length, but in the last block | with the bytes |
+//! | [`Ext4Strict`] | in order | later; length may come first | without the bytes |
 //! | [`Xfs`] | in order | later; bytes before length | without the bytes |
 //! | [`Btrfs`] | in order, fsynced files ahead of it | later; bytes before length | with the bytes |
 //! | [`F2fs`] | in order, fsynced files ahead of it | later; length may come first | without the bytes |
 //! | [`LazyFs`] | at once | lost unless synced | at once |
-//! | [`LanefsFsync`], [`LanefsClose`] | in order | later; bytes before length | with the bytes |
+//! | [`LanefsFsync`], [`LanefsClose`] | in order | later; length may come first | with the bytes, as a rewrite in place |
 
 use fixedbitset::FixedBitSet;
 

@@ -15,6 +15,7 @@ pub mod campaign;
 pub mod check;
 pub mod lab;
 pub mod layout;
+pub mod nested;
 mod network;
 pub mod oracle;
 pub mod record;

@@ -18,7 +18,6 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::time::{Duration, Instant};
 
 use fixedbitset::FixedBitSet;
 
@@ -65,16 +64,13 @@ pub struct Budget {
     pub states_max: usize,
     /// Most crashes that are thought of for one model; equal ones count each.
     pub crashes_max: usize,
-    /// Longest time of planning.
-    pub time_max: Duration,
     /// Where chance begins.
     pub seed: u64,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        let time_max = Duration::from_secs(60);
-        Self { states_max: 20_000, crashes_max: 200_000, time_max, seed: 1 }
+        Self { states_max: 20_000, crashes_max: 200_000, seed: 1 }
     }
 }
 
@@ -133,7 +129,6 @@ struct Planner<'p, 'a, 'm> {
     blocks: &'p mut Blocks,
     clusters: &'p Clusters,
     budget: Budget,
-    deadline: Instant,
     random: Random,
     /// Sets of atoms seen: equal sets, equal trees. With the most that was told.
     sets: HashMap<u64, u64>,
@@ -160,7 +155,6 @@ impl<'p, 'a, 'm> Planner<'p, 'a, 'm> {
             blocks,
             clusters,
             budget,
-            deadline: Instant::now() + budget.time_max,
             random: Random::new(budget.seed),
             sets: HashMap::new(),
             trees: HashMap::new(),
@@ -184,8 +178,6 @@ impl<'p, 'a, 'm> Planner<'p, 'a, 'm> {
             Some("--max-states")
         } else if self.thought_of >= self.budget.crashes_max {
             Some("too many crashes to think of")
-        } else if self.thought_of % 64 == 0 && Instant::now() > self.deadline {
-            Some("--time")
         } else {
             None
         };

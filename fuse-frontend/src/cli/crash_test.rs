@@ -17,6 +17,7 @@ use self::output::{Files, Output};
 use crate::crash::campaign::{self, CampaignPlan, Report, default_workers};
 use crate::crash::check::CheckPlan;
 use crate::crash::lab::Lab;
+use crate::crash::nested::{self, Nested};
 use crate::crash::record::{RecordJob, record};
 use crate::failure::{EXIT_USAGE, Failure};
 
@@ -89,6 +90,9 @@ pub struct CampaignArgs {
     /// Checks at a time [default: one for each processor].
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
+    /// 2: also crashes while the checker recovers, for 16 states that it takes.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub depth: u8,
     /// Where chance begins; the same seed gives the same states.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
@@ -215,6 +219,7 @@ fn test(args: &CrashTestArgs) -> Result<bool, Failure> {
         directory: directory.clone(),
         working_directory: working_directory.clone(),
         told: args.ack.as_ref().map(|told| directory.join(told)),
+        environment: Vec::new(),
     };
     let recording = record(&lab, &job)?;
     if args.keep {
@@ -223,6 +228,7 @@ fn test(args: &CrashTestArgs) -> Result<bool, Failure> {
     let check = args.check.clone().unwrap_or_default();
     let plan = args.campaign.plan(models, check, directory, working_directory);
     let report = run_campaign(&lab, &recording.trace, &plan)?;
+    let nested = args.campaign.nested(&lab, &recording.trace, &plan, &report)?;
     let saved = out.as_ref().map(|out| save(out, &recording.trace, &plan, &report)).transpose()?;
     let output = Output {
         trace: &recording.trace,
@@ -232,6 +238,7 @@ fn test(args: &CrashTestArgs) -> Result<bool, Failure> {
         program: (!recording.status.success()).then(|| recording.status.to_string()),
         saved: saved.as_deref(),
         known: files.known()?,
+        nested,
     };
     output.tell(&files, args.campaign.json)
 }
@@ -258,7 +265,24 @@ impl CampaignArgs {
             },
             budget: Budget { states_max: self.max_states, seed: self.seed, ..Budget::default() },
             time_max: Duration::from_secs(self.time),
+            told: None,
         }
+    }
+}
+
+impl CampaignArgs {
+    /// Crashes during recovery, if they are asked for.
+    fn nested(
+        &self,
+        lab: &Lab,
+        trace: &Trace,
+        plan: &CampaignPlan,
+        report: &Report,
+    ) -> Result<Vec<Nested>, Failure> {
+        if self.depth < 2 || plan.check.command == "auto" {
+            return Ok(Vec::new());
+        }
+        nested::run(lab, trace, plan, &report.taken, &mut |_, _, _| {})
     }
 }
 

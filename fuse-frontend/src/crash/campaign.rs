@@ -28,6 +28,8 @@ pub struct CampaignPlan {
     pub budget: Budget,
     /// Time for checks, after which no more states are begun.
     pub time_max: Duration,
+    /// What had been told, whatever the trace says: for a trace that is a recovery.
+    pub told: Option<[Vec<u8>; 3]>,
 }
 
 /// What came of a campaign.
@@ -56,6 +58,8 @@ pub struct Report {
     pub syncs: usize,
     /// Files that `--check auto` has programs for, and these.
     pub asked: Vec<String>,
+    /// Some states that the checker took: law, crash, acknowledgements.
+    pub taken: Vec<(usize, Crash, u32)>,
     /// The checker refuses the tree before anything was done, or after all was done and
     /// nothing lost: then it may be the checker that is wrong.
     pub refuses: Option<&'static str>,
@@ -70,6 +74,9 @@ pub struct ModelReport {
     /// Of these refused.
     pub refused: usize,
 }
+
+/// States that a campaign remembers of those that the checker took.
+const TAKEN_MAX: usize = 16;
 
 /// Workers if nobody says how many: each waits for a process most of the time.
 #[must_use]
@@ -110,6 +117,7 @@ pub fn run(
             blocks: &blocks,
             checkers,
             known: HashMap::new(),
+            fixed: plan.told.as_ref(),
             checks: 0,
             skipped: 0,
             failure: None,
@@ -137,6 +145,8 @@ struct Session<'s, 'a> {
     checkers: Checkers<'s>,
     /// Verdicts by tree and acknowledgements.
     known: HashMap<(u64, u32), Checked>,
+    /// What had been told, whatever the trace says.
+    fixed: Option<&'s [Vec<u8>; 3]>,
     checks: usize,
     skipped: usize,
     failure: Option<Failure>,
@@ -203,6 +213,18 @@ impl Session<'_, '_> {
                 }
             }
         }
+        let is_good = |verdict: &Option<Checked>| {
+            verdict.as_ref().is_some_and(|v| v.outcome == Outcome::Good)
+        };
+        let good = planned.states.iter().zip(&checks.verdicts).filter(|(_, v)| is_good(v));
+        let good: Vec<_> = good.map(|(state, _)| state).collect();
+        // Evenly over all: those at the beginning are alike.
+        let step = good.len().div_ceil(TAKEN_MAX).max(1);
+        let taken = good.into_iter().step_by(step).map(|state| {
+            let (law, crash, _) = &state.crashes[0];
+            (*law, crash.clone(), state.told)
+        });
+        let taken: Vec<_> = taken.collect();
         progress("judging", 0, failed.len());
         let refuses = if failed.is_empty() { None } else { self.refuses()? };
         let findings = if refuses == Some("before") {
@@ -236,6 +258,7 @@ impl Session<'_, '_> {
             useless: useless_syncs(self.subject, self.laws),
             syncs,
             asked: Vec::new(),
+            taken,
             refuses,
         })
     }
@@ -292,7 +315,7 @@ impl Session<'_, '_> {
 
     /// What had been told by the first `told` acknowledgements, by stream.
     fn told(&self, told: u32) -> [Vec<u8>; 3] {
-        told_by(self.subject.log.trace, told)
+        self.fixed.cloned().unwrap_or_else(|| told_by(self.subject.log.trace, told))
     }
 }
 

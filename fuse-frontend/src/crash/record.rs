@@ -36,6 +36,16 @@ pub struct RecordJob {
     pub working_directory: PathBuf,
     /// A file in the directory through which the program tells what it has done.
     pub told: Option<PathBuf>,
+    /// Variables of its environment beside our own.
+    pub environment: Vec<(&'static str, PathBuf)>,
+}
+
+/// What the program finds in the directory.
+pub enum Begin<'a> {
+    /// What is there.
+    Directory,
+    /// A state of another recording.
+    State(&'a Steps<'a>, &'a State, &'a Blocks),
 }
 
 /// What came of it.
@@ -74,11 +84,19 @@ impl Recording {
 /// Kernel threads that read requests; two more than may wait for a sync.
 const WORKERS: usize = 4;
 
+/// Records a run on a copy of the directory.
+///
+/// # Errors
+/// As [`record_from`].
+pub fn record(lab: &Lab, job: &RecordJob) -> Result<Recording, Failure> {
+    record_from(lab, job, &Begin::Directory)
+}
+
 /// Records a run.
 ///
 /// # Errors
 /// The directory cannot be read or served, or the program not started.
-pub fn record(lab: &Lab, job: &RecordJob) -> Result<Recording, Failure> {
+pub fn record_from(lab: &Lab, job: &RecordJob, begin: &Begin<'_>) -> Result<Recording, Failure> {
     let _ = raise_open_files_limit();
     let (backing, mount_point) = (lab.new_directory("record")?, lab.new_directory("mount")?);
     let tree = backing.join("tree");
@@ -88,7 +106,12 @@ pub fn record(lab: &Lab, job: &RecordJob) -> Result<Recording, Failure> {
     for stream in ["1", "2"] {
         File::create(told.join(stream)).map_err(|error| failed("make an output file", &error))?;
     }
-    copy(&job.directory, &tree)?;
+    match begin {
+        Begin::Directory => copy(&job.directory, &tree)?,
+        Begin::State(log, state, blocks) => layout::own_root(state, &tree)
+            .and_then(|()| layout::lay_out(log, state, blocks, &tree))
+            .map_err(|error| failed("lay a state out in memory", &error))?,
+    }
 
     let recorder = open(&backing, plan(job)?)?;
     let mount = RecordingMount::new(&mount_point, recorder)?;
@@ -207,7 +230,10 @@ fn run(job: &RecordJob, mount_point: &Path) -> Result<ExitStatus, Failure> {
                 .and_then(|()| lab::bind(&mount_point.join("tree"), &job.directory))
                 .map_err(|error| failed("show the recorded directory to the program", &error))?;
             let mut command = Command::new(&job.command[0]);
-            command.args(&job.command[1..]).current_dir(&job.working_directory);
+            let start = &job.working_directory;
+            let start = if start.is_dir() { start } else { &job.directory };
+            command.args(&job.command[1..]).current_dir(start);
+            command.envs(job.environment.iter().map(|(name, value)| (name, value)));
             command.stdout(output).stderr(errors).process_group(0);
             let mut child = command.spawn().map_err(|error| {
                 Failure::new(format!("cannot start {shown}: {error}; check the name"))

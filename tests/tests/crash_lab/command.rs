@@ -289,3 +289,39 @@ fn the_page_is_drawn_by_a_browser() {
     assert_eq!(drawn.matches("class=\"op w lost\"").count(), 1, "the lost bytes\n{drawn}");
     assert_eq!(drawn.matches("title=\"unlink(f)\"").count(), 2, "{drawn}");
 }
+
+// A program that keeps a backup, and a recovery that removes it before what it has put back is on
+// the disk: right in every crash of the program, wrong in a crash of the recovery.
+#[test]
+fn a_crash_during_recovery() {
+    if !require::mount_support() {
+        return;
+    }
+    let lab = Lab::new();
+    fs::write(lab.dir().join("data"), "old\n").expect("write");
+    let program =
+        "cp data t; sync t; mv t backup; sync .; echo new > data; sync data; rm backup; sync .";
+    let recovery = |sync: &str| {
+        format!(
+            "rm -f t; test ! -e backup || {{ cat backup > data; {sync} rm backup; }}; grep -qx 'old\\|new' data"
+        )
+    };
+    let run = |sync: &str| {
+        let check = recovery(sync);
+        let arguments = ["--json", "--depth", "2", "--check", &check, "--", "sh", "-c", program];
+        lab.run(&arguments)
+    };
+    let report = |outcome: &tests::run::Outcome| -> serde_json::Value {
+        serde_json::from_str(&outcome.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", outcome.describe()))
+    };
+    let careless = run("");
+    assert_eq!(careless.status.code(), Some(1), "{}", careless.describe());
+    let json = report(&careless);
+    assert_eq!(json["findings"].as_array().map(Vec::len), Some(0), "{json:#}");
+    let sentence = json["recovery_findings"][0]["sentence"].as_str().unwrap_or_default();
+    assert!(sentence.contains("unlink(backup) persisted before the bytes of data"), "{json:#}");
+    let careful = run("sync data;");
+    assert_eq!(careful.status.code(), Some(0), "{}", careful.describe());
+    assert!(report(&careful)["recoveries"].as_u64() > Some(0));
+}

@@ -54,7 +54,7 @@ impl Scanned {
             FileKind::Symlink => backing.read_link(&found.object)?,
             _ => Vec::new(),
         };
-        let made = made(&found.attr, &crate::platform::os_name(&target).to_owned());
+        let made = made(&found.attr, crate::platform::os_name(&target));
         let (bytes, extents) = match kind {
             FileKind::Regular => self.content(backing, found)?,
             _ => (0, Vec::new()),

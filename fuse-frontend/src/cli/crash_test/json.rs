@@ -43,6 +43,24 @@ pub(super) fn report(output: &Output<'_>) -> Value {
             })
         })
         .collect();
+    let nested: Vec<Value> = output
+        .nested
+        .iter()
+        .flat_map(|nested| {
+            let own = Names::new(&nested.trace);
+            let model = plan.models[nested.model].name();
+            let found = nested.findings.iter().map(|finding| {
+                json!({
+                    "class": finding.class.name(),
+                    "model": model,
+                    "sentence": finding.sentence(&nested.trace, &own),
+                    "crash_before_operation": nested.at,
+                    "checker": finding.said,
+                })
+            });
+            found.collect::<Vec<_>>()
+        })
+        .collect();
     let useless: Vec<_> = report.useless.iter().map(|sync| names.call(trace, *sync)).collect();
     json!({
         "command": trace.command,
@@ -61,6 +79,8 @@ pub(super) fn report(output: &Output<'_>) -> Value {
         "checking_s": report.checking.as_secs_f64(),
         "cut_short": report.cut_short,
         "findings": findings,
+        "recoveries": output.nested.len(),
+        "recovery_findings": nested,
         "syncs": report.syncs,
         "useless_syncs": useless,
         "asked": report.asked,

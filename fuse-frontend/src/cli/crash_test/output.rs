@@ -11,6 +11,7 @@ use fs_core::crash::words::Names;
 use super::{CampaignArgs, absolute, baseline, html, json, junit, sarif, text};
 use crate::cli::table;
 use crate::crash::campaign::{CampaignPlan, Report};
+use crate::crash::nested::Nested;
 use crate::failure::Failure;
 
 /// Everything that there is to tell.
@@ -26,6 +27,8 @@ pub(super) struct Output<'a> {
     pub(super) saved: Option<&'a str>,
     /// Findings that do not count.
     pub(super) known: BTreeSet<String>,
+    /// Crashes during recovery.
+    pub(super) nested: Vec<Nested>,
 }
 
 /// Where else the report goes; paths that still mean the same when mounts have changed.
@@ -77,7 +80,8 @@ impl Output<'_> {
         }
         let is_new = |finding: &Finding| !self.is_known(finding, &names);
         let found = !files.update_baseline && self.report.findings.iter().any(is_new);
-        Ok(found || self.report.refuses.is_some())
+        let in_recovery = self.nested.iter().any(|nested| !nested.findings.is_empty());
+        Ok(found || in_recovery || self.report.refuses.is_some())
     }
 
     /// What stays the same of a finding from run to run.

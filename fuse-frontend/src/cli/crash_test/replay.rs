@@ -92,8 +92,18 @@ pub(super) fn run(args: &ReplayArgs) -> Result<bool, Failure> {
         let report = run_campaign(&lab, &artefact.trace, &plan)?;
         let trace = &artefact.trace;
         let (difference, program, saved, known) = (None, None, None, files.known()?);
-        return Output { trace, plan: &plan, report: &report, difference, program, saved, known }
-            .tell(&files, args.campaign.json);
+        let nested = args.campaign.nested(&lab, trace, &plan, &report)?;
+        return Output {
+            trace,
+            plan: &plan,
+            report: &report,
+            difference,
+            program,
+            saved,
+            known,
+            nested,
+        }
+        .tell(&files, args.campaign.json);
     };
     let witness = witness(&artefact, number);
     let mut blocks = Blocks::default();

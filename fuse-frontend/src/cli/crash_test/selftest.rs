@@ -62,6 +62,7 @@ fn found(lab: &Lab, directory: &Path, program: &str, model: &str) -> Result<usiz
         directory: directory.to_owned(),
         working_directory: directory.to_owned(),
         told: None,
+        environment: Vec::new(),
     };
     let recording = record(lab, &job)?;
     if !recording.status.success() {
@@ -82,6 +83,7 @@ fn found(lab: &Lab, directory: &Path, program: &str, model: &str) -> Result<usiz
         },
         budget: Budget::default(),
         time_max: Duration::from_secs(60),
+        told: None,
     };
     let report = campaign::run(lab, &recording.trace, &plan, &mut |_, _, _| {})?;
     Ok(report.findings.len())

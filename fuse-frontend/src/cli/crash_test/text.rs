@@ -36,6 +36,7 @@ pub(super) fn report(output: &Output<'_>) -> String {
     for (number, found) in report.findings.iter().enumerate() {
         finding(&mut text, output, &names, number + 1, found);
     }
+    recoveries(&mut text, output, &names);
     warnings(&mut text, output);
     let (useless, syncs) = (report.useless.len(), report.syncs);
     if useless > 0 {
@@ -83,6 +84,35 @@ fn finding(text: &mut String, output: &Output<'_>, names: &Names, number: usize,
         format!(" (cures {} of {} bad states)", found.cured, found.states)
     };
     let _ = writeln!(text, "   cure: {}{cured}", found.cure_in_words(trace, names));
+}
+
+/// Findings of crashes during recovery: each once, with the first state that shows it.
+fn recoveries(text: &mut String, output: &Output<'_>, names: &Names) {
+    if output.nested.is_empty() {
+        return;
+    }
+    let checks: usize = output.nested.iter().map(|nested| nested.checks).sum();
+    let _ = writeln!(text, "{} recoveries cut off, {checks} checks", output.nested.len());
+    let mut told = Vec::new();
+    for nested in &output.nested {
+        let own = Names::new(&nested.trace);
+        for finding in &nested.findings {
+            let sentence = finding.sentence(&nested.trace, &own);
+            if told.contains(&sentence) {
+                continue;
+            }
+            let (class, model) = (finding.class.name(), output.plan.models[nested.model].name());
+            let _ = writeln!(text, "-  {class} in recovery [{model}]: {sentence}");
+            let _ = writeln!(
+                text,
+                "   by {}, after a crash before {}; checker: {}",
+                finding.actor(&nested.trace),
+                names.call(output.trace, nested.at),
+                finding.said
+            );
+            told.push(sentence);
+        }
+    }
 }
 
 /// What makes a report worth less than it looks.

@@ -13,6 +13,7 @@
 
 pub mod campaign;
 pub mod check;
+pub mod children;
 pub mod lab;
 pub mod layout;
 pub mod nested;

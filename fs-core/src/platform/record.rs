@@ -13,10 +13,11 @@
 //! that move bytes, and renames that leave a whiteout.
 
 use std::cell::Cell;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub use self::fence::RecordingFencer;
 use self::tape::Tape;
 pub use self::tape::{RecordPlan, Witness, WriteCall};
 use super::{
@@ -24,8 +25,9 @@ use super::{
 };
 use crate::crash::trace::{Ino, Made, Operation, Place, Trace};
 use crate::error::{Errno, Result};
-use crate::types::{Attr, Caller, DirEntry, FileKind, FsStats, NewMode, SetAttr, SyncKind};
+use crate::types::{Attr, Caller, DirEntry, FileKind, FsStats, NewMode, SetAttr};
 
+mod fence;
 mod scan;
 mod tape;
 
@@ -555,58 +557,5 @@ impl<B: Backing> Backing for Recorder<B> {
 
     fn open_log(&self, dir: &Object<B>, name: &OsStr) -> Result<B::Log> {
         self.inner.open_log(&dir.inner, name)
-    }
-}
-
-/// Syncs, and notes each that succeeded.
-pub struct RecordingFencer<B: Backing> {
-    inner: B::Fencer,
-    tape: Arc<Tape>,
-}
-
-impl<B: Backing> Fencer<Recorder<B>> for RecordingFencer<B> {
-    fn supports(&self, method: FenceMethod) -> bool {
-        method == FenceMethod::Parallel
-    }
-
-    fn run(&self, method: FenceMethod, targets: &[SyncTarget<Recorder<B>>]) -> Vec<Result<()>> {
-        let inner: Vec<_> = targets
-            .iter()
-            .map(|target| match target {
-                SyncTarget::File(file, kind) => SyncTarget::File(Arc::clone(&file.inner), *kind),
-                SyncTarget::Dir(dir) => SyncTarget::Dir(Arc::clone(&dir.inner)),
-            })
-            .collect();
-        // Nothing is done meanwhile that the sync might cover or not.
-        let mut tape = self.tape.lock();
-        let results = self.inner.run(method, &inner);
-        for (target, result) in targets.iter().zip(&results) {
-            let (ino, kind, thread) = match target {
-                SyncTarget::File(file, kind) => (file.id.ino, *kind, file.thread),
-                SyncTarget::Dir(dir) => (dir.ino, SyncKind::Full, dir.thread),
-            };
-            if let (Some(ino), Ok(())) = (ino, result) {
-                tape.note(thread, Operation::Sync { ino, kind });
-            }
-        }
-        results
-    }
-
-    fn commit(&self) -> Result<()> {
-        self.inner.commit()
-    }
-
-    fn mechanism(&self) -> &'static str {
-        self.inner.mechanism()
-    }
-}
-
-/// A name as an operating system's string, for [`RecordPlan`].
-impl RecordPlan {
-    /// Records the directory `tree` of the backing; what is written to `told/1` and
-    /// `told/2` beside it is what the program tells.
-    #[must_use]
-    pub fn beside() -> Self {
-        Self { tree: OsString::from("tree"), told: Some(OsString::from("told")), told_file: None }
     }
 }

@@ -118,12 +118,14 @@ pub fn run(
             checkers,
             known: HashMap::new(),
             fixed: plan.told.as_ref(),
+            // Judging asks again: as long as checking may take.
+            deadline: deadline + plan.time_max,
             checks: 0,
             skipped: 0,
             failure: None,
         };
         let refused = session.check_all(&planned, deadline, progress)?;
-        let mut report = session.judge(plan, &planned, refused, progress)?;
+        let mut report = session.judge(plan, &planned, &refused, progress)?;
         report.planning = planning;
         report.asked = oracle.as_ref().map(|oracle| oracle.asked.clone()).unwrap_or_default();
         report.checking = start.elapsed();
@@ -147,6 +149,8 @@ struct Session<'s, 'a> {
     known: HashMap<(u64, u32), Checked>,
     /// What had been told, whatever the trace says.
     fixed: Option<&'s [Vec<u8>; 3]>,
+    /// No more is asked after it.
+    deadline: Instant,
     checks: usize,
     skipped: usize,
     failure: Option<Failure>,
@@ -170,12 +174,12 @@ impl Session<'_, '_> {
             let state = self.state(*law, crash);
             let told = self.told(planned.told);
             self.checkers.submit(CheckJob { id, state, told })?;
-            while let Some(checked) = self.checkers.try_next()? {
+            while let Some(checked) = self.checkers.try_next_verdict()? {
                 checks.note(checked);
             }
             progress("checking", id + 1, plan.states.len());
         }
-        while let Some(checked) = self.checkers.next()? {
+        while let Some(checked) = self.checkers.next_verdict()? {
             checks.note(checked);
         }
         for (planned, verdict) in plan.states.iter().zip(&checks.verdicts) {
@@ -192,7 +196,7 @@ impl Session<'_, '_> {
         mut self,
         plan: &CampaignPlan,
         planned: &Plan,
-        checks: Checks,
+        checks: &Checks,
         progress: &mut Progress<'_>,
     ) -> Result<Report, Failure> {
         let mut models: Vec<ModelReport> = plan
@@ -237,6 +241,9 @@ impl Session<'_, '_> {
             return Err(failure);
         }
         let cut_short = match (planned.cut_short, checks.out_of_time) {
+            _ if Instant::now() > self.deadline => {
+                Some("--time: not all bad states were explained".to_owned())
+            }
             (_, true) => Some("--time".to_owned()),
             (reason, _) => reason.map(str::to_owned),
         };
@@ -291,9 +298,12 @@ impl Session<'_, '_> {
         if let Some(known) = self.known.get(&(key, told)) {
             return Some(is_refused(known));
         }
+        if Instant::now() > self.deadline {
+            return None;
+        }
         self.checks += 1;
         let job = CheckJob { id: usize::MAX, state: state.clone(), told: self.told(told) };
-        let checked = self.checkers.submit(job).and_then(|()| self.checkers.next());
+        let checked = self.checkers.submit(job).and_then(|()| self.checkers.next_verdict());
         match checked {
             Ok(Some(checked)) => {
                 let refused = is_refused(&checked);

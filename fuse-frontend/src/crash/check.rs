@@ -14,6 +14,7 @@ use fs_core::crash::steps::Steps;
 use nix::mount::MntFlags;
 use nix::sched::CloneFlags;
 
+use super::children::Children;
 use super::lab::{self, Lab};
 use super::layout;
 use super::network;
@@ -106,8 +107,9 @@ impl<'scope> Checkers<'scope> {
         for number in 0..plan.workers {
             let scratch = lab.new_directory("worker")?;
             let (jobs, sender, plan) = (jobs.clone(), sender.clone(), Arc::clone(&plan));
+            let children = lab.children();
             let work = move || {
-                let worker = match Worker::new(&plan, oracle, scratch) {
+                let worker = match Worker::new(&plan, &children, oracle, scratch) {
                     Ok(worker) => worker,
                     Err(failure) => {
                         let _ = sender.send(Err(failure));
@@ -158,7 +160,7 @@ impl<'scope> Checkers<'scope> {
     ///
     /// # Errors
     /// A worker has failed.
-    pub fn try_next(&mut self) -> Result<Option<Checked>, Failure> {
+    pub fn try_next_verdict(&mut self) -> Result<Option<Checked>, Failure> {
         match self.results.try_recv() {
             Ok(result) => {
                 self.waiting -= 1;
@@ -172,7 +174,7 @@ impl<'scope> Checkers<'scope> {
     ///
     /// # Errors
     /// A worker has failed.
-    pub fn next(&mut self) -> Result<Option<Checked>, Failure> {
+    pub fn next_verdict(&mut self) -> Result<Option<Checked>, Failure> {
         if self.waiting == 0 {
             return Ok(None);
         }
@@ -200,6 +202,7 @@ impl Drop for Checkers<'_> {
 /// One thread with mounts of its own.
 struct Worker<'p> {
     plan: &'p CheckPlan,
+    children: &'p Children,
     oracle: Option<&'p Oracle>,
     scratch: PathBuf,
     output: File,
@@ -208,6 +211,7 @@ struct Worker<'p> {
 impl<'p> Worker<'p> {
     fn new(
         plan: &'p CheckPlan,
+        children: &'p Children,
         oracle: Option<&'p Oracle>,
         scratch: PathBuf,
     ) -> Result<Self, Failure> {
@@ -229,7 +233,7 @@ impl<'p> Worker<'p> {
             .create(true)
             .open(scratch.join("output"))
             .map_err(failed)?;
-        Ok(Self { plan, oracle, scratch, output })
+        Ok(Self { plan, children, oracle, scratch, output })
     }
 
     fn check(
@@ -302,6 +306,7 @@ impl<'p> Worker<'p> {
         command.stdin(Stdio::null());
         command.stdout(self.output.try_clone()?).stderr(self.output.try_clone()?);
         let mut child = command.spawn()?;
+        let _watched = self.children.watch(child.id());
         let deadline = Instant::now() + self.plan.timeout;
         let status = wait_until(&mut child, deadline)?;
         let Some(status) = status else {

@@ -2,17 +2,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::mount::{MntFlags, MsFlags};
 use nix::sched::CloneFlags;
 
+use super::children::Children;
 use crate::failure::Failure;
 
 /// The lab's place on this machine.
 pub struct Lab {
     scratch: PathBuf,
     made: AtomicUsize,
+    children: Arc<Children>,
 }
 
 impl Lab {
@@ -30,7 +33,16 @@ impl Lab {
         let scratch = scratch.keep();
         mount_memory(&scratch)
             .map_err(|error| Failure::new(format!("cannot mount a tmpfs for scratch: {error}")))?;
-        Ok(Self { scratch, made: AtomicUsize::new(0) })
+        let children = Arc::new(Children::default());
+        let lab = Self { scratch, made: AtomicUsize::new(0), children };
+        lab.children.end_at_signals(lab.scratch.clone())?;
+        Ok(lab)
+    }
+
+    /// The processes that end with the lab.
+    #[must_use]
+    pub fn children(&self) -> Arc<Children> {
+        Arc::clone(&self.children)
     }
 
     /// A new directory in memory, gone with the lab.
@@ -53,9 +65,14 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        let _ = nix::mount::umount2(&self.scratch, MntFlags::MNT_DETACH);
-        let _ = fs::remove_dir(&self.scratch);
+        take_down(&self.scratch);
     }
+}
+
+/// Takes the scratch directory away, whatever is in it.
+pub(super) fn take_down(scratch: &Path) {
+    let _ = nix::mount::umount2(scratch, MntFlags::MNT_DETACH);
+    let _ = fs::remove_dir(scratch);
 }
 
 /// Mounts an empty filesystem in memory.

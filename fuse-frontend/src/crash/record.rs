@@ -19,6 +19,7 @@ use fs_core::platform::record::{RecordPlan, Recorder, Witness, WriteCall};
 use fuser::{Config, Session, SessionACL};
 use nix::mount::{MntFlags, MsFlags};
 
+use super::children::Children;
 use super::lab::{self, Lab};
 use super::layout;
 use crate::failure::Failure;
@@ -115,7 +116,7 @@ pub fn record_from(lab: &Lab, job: &RecordJob, begin: &Begin<'_>) -> Result<Reco
 
     let recorder = open(&backing, plan(job)?)?;
     let mount = RecordingMount::new(&mount_point, recorder)?;
-    let status = run(job, &mount_point);
+    let status = run(job, &mount_point, &lab.children());
     let trace = mount.end()?;
     let status = status?;
     let mut trace = trace;
@@ -216,7 +217,7 @@ impl Witness for ProcWitness {
 }
 
 /// Runs the program where it sees the recorded tree at the directory's own path.
-fn run(job: &RecordJob, mount_point: &Path) -> Result<ExitStatus, Failure> {
+fn run(job: &RecordJob, mount_point: &Path, children: &Children) -> Result<ExitStatus, Failure> {
     let shown = job.command[0].to_string_lossy().into_owned();
     let told = |stream: &str| {
         let path = mount_point.join("told").join(stream);
@@ -239,6 +240,7 @@ fn run(job: &RecordJob, mount_point: &Path) -> Result<ExitStatus, Failure> {
                 Failure::new(format!("cannot start {shown}: {error}; check the name"))
             })?;
             drop(command);
+            let _watched = children.watch(child.id());
             let status = child.wait().map_err(|error| failed("wait for the program", &error))?;
             // What it has left in the background ends as in a power cut: at once.
             if let Some(group) = rustix::process::Pid::from_raw(child.id() as i32) {

@@ -186,7 +186,7 @@ impl<B: Served> Filesystem for Classic<B> {
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.handle_for(req, Op::Unlink, || {
-            Self::empty(reply, self.skin.tree.unlink(node(parent), name))
+            Self::empty(reply, self.skin.tree.unlink(node(parent), name));
         });
     }
 

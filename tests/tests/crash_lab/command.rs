@@ -325,3 +325,42 @@ fn a_crash_during_recovery() {
     assert_eq!(careful.status.code(), Some(0), "{}", careful.describe());
     assert!(report(&careful)["recoveries"].as_u64() > Some(0));
 }
+
+// Ctrl-C, while the program runs and while a checker does.
+#[test]
+fn an_interrupted_lab_leaves_nothing() {
+    if !require::mount_support() {
+        return;
+    }
+    let lab = Lab::new();
+    let place = lab.dir().join("../tmp");
+    fs::create_dir(&place).expect("mkdir");
+    for (check, program) in
+        [("true", "echo a > a; sleep 600"), ("test ! -e a || sleep 600", "echo a > a")]
+    {
+        // A time of sleep that is nobody else's.
+        let mark = format!("6{:07}", std::process::id());
+        let (check, program) = (check.replace("600", &mark), program.replace("600", &mark));
+        let mut command =
+            lab.command(&["--timeout", "600", "--check", &check, "--", "sh", "-c", &program]);
+        command.env("TMPDIR", &place);
+        let mut child = command.stdout(std::process::Stdio::null()).spawn().expect("lanefs");
+        let sleeps = || {
+            let processes = fs::read_dir("/proc").expect("/proc").flatten();
+            let line = |entry: fs::DirEntry| fs::read(entry.path().join("cmdline")).ok();
+            let wanted = format!("sleep\0{mark}\0").into_bytes();
+            processes.filter_map(line).any(|line| line == wanted)
+        };
+        let second = std::time::Duration::from_secs(1);
+        assert!(tests::run::poll(20 * second, || sleeps().then_some(())).is_some(), "{program}");
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("kill");
+        let ended = tests::run::poll(20 * second, || child.try_wait().expect("wait"));
+        assert_eq!(ended.and_then(|status| status.code()), Some(130));
+        assert!(
+            tests::run::poll(20 * second, || (!sleeps()).then_some(())).is_some(),
+            "{program} runs on"
+        );
+        assert!(left_in(&place).is_empty(), "{:?}", left_in(&place));
+    }
+}

@@ -54,6 +54,15 @@ pub struct RecordPlan {
     pub told_file: Option<Vec<OsString>>,
 }
 
+impl RecordPlan {
+    /// Records the directory `tree` of the backing; what is written to `told/1` and
+    /// `told/2` beside it is what the program tells.
+    #[must_use]
+    pub fn beside() -> Self {
+        Self { tree: OsString::from("tree"), told: Some(OsString::from("told")), told_file: None }
+    }
+}
+
 /// What the recording knows of an object: its number, or that it is one to tell through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Known {

@@ -51,7 +51,7 @@ fn read(named: &Path) -> Result<(Artefact, Option<usize>), Failure> {
     Ok((artefact, number))
 }
 
-fn witness<'a>(artefact: &'a Artefact, number: usize) -> &'a Witness {
+fn witness(artefact: &Artefact, number: usize) -> &Witness {
     &artefact.findings[number - 1]
 }
 
@@ -118,7 +118,7 @@ pub(super) fn run(args: &ReplayArgs) -> Result<bool, Failure> {
             Checkers::start(scope, &lab, &plan.check, oracle, &subject.log, &blocks)?;
         let told = told_by(&artefact.trace, witness.told);
         checkers.submit(CheckJob { id: 0, state, told })?;
-        checkers.next()
+        checkers.next_verdict()
     })?;
     let checked = checked.ok_or_else(|| Failure::new("the checker gave no verdict"))?;
     let is_bad = matches!(checked.outcome, Outcome::Bad | Outcome::Timeout);

@@ -61,6 +61,44 @@ impl Children {
     }
 }
 
+/// Has processes whose parents have ended become children of this one.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn adopt_orphans() -> nix::Result<()> {
+    nix::sys::prctl::set_child_subreaper(true)
+}
+
+/// Ends all children of this process: what a program has left in the background, which
+/// ends as in a power cut. To be called while there are no others.
+pub(super) fn end_orphans() {
+    for _ in 0..ROUNDS_MAX {
+        let children = children_of_all_threads();
+        if children.is_empty() {
+            return;
+        }
+        for child in children {
+            let _ = kill_process(child, Signal::KILL);
+            let _ = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::NOHANG);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    tracing::warn!("the program has left processes that do not end");
+}
+
+/// Ending a child may make its own children ours.
+const ROUNDS_MAX: usize = 500;
+
+fn children_of_all_threads() -> Vec<Pid> {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let list = |thread: std::fs::DirEntry| {
+        std::fs::read_to_string(thread.path().join("children")).unwrap_or_default()
+    };
+    let lists: Vec<String> = threads.map(list).collect();
+    let numbers = lists.iter().flat_map(|list| list.split_whitespace());
+    numbers.filter_map(|number| Pid::from_raw(number.parse().ok()?)).collect()
+}
+
 impl Drop for Watched<'_> {
     fn drop(&mut self) {
         let mut running = self.children.running.lock().unwrap_or_else(PoisonError::into_inner);

@@ -19,7 +19,7 @@ use fs_core::platform::record::{RecordPlan, Recorder, Witness, WriteCall};
 use fuser::{Config, Session, SessionACL};
 use nix::mount::{MntFlags, MsFlags};
 
-use super::children::Children;
+use super::children::{self, Children};
 use super::lab::{self, Lab};
 use super::layout;
 use crate::failure::Failure;
@@ -227,6 +227,7 @@ fn run(job: &RecordJob, mount_point: &Path, children: &Children) -> Result<ExitS
     // A thread of its own: its mounts are its own, too, and end with it.
     std::thread::scope(|scope| {
         let run = || -> Result<ExitStatus, Failure> {
+            children::adopt_orphans().map_err(|error| failed("adopt processes", &error))?;
             lab::own_mounts()
                 .and_then(|()| lab::bind(&mount_point.join("tree"), &job.directory))
                 .map_err(|error| failed("show the recorded directory to the program", &error))?;
@@ -242,10 +243,7 @@ fn run(job: &RecordJob, mount_point: &Path, children: &Children) -> Result<ExitS
             drop(command);
             let _watched = children.watch(child.id());
             let status = child.wait().map_err(|error| failed("wait for the program", &error))?;
-            // What it has left in the background ends as in a power cut: at once.
-            if let Some(group) = rustix::process::Pid::from_raw(child.id() as i32) {
-                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-            }
+            children::end_orphans();
             Ok(status)
         };
         scope.spawn(run).join().unwrap_or_else(|_| Err(Failure::new("the runner panicked")))

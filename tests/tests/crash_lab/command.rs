@@ -364,3 +364,25 @@ fn an_interrupted_lab_leaves_nothing() {
         assert!(left_in(&place).is_empty(), "{:?}", left_in(&place));
     }
 }
+
+// A daemon that the program leaves behind, in a session of its own and with the directory open, ends
+// with the recording, and what it has not synced may be lost.
+#[test]
+fn a_daemon_ends_with_the_recording() {
+    if !require::mount_support() {
+        return;
+    }
+    let lab = Lab::new();
+    let mark = format!("7{:07}", std::process::id());
+    let program = format!(
+        "echo 1 > log; setsid sh -c 'exec 9>> log; echo 2 >&9; sleep {mark}' > /dev/null 2>&1 < /dev/null &
+         while ! grep -q 2 log; do sleep 0.01; done; echo started"
+    );
+    let check = "! grep -q started $LANEFS_ACK || test -s log";
+    let report = lab.report(&["--json", "--check", check, "--", "sh", "-c", &program]);
+    report.expect("ext4", &[&["durability", "lost after told \"started\""]]);
+    let wanted = format!("sleep\0{mark}\0").into_bytes();
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    let line = |entry: fs::DirEntry| fs::read(entry.path().join("cmdline")).ok();
+    assert!(!processes.filter_map(line).any(|line| line == wanted), "it runs on");
+}

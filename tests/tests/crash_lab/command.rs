@@ -386,3 +386,33 @@ fn a_daemon_ends_with_the_recording() {
     let line = |entry: fs::DirEntry| fs::read(entry.path().join("cmdline")).ok();
     assert!(!processes.filter_map(line).any(|line| line == wanted), "it runs on");
 }
+
+// A user without any privilege, in a user namespace; the test opens /dev/fuse to everybody, for
+// itself alone.
+#[test]
+fn it_works_without_root() {
+    if !require::mount_support() {
+        return;
+    }
+    tests::tools::debian("util-linux", "setpriv");
+    let lab = Lab::new();
+    fs::write(lab.dir().join("f"), "some text\n".repeat(100)).expect("write");
+    let script = r#"
+        mknod -m 666 "$3/fuse" c 10 229
+        mount --bind "$3/fuse" /dev/fuse
+        cp "$1" "$3/lanefs"; chown -R 65534:65534 "$2"; cd "$2"
+        set +e
+        setpriv --reuid 65534 --regid 65534 --clear-groups env TMPDIR=/tmp "$3/lanefs" crash-test \
+            --check 'test $(id -u) = 65534 && { gzip -t f.gz || test -s f; }' -- sh -c 'id -u; gzip f'
+        echo "exit $?"
+    "#;
+    let beside = lab.dir().join("..").canonicalize().expect("there");
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "bash", "-ec", script, "bash"]);
+    command.arg(tests::binary::lanefs()).arg(lab.dir()).arg(&beside);
+    let deadline = std::time::Duration::from_secs(60);
+    let outcome = tests::run::run(&mut command, deadline).expect_success();
+    assert!(outcome.stdout.ends_with("exit 1\n"), "{}", outcome.describe());
+    let lost = "unlink(f) persisted before the bytes of f.gz";
+    assert!(outcome.stdout.contains(lost), "{}", outcome.describe());
+}

@@ -29,7 +29,7 @@ mod nodes;
 mod tree;
 
 pub use self::nodes::NodeId;
-pub use self::tree::{DirId, Entry, FileId, Tree};
+pub use self::tree::{Deed, DirId, Entry, FileId, Owed, Tree};
 
 /// A place in the stream of operations: log sequence number.
 pub type Lsn = u64;

@@ -136,10 +136,11 @@ impl<B: Backing> GroupFence<B> for BackingFence<B> {
         let mut outcome = self.run_targets(&targets, false);
         if targets.len() < group.len() {
             // Who asked for no target of his own asked for everything.
+            let everything = self.commit();
             let mut results = outcome.results.into_iter();
             let result = |request: &SyncRequest<B>| match request.target {
                 Some(_) => results.next().unwrap_or(Err(crate::error::Errno::IO)),
-                None => self.commit(),
+                None => everything,
             };
             outcome.results = group.iter().map(result).collect();
         }

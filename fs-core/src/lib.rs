@@ -6,6 +6,7 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | [`engine`] | [`engine::Engine`] (one per backing filesystem) and [`engine::Tree`] (one per mount): applies operations, knows objects, hands sync requests to the lanes |
+//! | [`durability`] | what a mount promises beside what programs ask for; pure |
 //! | [`lane`] | the solo lane and the group lane: who travels with whom, and when a group leaves |
 //! | [`fence`] | how a group becomes durable |
 //! | [`platform`] | the one door to the disk, and the only place with `unsafe` |
@@ -15,6 +16,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod durability;
 pub mod engine;
 pub mod error;
 pub mod fence;

@@ -21,7 +21,7 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fs_core::engine::{DirId, Entry, FileId, NodeId, Tree};
+use fs_core::engine::{Deed, DirId, Entry, FileId, NodeId, Tree};
 use fs_core::error::{Errno, Result};
 use fs_core::platform::Seek;
 use fs_core::platform::linux::LinuxBacking;
@@ -133,7 +133,27 @@ impl Skin {
         let backing = self.passthrough.open(&self.tree, id, perm);
         let opened = self.tree.open(caller, id, open_mode(flags), backing.is_some());
         let file = opened.inspect_err(|_| self.passthrough.release(id))?;
-        Ok(Opened { file, flags: reply_flags(backing.as_ref(), flags), backing })
+        Ok(self.opened(file, flags, backing))
+    }
+
+    fn opened(&self, file: FileId, flags: i32, backing: Option<Arc<Backing>>) -> Opened {
+        let all_durable = self.tree.durability(file).for_everything();
+        let asks_at_close = self.tree.asks_at_close(file);
+        let reply = |_| passthrough::open_flags(flags, all_durable, asks_at_close);
+        Opened { file, flags: backing.as_ref().map_or(0, reply), backing }
+    }
+
+    /// Calls `answer` when what is owed for an operation is settled.
+    pub(crate) fn settle(
+        &self,
+        caller: Caller,
+        deed: &Deed<'_>,
+        answer: impl FnOnce(Result<()>) + Send + 'static,
+    ) {
+        match self.tree.owed(caller, deed) {
+            Ok(owed) => owed.settle(answer),
+            Err(error) => answer(Err(error)),
+        }
     }
 
     pub(crate) fn create(
@@ -148,7 +168,7 @@ impl Skin {
         let (entry, file) =
             self.tree.create(caller, parent, name, new, open_mode(flags), exclusive)?;
         let backing = self.passthrough.open(&self.tree, entry.id, || Some(entry.attr.perm));
-        Ok((entry, Opened { file, flags: reply_flags(backing.as_ref(), flags), backing }))
+        Ok((entry, self.opened(file, flags, backing)))
     }
 
     pub(crate) fn release(&self, id: NodeId, file: FileId) {
@@ -159,7 +179,9 @@ impl Skin {
     pub(crate) fn write(&self, caller: Caller, id: NodeId, write: &Write<'_>) -> Result<Written> {
         let Write { file, offset, data, keep_suid, flags } = *write;
         let bytes = self.tree.write(caller, file, data, offset, keep_suid)? as u32;
-        Ok(Written { bytes, sync: self.passthrough.sync_after_write(id, flags) })
+        let always = self.tree.durability(file).for_everything();
+        let sync = if always { Some(SyncKind::Full) } else { None };
+        Ok(Written { bytes, sync: sync.or_else(|| self.passthrough.sync_after_write(id, flags)) })
     }
 
     pub(crate) fn seek(
@@ -224,10 +246,6 @@ pub(crate) struct Write<'a> {
     pub(crate) keep_suid: bool,
     /// Of the open file, as `open(2)` has them.
     pub(crate) flags: i32,
-}
-
-fn reply_flags(backing: Option<&Arc<Backing>>, flags: i32) -> u32 {
-    backing.map_or(0, |_| passthrough::open_flags(flags))
 }
 
 /// Fits an extended attribute, or the list of their names, to the size that was asked for.

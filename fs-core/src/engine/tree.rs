@@ -2,13 +2,14 @@
 //! as one call each.
 
 use std::ffi::OsStr;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, RwLock};
 
 use self::describe::{Prepare, nothing};
 use super::handles::HandleTable;
 use super::nodes::{DirState, Node, NodeId, NodeTable};
 use super::{Engine, Lsn};
+use crate::durability::{Durability, Policy};
 use crate::error::{Errno, Result};
 use crate::fence::SyncRequest;
 use crate::lane::Completion;
@@ -21,6 +22,10 @@ use crate::types::{Attr, Caller, DirEntry, FsStats, SetAttr};
 mod describe;
 mod files;
 mod names;
+mod promise;
+
+use self::promise::Stamp;
+pub use self::promise::{Deed, Owed};
 
 /// Number of an open file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,6 +54,19 @@ struct OpenFile<B: Backing> {
     /// Opened when first needed where that is no later than the first write: a
     /// failed write-back is reported to files that were open when it failed.
     file: OnceLock<Arc<B::File>>,
+    /// What is promised for it.
+    durability: Durability,
+    /// Made by this opening.
+    is_new: bool,
+    /// Its state when it was opened, where that is of use.
+    stamp: Option<Stamp>,
+}
+
+impl<B: Backing> OpenFile<B> {
+    fn new(node: Arc<Node<B>>, mode: OpenMode, file: OnceLock<Arc<B::File>>) -> Self {
+        let (durability, is_new, stamp) = (Durability::default(), false, None);
+        Self { node, mode, tracked: None, file, durability, is_new, stamp }
+    }
 }
 
 struct OpenDir<B: Backing> {
@@ -65,14 +83,25 @@ pub struct Tree<B: Backing> {
     nodes: NodeTable<B>,
     files: HandleTable<OpenFile<B>>,
     dirs: HandleTable<OpenDir<B>>,
+    policy: RwLock<Arc<Policy>>,
+    /// Rules need to know where objects are.
+    tracks_places: AtomicBool,
 }
 
 impl<B: Backing> Tree<B> {
     pub(super) fn new(engine: Arc<Engine<B>>, backing: Arc<B>) -> Result<Self> {
         let root = backing.root()?;
         let hides_home = backing.lookup(&root.object, OsStr::new(HOME_NAME)).is_ok();
-        let (files, dirs) = (HandleTable::new(), HandleTable::new());
-        Ok(Self { engine, backing, hides_home, nodes: NodeTable::new(root), files, dirs })
+        Ok(Self {
+            engine,
+            backing,
+            hides_home,
+            nodes: NodeTable::new(root),
+            files: HandleTable::new(),
+            dirs: HandleTable::new(),
+            policy: RwLock::default(),
+            tracks_places: AtomicBool::new(false),
+        })
     }
 
     /// The engine that this tree belongs to.
@@ -252,8 +281,9 @@ impl<B: Backing> Tree<B> {
 
     // ---- within ----
 
-    fn enter(&self, found: Found<B>) -> (Arc<Node<B>>, Entry) {
+    fn enter(&self, found: Found<B>, dir: &Node<B>, name: &OsStr) -> (Arc<Node<B>>, Entry) {
         let node = self.nodes.reference(found.key, found.object);
+        self.found_at(&node, dir, name);
         let entry = Entry { id: node.id, attr: self.shown(node.id, found.attr) };
         (node, entry)
     }

@@ -125,14 +125,16 @@ impl Passthrough {
 
 /// Flags for a passthrough open with these flags of `open(2)`.
 ///
-/// Files opened for synchronous writes get direct I/O on top: their writes then
+/// Files opened for synchronous writes, and those whose every change is to be durable, get
+/// direct I/O on top: their writes then
 /// come to us, coherent with other passthrough opens of the inode, and each is
-/// answered when a group has made it durable. `close` needs no FLUSH:
-/// there is nothing between the kernel and the backing file.
-pub(super) fn open_flags(flags: i32) -> u32 {
-    let mut reply = fopen::NOFLUSH;
+/// answered when a group has made it durable. `close` needs no FLUSH unless it is to wait
+/// for that too: there is nothing between the kernel and the backing file.
+pub(super) fn open_flags(flags: i32, all_durable: bool, asks_at_close: bool) -> u32 {
+    let mut reply = if asks_at_close { 0 } else { fopen::NOFLUSH };
+    let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
     // O_SYNC contains O_DSYNC.
-    if flags & libc::O_DSYNC != 0 {
+    if flags & libc::O_DSYNC != 0 || (all_durable && writes) {
         reply |= fopen::DIRECT_IO | fopen::PARALLEL_DIRECT_WRITES;
     }
     reply

@@ -32,7 +32,7 @@ impl<B: Backing> Tree<B> {
         let node = self.nodes.get(id)?;
         let open = |mode: OpenMode| {
             let node = Arc::clone(&node);
-            let open = OpenFile { node, mode, tracked: None, file: OnceLock::new() };
+            let open = OpenFile::new(node, mode, OnceLock::new());
             if mode.truncate {
                 self.open_cut(caller, &open)?;
             } else if !lazy || mode.write {
@@ -44,6 +44,7 @@ impl<B: Backing> Tree<B> {
         if mode.write {
             open.tracked = self.track_open(&open, false);
         }
+        self.opening(&mut open, mode.truncate);
         Ok(FileId(self.files.insert(open)))
     }
 
@@ -100,12 +101,13 @@ impl<B: Backing> Tree<B> {
             },
         )?;
         let ((found, file, is_new), opened) = created;
-        let (node, mut entry) = self.enter(found);
+        let (node, mut entry) = self.enter(found, &dir, name);
         let file = OnceLock::from(Arc::new(file));
-        let mut open = OpenFile { node, mode: opened, tracked: None, file };
+        let mut open = OpenFile::new(node, opened, file);
         if mode.write {
             open.tracked = self.track_open(&open, is_new);
         }
+        self.opening(&mut open, is_new || mode.truncate);
         let id = self.files.insert(open);
         if mode.truncate && !is_new {
             let cut = SetAttr { size: Some(0), ..SetAttr::default() };
@@ -279,7 +281,12 @@ impl<B: Backing> Tree<B> {
         }
     }
 
-    fn sync_request(&self, caller: Caller, file: FileId, kind: SyncKind) -> Result<SyncRequest<B>> {
+    pub(super) fn sync_request(
+        &self,
+        caller: Caller,
+        file: FileId,
+        kind: SyncKind,
+    ) -> Result<SyncRequest<B>> {
         let open = self.files.get(file.0)?;
         let file = self.file_of(caller, &open)?;
         // Reading through it must not change when programs see it read.

@@ -66,6 +66,10 @@ pub struct MountArgs {
     /// Return when the mount answers and serve in the background.
     #[arg(long)]
     pub daemon: bool,
+    /// What is durable when a call returns: fsync, close, always, or relaxed:MS; same as
+    /// -o durability=MODE.
+    #[arg(long, value_name = "MODE")]
+    pub durability: Option<String>,
     /// Keep the log in this file or on this device, made by `lanefs log format`; same as -o log=PATH.
     #[arg(long, value_name = "PATH")]
     pub log: Option<PathBuf>,

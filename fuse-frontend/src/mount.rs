@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
+use fs_core::durability::Policy;
 use fs_core::engine::Tree;
 use fs_core::platform::linux::{BackingOptions, LinuxBacking, raise_open_files_limit};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -100,6 +101,8 @@ impl Mount {
         let tree = engine.add_tree(backing).map_err(|error| {
             Failure::new(format!("cannot serve {}: {error}", plan.backing.display()))
         })?;
+
+        tree.set_policy(Policy::uniform(options.durability));
 
         let (channel_out, counters) = (Arc::new(Channel::default()), Arc::new(Counters::default()));
         let skin_options = skin_options(options);

@@ -2,7 +2,7 @@
 
 use super::MountArgs;
 use crate::failure::Failure;
-use crate::mount::options::log_bytes;
+use crate::mount::options::{durability, log_bytes};
 use crate::mount::{Mount, MountOptions, MountPlan, daemon, preflight};
 
 pub(super) fn run(args: &MountArgs) -> Result<(), Failure> {
@@ -24,6 +24,9 @@ fn plan(args: &MountArgs) -> Result<MountPlan, Failure> {
     let mut options = MountOptions::default();
     for words in &args.options {
         options.apply(words)?;
+    }
+    if let Some(mode) = &args.durability {
+        options.durability = durability(mode)?;
     }
     if let Some(path) = &args.log {
         options.log = Some(std::path::absolute(path).map_err(|error| {

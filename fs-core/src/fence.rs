@@ -44,6 +44,14 @@ impl<B: Backing> SyncRequest<B> {
     }
 }
 
+impl<B: Backing> Clone for SyncRequest<B> {
+    fn clone(&self) -> Self {
+        let Self { target, file, reader, through, keeps_others_out } = self;
+        let (target, file, reader) = (target.clone(), file.clone(), reader.clone());
+        Self { target, file, reader, through: *through, keeps_others_out: *keeps_others_out }
+    }
+}
+
 impl<B: Backing> From<SyncTarget<B>> for SyncRequest<B> {
     fn from(target: SyncTarget<B>) -> Self {
         Self { target: Some(target), ..Self::everything() }

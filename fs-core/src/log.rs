@@ -346,6 +346,10 @@ impl<B: Backing> Log<B> {
         }
     }
 
+    pub(crate) fn backing(&self) -> &B {
+        &self.backing
+    }
+
     // ---- for the fence ----
 
     pub(crate) const fn bugs(&self) -> PlantedBugs {

@@ -3,9 +3,10 @@
 
 use std::ffi::OsStr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use self::describe::{Prepare, nothing};
+use super::committer::LateError;
 use super::handles::HandleTable;
 use super::nodes::{DirState, Node, NodeId, NodeTable};
 use super::{Engine, Lsn};
@@ -60,18 +61,32 @@ struct OpenFile<B: Backing> {
     is_new: bool,
     /// Its state when it was opened, where that is of use.
     stamp: Option<Stamp>,
+    /// Of a sync that was answered at once.
+    late_error: LateError,
+    /// Its state at the committer's last look, without a log.
+    looked: Mutex<Option<Stamp>>,
 }
 
 impl<B: Backing> OpenFile<B> {
     fn new(node: Arc<Node<B>>, mode: OpenMode, file: OnceLock<Arc<B::File>>) -> Self {
         let (durability, is_new, stamp) = (Durability::default(), false, None);
-        Self { node, mode, tracked: None, file, durability, is_new, stamp }
+        let late_error = LateError::default();
+        let looked = Mutex::default();
+        Self { node, mode, tracked: None, file, durability, is_new, stamp, late_error, looked }
     }
 }
 
 struct OpenDir<B: Backing> {
     node: Arc<Node<B>>,
     dir: Arc<B::Dir>,
+    /// Of a sync that was answered at once.
+    late_error: LateError,
+}
+
+impl<B: Backing> OpenDir<B> {
+    fn new(node: Arc<Node<B>>, dir: Arc<B::Dir>) -> Self {
+        Self { node, dir, late_error: LateError::default() }
+    }
 }
 
 /// One exported directory.
@@ -86,6 +101,8 @@ pub struct Tree<B: Backing> {
     policy: RwLock<Arc<Policy>>,
     /// Rules need to know where objects are.
     tracks_places: AtomicBool,
+    /// A file that was open for writing was closed since the committer's last look.
+    wrote: AtomicBool,
 }
 
 impl<B: Backing> Tree<B> {
@@ -101,6 +118,7 @@ impl<B: Backing> Tree<B> {
             dirs: HandleTable::new(),
             policy: RwLock::default(),
             tracks_places: AtomicBool::new(false),
+            wrote: AtomicBool::new(false),
         })
     }
 
@@ -230,7 +248,7 @@ impl<B: Backing> Tree<B> {
     pub fn open_dir(&self, id: NodeId) -> Result<DirId> {
         let node = self.nodes.get(id)?;
         let dir = Arc::new(self.backing.open_dir(&node.object)?);
-        Ok(DirId(self.dirs.insert(OpenDir { node, dir })))
+        Ok(DirId(self.dirs.insert(OpenDir::new(node, dir))))
     }
 
     /// Visits entries from `offset` until `visit` returns false or the
@@ -256,6 +274,9 @@ impl<B: Backing> Tree<B> {
     /// a log that means everything applied so far; without, that nothing in the
     /// directory changed since it was last made durable.
     pub fn sync_dir(&self, caller: Caller, dir: DirId, done: Completion) {
+        if let Some(delay) = self.dir_delay(dir) {
+            return done(self.sync_dir_later(dir, delay));
+        }
         if let Some(log) = &self.engine.log {
             return self.sync_dir_by_log(log, caller, dir, done);
         }

@@ -72,6 +72,8 @@ struct FileState<B: Backing> {
     /// Writing may give pages a new place, because blocks are or were shared with
     /// another file: nothing ever counts as committed.
     moves: bool,
+    /// Looks of the committer that found it changed since it was durable.
+    looks: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -138,6 +140,7 @@ impl<B: Backing> Tracked<B> {
                 emptied: false,
                 clean: false,
                 moves,
+                looks: 0,
             }),
         }
     }
@@ -224,6 +227,35 @@ impl<B: Backing> Tracked<B> {
     /// Whether a durable group has found the file in exactly this state.
     pub(crate) fn is_synced(&self, attr: &Attr) -> bool {
         self.lock().synced == Some(Synced::from(attr))
+    }
+
+    /// Whether it is closed, and durable as it is.
+    pub(crate) fn is_settled(&self) -> bool {
+        let state = self.lock();
+        state.writers == 0 && state.clean
+    }
+
+    /// How often in a row it was found changed since it was last durable, now included; and
+    /// whether programs have it open for writing.
+    pub(crate) fn look(&self, attr: &Attr, times_are_exact: bool) -> (u32, bool) {
+        let mut state = self.lock();
+        let is_durable = times_are_exact && state.synced == Some(Synced::from(attr));
+        let is_open = state.writers > 0;
+        state.clean |= is_durable && !is_open;
+        state.looks = if is_durable { 0 } else { state.looks + 1 };
+        (state.looks, is_open)
+    }
+
+    /// Notes that its content is being made durable.
+    pub(crate) fn commits(&self) {
+        self.lock().looks = 0;
+    }
+
+    /// Notes that it has no name any more; whether programs have it open for writing.
+    pub(crate) fn is_gone(&self) -> bool {
+        let mut state = self.lock();
+        state.clean |= state.writers == 0;
+        state.writers > 0
     }
 
     /// A journal commit that began when everything up to `through` was durable in

@@ -104,7 +104,9 @@ const STEPS: &[Step] = &[
             drop(file);
             None
         },
-        holds: |tree| fs::read(tree.join("mapped")).is_ok_and(|found| &found[100..106] == b"stored"),
+        holds: |tree| {
+            fs::read(tree.join("mapped")).is_ok_and(|found| &found[100..106] == b"stored")
+        },
     },
     Step {
         what: "a file opened for reading and made so",
@@ -121,7 +123,8 @@ const STEPS: &[Step] = &[
         what: "a truncation by name",
         by: By::Close,
         run: |root| {
-            let path = std::ffi::CString::new(root.join("cut").into_os_string().into_encoded_bytes());
+            let path =
+                std::ffi::CString::new(root.join("cut").into_os_string().into_encoded_bytes());
             let path = path.expect("a path");
             nix::unistd::truncate(path.as_c_str(), 3).expect("truncate");
             None
@@ -343,8 +346,25 @@ const STEPS: &[Step] = &[
 ];
 
 const PREPARED: &[&str] = &[
-    "grown", "shared", "cut", "old name", "moved", "one", "linked", "removed", "open", "open 2",
-    "emptied", "shortened", "punched", "copy", "mode", "dated", "named", "unnamed", "sub/target",
+    "grown",
+    "shared",
+    "cut",
+    "old name",
+    "moved",
+    "one",
+    "linked",
+    "removed",
+    "open",
+    "open 2",
+    "emptied",
+    "shortened",
+    "punched",
+    "copy",
+    "mode",
+    "dated",
+    "named",
+    "unnamed",
+    "sub/target",
 ];
 
 fn prepare(tree: &Path) {
@@ -381,7 +401,11 @@ fn expect_kept(filesystem: Filesystem, options: &str, promised: &[By]) {
     let survived = survived(filesystem, options);
     let lost = survived.iter().filter(|(step, holds)| !holds && promised.contains(&step.by));
     let lost: Vec<_> = lost.map(|(step, _)| step.what).collect();
-    assert!(lost.is_empty(), "{}, {options}: lost after it had returned: {lost:?}", filesystem.name());
+    assert!(
+        lost.is_empty(),
+        "{}, {options}: lost after it had returned: {lost:?}",
+        filesystem.name()
+    );
 }
 
 fn in_mode(mode: &str, promised: &[By]) {

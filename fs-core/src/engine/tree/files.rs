@@ -1,6 +1,7 @@
 //! Open files: reading, writing, making durable.
 
 use std::ffi::OsStr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use super::describe::{self, made, nothing};
@@ -150,6 +151,10 @@ impl<B: Backing> Tree<B> {
         {
             log.closed(tracked, &open.node.object, file);
         }
+        if open.mode.write {
+            self.wrote.store(true, Ordering::SeqCst);
+            self.engine.unsynced();
+        }
     }
 
     /// Reads; short only at the end of the file.
@@ -275,7 +280,14 @@ impl<B: Backing> Tree<B> {
 
     /// Makes a file durable, then calls `done`; never waits for another group.
     pub fn sync_file(&self, caller: Caller, file: FileId, kind: SyncKind, done: Completion) {
-        match self.sync_request(caller, file, kind) {
+        let delay = self.durability(file).delay();
+        let kind = if delay.is_some() { SyncKind::Full } else { kind };
+        let request = self.sync_request(caller, file, kind);
+        if let (Ok(request), Some(delay), Ok(open)) = (&request, delay, self.files.get(file.0)) {
+            let request = SyncRequest::clone(request);
+            return done(self.sync_later(request, delay, &open.late_error));
+        }
+        match request {
             Ok(request) => self.engine.lanes.submit(u64::from(caller.thread), request, done),
             Err(error) => done(Err(error)),
         }

@@ -8,9 +8,11 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use super::{FileId, OpenDir, OpenFile, Tree};
+use super::{DirId, FileId, OpenDir, OpenFile, Tree};
 use crate::durability::{Durability, Policy};
+use crate::engine::committer::{LateError, Writers};
 use crate::engine::nodes::{Node, NodeId};
 use crate::error::{Errno, Result};
 use crate::fence::SyncRequest;
@@ -217,7 +219,7 @@ impl<B: Backing> Tree<B> {
         let mut requests = Vec::with_capacity(dirs.len());
         for &node in dirs {
             let dir = Arc::new(self.backing.open_dir(&node.object)?);
-            let open = OpenDir { node: Arc::clone(node), dir: Arc::clone(&dir) };
+            let open = OpenDir::new(Arc::clone(node), Arc::clone(&dir));
             let covered = self.dir_state(&open)?;
             if node.is_durable(covered) {
                 self.engine.lanes.count_skipped();
@@ -299,6 +301,52 @@ impl<B: Backing> Tree<B> {
         is_as_opened || is_synced()
     }
 
+    // ---- the mode `relaxed` ----
+
+    /// How late a sync of this directory may be.
+    pub(super) fn dir_delay(&self, dir: DirId) -> Option<Duration> {
+        let policy = self.policy.read().unwrap_or_else(PoisonError::into_inner);
+        if policy.rules().is_empty() {
+            return policy.default_mode().delay();
+        }
+        drop(policy);
+        self.mode_of(&self.dirs.get(dir.0).ok()?.node).delay()
+    }
+
+    /// Sees to it that a directory will be durable; gives the error of the time before.
+    pub(super) fn sync_dir_later(&self, dir: DirId, delay: Duration) -> Result<()> {
+        let open = self.dirs.get(dir.0)?;
+        let target = Some(SyncTarget::Dir(Arc::clone(&open.dir)));
+        let request = SyncRequest { target, ..SyncRequest::everything() };
+        self.sync_later(request, delay, &open.late_error)
+    }
+
+    pub(super) fn sync_later(
+        &self,
+        request: SyncRequest<B>,
+        delay: Duration,
+        late_error: &LateError,
+    ) -> Result<()> {
+        let error = late_error.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let engine = &self.engine;
+        engine.committer.later(request, delay, Arc::clone(late_error), &engine.this);
+        error.map_or(Ok(()), Err)
+    }
+
+    /// Whether files are open for writing, and whether any was written since the last look.
+    pub(in crate::engine) fn look_at_writers(&self) -> Writers {
+        let wrote = self.wrote.swap(false, Ordering::SeqCst);
+        let mut writers = Writers { are_open: false, wrote };
+        for open in self.files.all(|open| open.mode.write) {
+            writers.are_open = true;
+            let attr = open.file.get().and_then(|file| self.backing.file_attr(file).ok());
+            let now = attr.map(|attr| Stamp::from(&attr));
+            let mut looked = open.looked.lock().unwrap_or_else(PoisonError::into_inner);
+            writers.wrote |= std::mem::replace(&mut *looked, now) != now || now.is_none();
+        }
+        writers
+    }
+
     // ---- which mode holds ----
 
     /// The mode of an open file, and its state by which `owed_at_close` sees whether it was
@@ -306,6 +354,10 @@ impl<B: Backing> Tree<B> {
     pub(super) fn opening(&self, open: &mut OpenFile<B>, is_new: bool) {
         open.durability = self.mode_of(&open.node);
         open.is_new = is_new;
+        if open.mode.write {
+            // Nobody tells when the kernel writes it.
+            self.engine.unsynced();
+        }
         if open.durability.at_close()
             && !is_new
             && self.backing.has_exact_times()

@@ -12,17 +12,17 @@
 //! the mount point; whichever comes first, the order is the same.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use fs_core::durability::Policy;
 use fs_core::engine::Tree;
 use fs_core::platform::linux::{BackingOptions, LinuxBacking, raise_open_files_limit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use self::kernel::KernelMount;
 pub use self::options::MountOptions;
+use crate::config::Settings;
 use crate::control::{ControlServer, Status};
 use crate::failure::Failure;
 use crate::skin::reply::Channel;
@@ -50,6 +50,8 @@ pub struct MountPlan {
     pub backing: PathBuf,
     /// Where it shall appear, absolute; may be the same.
     pub mount_point: PathBuf,
+    /// What is durable when.
+    pub settings: Settings,
     /// Everything else.
     pub options: MountOptions,
 }
@@ -96,13 +98,12 @@ impl Mount {
             .map_err(|error| Failure::new(error.to_string()))?;
         let backing = Arc::new(backing);
         let filesystem = backing.filesystem_name();
-        let engine::MountEngine { engine, no_log } =
-            engine::start(&backing, &plan.backing, options)?;
+        let engine::MountEngine { engine, no_log } = engine::start(&backing, &plan)?;
         let tree = engine.add_tree(backing).map_err(|error| {
             Failure::new(format!("cannot serve {}: {error}", plan.backing.display()))
         })?;
 
-        tree.set_policy(Policy::uniform(options.durability));
+        tree.set_policy(plan.settings.policy.clone());
 
         let (channel_out, counters) = (Arc::new(Channel::default()), Arc::new(Counters::default()));
         let skin_options = skin_options(options);
@@ -121,6 +122,7 @@ impl Mount {
             counters,
             skin,
             transport: kernel.transport().to_owned(),
+            settings: Mutex::new(plan.settings.clone()),
         };
         let control = ControlServer::start(kernel.device_number(), status, event_sender.clone())?;
         watch_signals(event_sender)?;

@@ -1,6 +1,7 @@
 //! `lanefs mount`.
 
 use super::MountArgs;
+use crate::config;
 use crate::failure::Failure;
 use crate::mount::options::{durability, log_bytes};
 use crate::mount::{Mount, MountOptions, MountPlan, daemon, preflight};
@@ -26,7 +27,10 @@ fn plan(args: &MountArgs) -> Result<MountPlan, Failure> {
         options.apply(words)?;
     }
     if let Some(mode) = &args.durability {
-        options.durability = durability(mode)?;
+        options.durability.durability = Some(durability(mode)?);
+    }
+    if let Some(interval) = &args.commit_interval {
+        options.durability.commit_interval = Some(config::commit_interval(interval)?);
     }
     if let Some(path) = &args.log {
         options.log = Some(std::path::absolute(path).map_err(|error| {
@@ -38,5 +42,7 @@ fn plan(args: &MountArgs) -> Result<MountPlan, Failure> {
     }
     options.check()?;
     let (backing, mount_point) = preflight::resolve(&args.backing, &args.mount_point)?;
-    Ok(MountPlan { backing, mount_point, options })
+    let (file, config) = config::load(args.config.as_deref())?;
+    let settings = config::settle(options.durability, file, &config, &mount_point)?;
+    Ok(MountPlan { backing, mount_point, settings, options })
 }

@@ -68,6 +68,10 @@ pub trait GroupFence<B: Backing>: Send + Sync {
     fn is_durable(&self, _request: &SyncRequest<B>) -> bool {
         false
     }
+    /// Whether it can make everything durable that was done, without being told of what.
+    fn commits_everything(&self) -> bool {
+        true
+    }
     /// Name of the mechanism, for status output.
     fn mechanism(&self) -> &'static str;
 }
@@ -153,6 +157,10 @@ impl<B: Backing> GroupFence<B> for BackingFence<B> {
             outcome.results = group.iter().map(result).collect();
         }
         outcome
+    }
+
+    fn commits_everything(&self) -> bool {
+        self.fencer.supports(FenceMethod::SharedCommit)
     }
 
     fn mechanism(&self) -> &'static str {

@@ -113,12 +113,8 @@ impl<B: Backing> Engine<B> {
         if is_due {
             self.sync_backing()?;
             self.committer.lock().plain.looks = 0;
-        } else if has_names {
-            match self.commit_and_wait() {
-                // No journal that one commit would settle: later.
-                Ok(()) | Err(Errno::NOSYS) => {}
-                Err(error) => return Err(error),
-            }
+        } else if has_names && self.lanes.commits_everything() {
+            self.commit_and_wait()?;
         }
         let left = self.committer.lock().plain.looks > 0;
         Ok(Looked { committed: is_due || has_names, comes_back: left || writers.are_open })

@@ -14,7 +14,7 @@ use super::{DirId, FileId, OpenDir, OpenFile, Tree};
 use crate::durability::{Durability, Policy};
 use crate::engine::committer::{LateError, Writers};
 use crate::engine::nodes::{Node, NodeId};
-use crate::error::{Errno, Result};
+use crate::error::Result;
 use crate::fence::SyncRequest;
 use crate::lane::Completion;
 use crate::log::{OURSELVES, READ};
@@ -91,12 +91,12 @@ impl<B: Backing> Owed<B> {
         let writer = u64::from(caller.thread);
         let share = shares(requests.len(), Box::new(done));
         for ((request, note), done) in requests.into_iter().zip(share) {
-            let backing = Arc::clone(&tree.backing);
-            let is_all = request.target.is_none();
+            if request.target.is_none() && !tree.engine.lanes.commits_everything() {
+                // Attributes of what cannot be opened, where no journal keeps its order.
+                done(tree.backing.sync_all());
+                continue;
+            }
             let done = move |result: Result<()>| {
-                // No log, and no journal that one commit would settle.
-                let no_commit = is_all && result == Err(Errno::NOSYS);
-                let result = if no_commit { backing.sync_all() } else { result };
                 if let (Ok(()), Some(note)) = (result, note) {
                     note.node.made_durable(note.covered);
                 }

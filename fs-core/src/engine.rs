@@ -24,11 +24,13 @@ use crate::log::recovery::RecoveryReport;
 use crate::log::{Log, LogConfig, LogStatus, Mark, OpenLogError, Progress};
 use crate::platform::Backing;
 
+mod at_risk;
 mod committer;
 mod handles;
 mod nodes;
 mod tree;
 
+pub use self::at_risk::{AtRisk, FileAtRisk};
 use self::committer::Committer;
 pub use self::committer::CommitterStatus;
 pub use self::nodes::NodeId;

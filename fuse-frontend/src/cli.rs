@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::failure::Failure;
 use crate::mount::options::OPTIONS_HELP;
 
+mod at_risk;
 mod config;
 mod demo;
 mod log;
@@ -244,14 +245,24 @@ pub struct UmountArgs {
 
 /// Arguments of `lanefs status`.
 #[derive(Debug, Args)]
+#[command(after_help = format!("{STATUS_EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct StatusArgs {
-    /// The mount point; all lanefs mounts if left out.
+    /// The mount point; all lanefs mounts if left out. With --durability any path on a mount.
     #[arg(value_name = "MOUNTPOINT")]
     pub mount_point: Option<PathBuf>,
+    /// Say what a power cut now would lose: files and bytes that are not durable, and how old.
+    #[arg(long)]
+    pub durability: bool,
     /// Print JSON: one object, or with no MOUNTPOINT an array of them.
     #[arg(long)]
     pub json: bool,
 }
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  lanefs status
+  lanefs status /mnt/data --json
+  lanefs status --durability /mnt/data/mail";
 
 /// Arguments of `lanefs demo`.
 #[derive(Debug, Args)]
@@ -289,6 +300,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Mount(args) => mount::run(&args),
         Command::Umount(args) => umount::run(&args),
+        Command::Status(args) if args.durability => at_risk::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Set(args) => set::run(&args),
         Command::Config(ConfigArgs { command: ConfigCommand::Check(args) }) => config::check(&args),

@@ -44,6 +44,8 @@ const UNMOUNT_TIME_MAX: Duration = Duration::from_secs(600);
 pub enum Request {
     /// Figures and settings.
     Status,
+    /// What a power cut now would lose.
+    AtRisk,
     /// Change what is durable when.
     Set {
         /// The mode of the mount, as it is written.
@@ -66,6 +68,11 @@ pub enum Response {
     Status {
         /// See [`StatusReport`].
         status: serde_json::Value,
+    },
+    /// To `AtRisk`: see [`fs_core::engine::AtRisk`].
+    AtRisk {
+        /// As JSON.
+        at_risk: serde_json::Value,
     },
     /// To `Set`: what holds now.
     Set {
@@ -371,6 +378,14 @@ fn answer(mut connection: &UnixStream, status: &Weak<Status>, events: &Sender<Ev
             Some(status) => report(&status),
             None => Response::Failed { message: "the mount is ending".to_owned() },
         },
+        Ok(Request::AtRisk) => match status.upgrade() {
+            Some(status) => {
+                let at_risk = status.tree.engine().at_risk();
+                let at_risk = serde_json::to_value(at_risk).expect("a report is plain data");
+                Response::AtRisk { at_risk }
+            }
+            None => Response::Failed { message: "the mount is ending".to_owned() },
+        },
         Ok(Request::Set { durability, commit_interval }) => match status.upgrade() {
             Some(status) => {
                 let set = status.set(durability.as_deref(), commit_interval.as_deref());
@@ -413,7 +428,7 @@ pub fn ask(mount: &MountEntry, request: &Request) -> Result<Option<Response>, Fa
         |error: std::io::Error| Failure::new(format!("the daemon did not answer: {error}"));
     let Some(mut connection) = connect(mount)? else { return Ok(None) };
     let limit = match request {
-        Request::Status | Request::Set { .. } => Duration::from_secs(10),
+        Request::Status | Request::AtRisk | Request::Set { .. } => Duration::from_secs(10),
         Request::Unmount { .. } => UNMOUNT_TIME_MAX + Duration::from_secs(10),
     };
     connection.set_read_timeout(Some(limit)).map_err(failed)?;

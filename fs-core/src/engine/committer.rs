@@ -44,7 +44,7 @@ pub(super) struct Committer<B: Backing> {
     counts: Counts,
 }
 
-struct State<B: Backing> {
+pub(super) struct State<B: Backing> {
     interval: Option<Duration>,
     /// When the next look is due.
     look_at: Option<Instant>,
@@ -52,7 +52,7 @@ struct State<B: Backing> {
     running: bool,
     stopped: bool,
     /// Looks since the engine began, without a log: see `tick`.
-    plain: tick::PlainState,
+    pub(super) plain: tick::PlainState,
 }
 
 struct Late<B: Backing> {
@@ -303,7 +303,7 @@ impl<B: Backing> Committer<B> {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<B>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State<B>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::ranges::RangeSet;
 use crate::engine::Lsn;
@@ -74,6 +75,8 @@ struct FileState<B: Backing> {
     moves: bool,
     /// Looks of the committer that found it changed since it was durable.
     looks: u32,
+    /// When it was opened or found durable last: what is not durable is no older.
+    durable_at: Instant,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -141,6 +144,7 @@ impl<B: Backing> Tracked<B> {
                 clean: false,
                 moves,
                 looks: 0,
+                durable_at: Instant::now(),
             }),
         }
     }
@@ -246,6 +250,12 @@ impl<B: Backing> Tracked<B> {
         (state.looks, is_open)
     }
 
+    /// How long ago it was durable last, or opened first; whether it is open for writing.
+    pub(crate) fn durable_age(&self) -> (Duration, bool) {
+        let state = self.lock();
+        (state.durable_at.elapsed(), state.writers > 0)
+    }
+
     /// Notes that its content is being made durable.
     pub(crate) fn commits(&self) {
         self.lock().looks = 0;
@@ -303,7 +313,9 @@ impl<B: Backing> TrackedFiles<B> {
         let file = shard.entry(key).or_insert_with(|| Arc::new(Tracked::new(key, start()))).clone();
         let mut state = file.lock();
         state.writers += 1;
-        state.clean = false;
+        if std::mem::take(&mut state.clean) {
+            state.durable_at = Instant::now();
+        }
         drop(state);
         file
     }

@@ -40,9 +40,7 @@ fn of(mount: &mounts::MountEntry) -> Result<Option<Value>, Failure> {
     match control::ask(mount, &Request::Status)? {
         Some(Response::Status { status }) => Ok(Some(status)),
         Some(Response::Failed { message }) => Err(Failure::new(message)),
-        Some(Response::Unmounted | Response::Set { .. }) => {
-            Err(Failure::new("the daemon answered something else"))
-        }
+        Some(_) => Err(Failure::new("the daemon answered something else")),
         None => Ok(None),
     }
 }

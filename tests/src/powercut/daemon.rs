@@ -53,6 +53,11 @@ impl Daemon {
         &self.mount_point
     }
 
+    /// The process that serves the mount.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
     /// What `lanefs status --json` says.
     ///
     /// # Errors

@@ -2,6 +2,9 @@
 //!
 //! - `modes`: a power cut right after a call has returned takes nothing that the mode promises; the
 //!   same cut in the mode `fsync` does, so the test can fail.
+//! - `late`: what nobody waits for is durable when the commit interval or the mode `relaxed` says,
+//!   and costs nothing where there is nothing; a running mount can be told otherwise.
 
+mod late;
 mod modes;
 mod stage;

@@ -1,5 +1,6 @@
 //! A mount over a disk that loses power, and what is left of it then.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use tests::disk::{Choice, Disk, DiskMount, DiskOptions, Image, Position, Record, chosen_image};
@@ -41,19 +42,32 @@ impl Stage {
         self.daemon().path()
     }
 
+    /// The directory that is mounted.
+    pub fn backing(&self) -> PathBuf {
+        self.mounted.as_ref().expect("mounted").path().join("tree")
+    }
+
     pub fn daemon(&self) -> &Daemon {
         self.lanefs.as_ref().expect("mounted")
     }
 
     /// Ends the mount; gives what the disk has seen, for cuts.
-    pub fn end(mut self) -> Ended {
-        let record = self.disk.record();
+    pub fn end(self) -> Ended {
+        self.end_with_position().0
+    }
+
+    /// The same with the position when the mount had ended, and nothing but it.
+    pub fn end_with_position(mut self) -> (Ended, Position) {
         self.lanefs.take().expect("mounted").unmount().expect("an end");
+        let last = self.disk.position();
         self.mounted = None;
+        let record = self.disk.record();
         self.disk.check().unwrap_or_else(|difference| panic!("{difference}"));
         let fence = if self.options.contains("fence=backing") { "backing" } else { "log" };
         let recovery = Recovery::new(fence, &self.options);
-        Ended { record, filesystem: self.filesystem, recovery }
+        let options = DiskOptions::new(self.filesystem.size_mib()).unrecorded();
+        let disk = RefCell::new(Disk::new(options).expect("a disk"));
+        (Ended { record, filesystem: self.filesystem, recovery, disk }, last)
     }
 }
 
@@ -62,6 +76,8 @@ pub struct Ended {
     record: Record,
     filesystem: Filesystem,
     recovery: Recovery,
+    /// Serves one image after another.
+    disk: RefCell<Disk>,
 }
 
 impl Ended {
@@ -72,8 +88,8 @@ impl Ended {
     }
 
     fn look_at<T>(&self, image: Image, look: impl FnOnce(&Path) -> T) -> T {
-        let options = DiskOptions::new(self.filesystem.size_mib()).unrecorded();
-        let disk = Disk::from_image(image, options).expect("a disk");
+        let mut disk = self.disk.borrow_mut();
+        disk.load(image).expect("an image");
         let scratch = Scratch::new(0);
         let place: PathBuf = scratch.subdirectory("fs");
         let mounted = disk.mount_at(&place, self.filesystem.kernel_name(), "").expect("a mount");

@@ -32,10 +32,17 @@ pub(super) struct Looked {
 
 /// What the last look without a log has found.
 #[derive(Debug, Default)]
-pub(super) struct PlainState {
+pub(in crate::engine) struct PlainState {
     lsn: Lsn,
     /// Looks since everything was synced, with something new.
     looks: u32,
+}
+
+impl PlainState {
+    /// The last operation that was committed.
+    pub(in crate::engine) const fn lsn(&self) -> Lsn {
+        self.lsn
+    }
 }
 
 impl<B: Backing> Engine<B> {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::{DirId, FileId, OpenDir, OpenFile, Tree};
 use crate::durability::{Durability, Policy};
+use crate::engine::FileAtRisk;
 use crate::engine::committer::{LateError, Writers};
 use crate::engine::nodes::{Node, NodeId};
 use crate::error::Result;
@@ -345,6 +346,22 @@ impl<B: Backing> Tree<B> {
             writers.wrote |= std::mem::replace(&mut *looked, now) != now || now.is_none();
         }
         writers
+    }
+
+    /// Files that are open for writing with content that is not written back.
+    pub(in crate::engine) fn writers_at_risk(&self) -> Vec<FileAtRisk> {
+        let at_risk = |open: &Arc<OpenFile<B>>| {
+            let file = open.file.get()?;
+            let attr = self.backing.file_attr(file).ok().filter(|attr| attr.nlink > 0)?;
+            let bytes = self.backing.unwritten_bytes(file).ok().filter(|bytes| *bytes > 0)?;
+            Some(FileAtRisk { ino: attr.ino, bytes, age_s: None, is_open: true })
+        };
+        let mut files: Vec<_> =
+            self.files.all(|open| open.mode.write).iter().filter_map(at_risk).collect();
+        // Once, however often it is open.
+        files.sort_unstable_by_key(|file| file.ino);
+        files.dedup_by_key(|file| file.ino);
+        files
     }
 
     // ---- which mode holds ----

@@ -61,7 +61,10 @@ pub fn run(args: &PowercutArgs, stop: &AtomicBool) -> Result<bool, String> {
     if let Some(directory) = &args.replay {
         return replay(directory, args.explain);
     }
-    let wanted = |entry: &&Entry| args.workload.as_ref().is_none_or(|wanted| wanted == entry.name);
+    let wanted = |entry: &&Entry| match &args.workload {
+        Some(wanted) => wanted == entry.name,
+        None => !entry.by_demand,
+    };
     let mut lines = Vec::new();
     for entry in WORKLOADS.iter().filter(wanted) {
         if stop.load(Ordering::Relaxed) {
@@ -102,7 +105,8 @@ fn campaign(args: &PowercutArgs, name: &'static str, stop: &AtomicBool) -> Resul
         let rules = Rules { filesystem: args.fs, recovery, nested: args.nested };
         let workload = Parts::new(name, seed, mishap.parts())?;
         let (log, forgive_shaken) = (args.promises_of_log(), args.forgives_shaken());
-        let run = Run { mishap, log, forgive_shaken, seed, round };
+        let at_close = args.promises_at_close();
+        let run = Run { mishap, log, at_close, forgive_shaken, seed, round };
         progress.recording(round);
         let recording = record(args.fs, &subject, &workload, run)
             .map_err(|error| format!("{name}, seed {seed}: {error}"))?;

@@ -318,6 +318,10 @@ pub trait Backing: Send + Sync + Sized + 'static {
     fn flush_device(&self, file: &Self::File) -> Result<()>;
     /// What is different after each boot of the kernel.
     fn boot_id(&self) -> [u8; 16];
+    /// Which mount of the backing filesystem this is: a number that no other mount gets
+    /// in this boot, so that the filesystem has been mounted without a break as long as
+    /// it stays the same. 0 if the system does not tell.
+    fn mount_id(&self) -> u64;
     /// Makes a log of `bytes` (a multiple of [`LOG_BLOCK_BYTES`]) under a name
     /// that is free, every block written once, so that writing it again changes
     /// no metadata; durable when it returns, its name included. `progress` is

@@ -527,6 +527,10 @@ impl Backing for Fake {
         [0; 16]
     }
 
+    fn mount_id(&self) -> u64 {
+        0
+    }
+
     fn unpin(&self, (): &()) {}
 
     fn fencer(&self) -> FakeFencer {

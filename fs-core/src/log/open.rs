@@ -186,6 +186,7 @@ impl<B: Backing> Log<B> {
             superblock.tail_group = superblock.tail_group.max(report.next_group);
         }
         superblock.boot_id = backing.boot_id();
+        superblock.mount_id = backing.mount_id();
 
         home.set_readme(&*backing, true).map_err(home_error("write README"))?;
         let uuid = hex(&superblock.uuid);

@@ -18,6 +18,10 @@
 //! made have other handles than the log knows: they are found by the names that the
 //! log gives them ([`objects`]).
 //!
+//! If only the daemon died and the filesystem has been mounted all the time, what it
+//! shows is newer than the log: it is synced, nothing is redone, not even an operation
+//! that was under way; only where write-back had failed is there something to fill.
+//!
 //! Nothing is ever invented: an object that is gone was removed later; what the log
 //! says of it is counted and passed over.
 
@@ -77,6 +81,9 @@ pub struct RecoveryReport {
     pub interrupted_before: bool,
     /// The log was written in this very boot: no power cut, the daemon died.
     pub same_boot: bool,
+    /// And the backing filesystem has been mounted all the time: what it shows is what
+    /// programs saw last.
+    pub same_mount: bool,
     /// How long it took, in seconds.
     pub seconds: f64,
     /// Number for the next group.
@@ -106,6 +113,13 @@ impl RecoveryReport {
     #[must_use]
     pub const fn is_nothing(&self) -> bool {
         self.redone == 0 && self.bytes_filled == 0
+    }
+
+    /// The last operation that must not be redone. If the filesystem was never away, an
+    /// operation that it does not have was under way when the daemon died: nobody was
+    /// told that it was done, and files may have been written since.
+    const fn kept(&self) -> Lsn {
+        if self.same_mount { Lsn::MAX } else { self.marker }
     }
 }
 
@@ -158,6 +172,7 @@ pub fn check<B: Backing>(
     let marks = home.marks.list(backing).map_err(home_error("read the marks"))?;
     let marker = backing.marker(&home.marker).map_err(home_error("read the marker"))?;
     let mut report = summary(backing, &superblock, &contents, marker);
+    let marker = report.kept();
     let first_marker = superblock.recovery_marker.unwrap_or(marker);
     let plan = Plan::new(&contents, &marks, first_marker);
     report.redone = plan.to_redo(marker);
@@ -211,39 +226,53 @@ pub(super) fn recover_in<B: Backing>(
     if contents.groups.is_empty() && marks.is_empty() {
         return Ok(None);
     }
-    let mut marker = backing.marker(&home.marker).map_err(home_error("read the marker"))?;
+    let marker = backing.marker(&home.marker).map_err(home_error("read the marker"))?;
     let mut report = summary(backing, superblock, &contents, marker);
     if report.same_boot {
         // What waits for its block in the page cache is newer than the log.
         backing.sync_all().map_err(home_error("sync"))?;
     }
     let again = config.bugs.replay_same_boot && report.same_boot;
-    if again {
-        marker = superblock.tail_lsn;
-    }
+    let marker = if again { superblock.tail_lsn } else { report.kept() };
     let first_marker = superblock.recovery_marker.unwrap_or(marker);
     let plan = Plan::new(&contents, &marks, first_marker);
     let mut renewed = HashMap::new();
     if superblock.recovery_marker.is_some() {
         renewed = home.marks.renewed(backing).map_err(home_error("read the marks"))?;
     } else if plan.to_redo(marker) > 0 {
-        // What an earlier recovery has noted must not be taken for this one's notes.
-        if home.marks.forget_renewed(backing).map_err(home_error("remove marks"))? {
-            backing.sync_all().map_err(home_error("sync"))?;
-        }
-        // From here on the marker moves.
-        let mut begun = superblock.clone();
-        begun.counter += 1;
-        begun.recovery_marker = Some(marker);
-        write_superblock(store, &begun)?;
+        begin_to_redo(backing, home, store, superblock, marker)?;
     }
     let known = (marker, renewed);
     let files = redo::redo(backing, home, &plan, known, &mut report, progress)?;
     let over_blocks = config.bugs.replay_over_blocks || again;
     fill::fill(backing, &plan, over_blocks, &files, &mut report, progress)?;
+    report.last_lsn = report.last_lsn.max(plan.changes.last().map_or(0, |&(lsn, _)| lsn));
+    if report.same_mount && report.last_lsn > report.marker {
+        // A mark whose operation never came must not look like one that is to be redone.
+        let marked = backing.set_marker(&home.marker, report.last_lsn);
+        marked.map_err(|source| RecoveryError::Backing { what: "set the marker", source })?;
+    }
     backing.sync_all().map_err(|source| RecoveryError::Backing { what: "sync", source })?;
     report.seconds = seconds(start.elapsed());
     Ok(Some(report))
+}
+
+/// Notes that from here on the marker moves.
+fn begin_to_redo<B: Backing>(
+    backing: &B,
+    home: &Home<B>,
+    store: &impl LogStore,
+    superblock: &Superblock,
+    marker: Lsn,
+) -> Result<(), OpenLogError> {
+    // What an earlier recovery has noted must not be taken for this one's notes.
+    if home.marks.forget_renewed(backing).map_err(home_error("remove marks"))? {
+        backing.sync_all().map_err(home_error("sync"))?;
+    }
+    let mut begun = superblock.clone();
+    begun.counter += 1;
+    begun.recovery_marker = Some(marker);
+    write_superblock(store, &begun)
 }
 
 fn summary<B: Backing>(
@@ -252,6 +281,9 @@ fn summary<B: Backing>(
     contents: &LogContents,
     marker: Lsn,
 ) -> RecoveryReport {
+    let same_boot = superblock.boot_id == backing.boot_id();
+    // A recovery that was begun had found a break.
+    let is_known = superblock.mount_id != 0 && superblock.recovery_marker.is_none();
     RecoveryReport {
         log: hex(&superblock.uuid),
         groups: contents.groups.len() as u64,
@@ -260,7 +292,8 @@ fn summary<B: Backing>(
         marker,
         last_lsn: contents.last_lsn,
         interrupted_before: superblock.recovery_marker.is_some(),
-        same_boot: superblock.boot_id == backing.boot_id(),
+        same_boot,
+        same_mount: same_boot && is_known && superblock.mount_id == backing.mount_id(),
         // One more: a torn group may stand where the next one goes.
         next_group: contents.next_group + 1,
         ..RecoveryReport::default()

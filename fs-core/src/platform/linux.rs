@@ -98,7 +98,7 @@ pub struct LinuxBacking {
     root: Arc<OwnedFd>,
     /// Keeps the filesystem busy under the path it was given by: a mount clone
     /// alone would let `umount` of the backing filesystem appear to succeed.
-    _original: OwnedFd,
+    original: OwnedFd,
     cache: FdCache,
     privileges: Privileges,
     handles: bool,
@@ -143,7 +143,7 @@ impl LinuxBacking {
         let handles = !options.pin_objects && object::handles_work(&root);
         Ok(Self {
             root: Arc::new(root),
-            _original: original,
+            original,
             cache: FdCache::new(options.cached_fds_max),
             privileges,
             handles,
@@ -586,6 +586,10 @@ impl Backing for LinuxBacking {
 
     fn boot_id(&self) -> [u8; 16] {
         boot::id()
+    }
+
+    fn mount_id(&self) -> u64 {
+        boot::mount_id(self.original.as_fd())
     }
 
     fn make_log(

@@ -191,15 +191,17 @@ fn a_superblock_has_these_bytes() {
     superblock.boot_id = [0x55; 16];
     superblock.clean = true;
     superblock.recovery_marker = Some(0x66);
+    superblock.mount_id = 0x77;
     let block = superblock.encode();
-    let (content, rest) = block.bytes().split_at(128);
+    let (content, rest) = block.bytes().split_at(136);
     assert_eq!(
         hex(content),
-        "4c414e4546534c47 01000000 af7c94a0 00000000 10000000 \
+        "4c414e4546534c47 01000000 ad532b5b 00000000 10000000 \
              30313233343536373839616263646566 \
              1100000000000000 2200000000000000 0000000400000000 00f03f0000000000 \
              0000020000000000 3300000000000000 4400000000000000 \
-             55555555555555555555555555555555 01000000 01000000 6600000000000000"
+             55555555555555555555555555555555 01000000 01000000 6600000000000000 \
+             7700000000000000"
             .replace(' ', "")
     );
     assert!(rest.iter().all(|byte| *byte == 0));

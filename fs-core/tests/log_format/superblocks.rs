@@ -37,6 +37,7 @@ proptest! {
         boot_id in any::<[u8; 16]>(),
         clean in any::<bool>(),
         recovery_marker in any::<Option<u64>>(),
+        mount_id in any::<u64>(),
     ) {
         let mut superblock = Superblock::new(uuid, log_bytes);
         superblock.counter = numbers.0.max(1);
@@ -46,6 +47,7 @@ proptest! {
         superblock.boot_id = boot_id;
         superblock.clean = clean;
         superblock.recovery_marker = recovery_marker;
+        superblock.mount_id = mount_id;
         superblock.tail_offset = superblock.segment_start((numbers.3 % 16) as u32) + BLOCK as u64;
         let block = superblock.encode();
         prop_assert_eq!(block.len(), BLOCK);

@@ -42,6 +42,7 @@ fn plan(model: DurabilityModel, seed: u64) -> Plan {
         commit_one_in: [None, None, Some(10), Some(40)][random.index(4)],
         settled_ranges_max: if random.one_in(8) { 1 } else { usize::MAX },
         log_elsewhere: random.one_in(5),
+        tells_mounts: seed.is_multiple_of(2),
         ..SimOptions::new(model, 0)
     };
     let shape = if random.one_in(64) {

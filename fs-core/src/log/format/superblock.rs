@@ -60,6 +60,9 @@ pub struct Superblock {
     pub clean: bool,
     /// The marker that was found by the first attempt of a recovery which has not ended.
     pub recovery_marker: Option<u64>,
+    /// The mount of the backing filesystem then, see
+    /// [`Backing::mount_id`](crate::platform::Backing::mount_id); 0: not known.
+    pub mount_id: u64,
 }
 
 impl Superblock {
@@ -87,6 +90,7 @@ impl Superblock {
             boot_id: [0; 16],
             clean: false,
             recovery_marker: None,
+            mount_id: 0,
         }
     }
 
@@ -122,6 +126,7 @@ impl Superblock {
         put_u32(&mut out, if self.clean { STATE_CLEAN } else { STATE_OPEN });
         put_u32(&mut out, u32::from(self.recovery_marker.is_some()));
         put_u64(&mut out, self.recovery_marker.unwrap_or(0));
+        put_u64(&mut out, self.mount_id);
         out.resize(LOG_BLOCK_BYTES, 0);
         let crc = crc32c::crc32c(&out);
         out[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
@@ -193,12 +198,14 @@ impl Superblock {
             boot_id: cursor.array()?,
             clean: false,
             recovery_marker: None,
+            mount_id: 0,
         };
         let state = cursor.u32()?;
         let has_marker = cursor.u32()?;
         let marker = cursor.u64()?;
         superblock.clean = state == STATE_CLEAN;
         superblock.recovery_marker = (has_marker == 1).then_some(marker);
+        superblock.mount_id = cursor.u64()?;
         Ok((superblock, state, has_marker))
     }
 

@@ -1,6 +1,9 @@
-//! Which boot of the kernel this is.
+//! Which boot of the kernel this is, and which mount.
 
+use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
+
+use rustix::fs::{AtFlags, StatxFlags};
 
 /// The kernel's number for this boot; zeros where /proc does not show it.
 pub(super) fn id() -> [u8; 16] {
@@ -9,6 +12,17 @@ pub(super) fn id() -> [u8; 16] {
         let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
         text.ok().and_then(|text| parse(&text)).unwrap_or_default()
     })
+}
+
+/// The kernel's number for the mount that a descriptor was opened on, which it never
+/// uses again; 0 before Linux 6.8, where numbers are used again.
+pub(super) fn mount_id(fd: BorrowedFd<'_>) -> u64 {
+    // `STATX_MNT_ID_UNIQUE`.
+    let unique = StatxFlags::from_bits_retain(0x4000);
+    match rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, unique) {
+        Ok(stat) if stat.stx_mask & unique.bits() != 0 => stat.stx_mnt_id,
+        _ => 0,
+    }
 }
 
 /// A UUID as the kernel prints it.

@@ -371,6 +371,10 @@ impl Backing for SimBacking {
         self.disk.state().boot.to_le_bytes()
     }
 
+    fn mount_id(&self) -> u64 {
+        u64::from(self.disk.state().options.tells_mounts)
+    }
+
     fn make_log(
         &self,
         dir: &SimObject,

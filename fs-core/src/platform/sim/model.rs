@@ -151,6 +151,10 @@ pub struct SimOptions {
     pub log_elsewhere: bool,
     /// Logs can be made whatever the model.
     pub log_despite_obstacle: bool,
+    /// The system tells one mount from another ([`Backing::mount_id`]).
+    ///
+    /// [`Backing::mount_id`]: crate::platform::Backing::mount_id
+    pub tells_mounts: bool,
     /// A flush of a log that fails may lose data that was written out before and
     /// counts as clean. Else that stays in the device's cache, for a later flush.
     pub failed_flush_loses_data: bool,
@@ -189,6 +193,7 @@ impl SimOptions {
             settled_ranges_max: usize::MAX,
             log_elsewhere: false,
             log_despite_obstacle: false,
+            tells_mounts: true,
             failed_flush_loses_data: false,
             lie_one_in: None,
             drop_dir_syncs: false,

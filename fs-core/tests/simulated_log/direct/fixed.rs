@@ -399,3 +399,41 @@ fn a_device_renamed_onto_itself_leaves_no_whiteout() {
         assert_eq!((links("a"), links("b"), links("c")), (Ok(2), Err(Errno::NOENT), Ok(2)));
     });
 }
+
+/// A daemon was killed between the mark of an operation and the operation: the next mount
+/// carried it out, which nobody had been told and nobody saw before that mount. Had it been
+/// killed right behind the operation, what was written there since would have been lost.
+#[test]
+fn a_restart_carries_nothing_out() {
+    let lab = Lab::new();
+    let (_, file) = lab.create("a");
+    lab.write(file, 0, &[1; 20_000]);
+    assert_eq!(lab.sync(file), Ok(()));
+    lab.tree.allocate(NOBODY, file, 0x03, 0, 4096).expect("a hole");
+    let Lab { backing, engine, tree } = lab;
+    drop((tree, engine));
+    let home = backing.lookup(&backing.root().expect("a root").object, name(HOME_NAME));
+    let marks = backing.lookup(&home.expect("a log").object, name("marks")).expect("marks").object;
+    let mut names = Vec::new();
+    let directory = backing.open_dir(&marks).expect("it opens");
+    let listed = backing.read_dir(&directory, 0, &mut |entry| {
+        names.push(entry.name.to_str().expect("ASCII").to_owned());
+        true
+    });
+    assert_eq!(listed, Ok(()));
+    names.retain(|name| name.ends_with("-a-3-0-1000"));
+    assert_eq!(names.len(), 1, "the mark of the hole: {names:?}");
+    let (lsn, rest) = names[0].split_once('-').expect("a number comes first");
+    let next = 1 + u64::from_str_radix(lsn, 16).expect("a number");
+    let mark = format!("{next:x}-{}", rest.replace("-a-3-0-1000", "-a-3-2000-1000"));
+    backing.make_node(NOBODY, &marks, name(&mark), FILE, (0, 0)).expect("a mark");
+
+    let lab = Lab::on(backing);
+    let mut expected = vec![1; 20_000];
+    expected[..4096].fill(0);
+    assert!(content(&lab.backing, "a") == Some(expected.clone()), "as before");
+    // Nor is the mark taken for that of the operation that gets its number.
+    let (_, other) = lab.create("b");
+    assert_eq!(lab.sync(other), Ok(()));
+    lab.all(|disk| assert!(content(disk, "a") == Some(expected.clone())));
+}

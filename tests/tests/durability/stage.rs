@@ -1,6 +1,7 @@
 //! A mount over a disk that loses power, and what is left of it then.
 
 use std::cell::RefCell;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use tests::disk::{Choice, Disk, DiskMount, DiskOptions, Image, Position, Record, chosen_image};
@@ -22,6 +23,16 @@ pub struct Stage {
 impl Stage {
     /// A fresh filesystem with a mount of its directory `tree`.
     pub fn new(filesystem: Filesystem, options: &str, prepare: impl FnOnce(&Path)) -> Self {
+        Self::with_words(filesystem, options, prepare, |_| Vec::new())
+    }
+
+    /// The same with more words for `lanefs mount`, which may need the mount point.
+    pub fn with_words(
+        filesystem: Filesystem,
+        options: &str,
+        prepare: impl FnOnce(&Path),
+        words: impl FnOnce(&Path) -> Vec<OsString>,
+    ) -> Self {
         let disk = Disk::new(DiskOptions::new(filesystem.size_mib())).expect("a disk");
         filesystem.make(disk.path());
         let scratch = Scratch::new(0);
@@ -32,7 +43,7 @@ impl Stage {
         prepare(&tree);
         rustix::fs::syncfs(std::fs::File::open(&place).expect("the filesystem")).expect("syncfs");
         let options = format!("allow_other,dev,{options}");
-        let lanefs = Daemon::mount(&tree, &options).expect("a mount");
+        let lanefs = Daemon::mount_with(&tree, &options, words).expect("a mount");
         disk.forget_durable();
         let (lanefs, mounted) = (Some(lanefs), Some(mounted));
         Stage { lanefs, mounted, _scratch: scratch, disk, filesystem, options }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::Log;
 use crate::error::Result;
-use crate::log::tracked::Tracked;
+use crate::log::tracked::ClosedFile;
 use crate::platform::Backing;
 
 /// Tracked files that nobody has open; beyond that everything is synced, so that
@@ -168,7 +168,7 @@ impl<B: Backing> Log<B> {
 
     /// Nothing came since the last checkpoint: makes durable that the log is empty,
     /// if no group's flush has done it.
-    fn settle_tail(&self, closed: &[Arc<Tracked<B>>]) -> Result<()> {
+    fn settle_tail(&self, closed: &[ClosedFile<B>]) -> Result<()> {
         let freed = {
             let mut writer = self.lock_writer();
             if !writer.is_empty() {

@@ -66,6 +66,8 @@ struct FileState<B: Backing> {
     synced: Option<Synced>,
     /// Openings for writing that have not ended.
     writers: usize,
+    /// All that there were.
+    openings: u64,
     /// Cut to nothing by an opening, and not synced since.
     emptied: bool,
     /// Not written since it was last synced, and closed.
@@ -140,6 +142,7 @@ impl<B: Backing> Tracked<B> {
                 cut_at: 0,
                 synced: None,
                 writers: 0,
+                openings: 0,
                 emptied: false,
                 clean: false,
                 moves,
@@ -288,6 +291,13 @@ impl<B: Backing> Tracked<B> {
     }
 }
 
+/// A file that nobody had open for writing when it was listed.
+pub(crate) struct ClosedFile<B: Backing> {
+    file: Arc<Tracked<B>>,
+    /// How often it had been opened for writing until then.
+    openings: u64,
+}
+
 /// All tracked files of an engine.
 pub(crate) struct TrackedFiles<B: Backing> {
     shards: [Mutex<HashMap<ObjectKey, Arc<Tracked<B>>>>; SHARDS],
@@ -313,6 +323,7 @@ impl<B: Backing> TrackedFiles<B> {
         let file = shard.entry(key).or_insert_with(|| Arc::new(Tracked::new(key, start()))).clone();
         let mut state = file.lock();
         state.writers += 1;
+        state.openings += 1;
         if std::mem::take(&mut state.clean) {
             state.durable_at = Instant::now();
         }
@@ -350,13 +361,14 @@ impl<B: Backing> TrackedFiles<B> {
 
     /// Forgets those of `files`, all of them closed, that have nothing left in the
     /// log, which begins behind `kept_from`. They must have been `clean` when they
-    /// were closed, or everything was synced since they were listed.
-    pub(crate) fn forget_closed(&self, files: &[Arc<Tracked<B>>], synced: bool, kept_from: Lsn) {
-        for file in files {
+    /// were closed, or everything was synced since they were listed, and they were not
+    /// opened since then: that sync may have passed them by.
+    pub(crate) fn forget_closed(&self, files: &[ClosedFile<B>], synced: bool, kept_from: Lsn) {
+        for ClosedFile { file, openings } in files {
             let mut shard = self.shard(&file.key);
             let state = file.lock();
             let in_log = state.logged.is_some_and(|logged| logged.lsn > kept_from);
-            let durable = state.clean || synced;
+            let durable = state.clean || (synced && state.openings == *openings);
             if state.writers == 0 && durable && state.live.is_empty() && !in_log {
                 drop(state);
                 shard.remove(&file.key);
@@ -365,8 +377,15 @@ impl<B: Backing> TrackedFiles<B> {
     }
 
     /// Those that nobody has open for writing.
-    pub(crate) fn closed_files(&self) -> Vec<Arc<Tracked<B>>> {
-        self.all().into_iter().filter(|file| file.lock().writers == 0).collect()
+    pub(crate) fn closed_files(&self) -> Vec<ClosedFile<B>> {
+        let closed = |file: Arc<Tracked<B>>| {
+            let (writers, openings) = {
+                let state = file.lock();
+                (state.writers, state.openings)
+            };
+            (writers == 0).then_some(ClosedFile { file, openings })
+        };
+        self.all().into_iter().filter_map(closed).collect()
     }
 
     /// Number of tracked files.
@@ -377,5 +396,32 @@ impl<B: Backing> TrackedFiles<B> {
     fn shard(&self, key: &ObjectKey) -> MutexGuard<'_, HashMap<ObjectKey, Arc<Tracked<B>>>> {
         let shard = self.hasher.hash_one(key) as usize % SHARDS;
         self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::sim::SimBacking;
+
+    /// A file that was opened, written and closed while everything was synced was forgotten
+    /// with those that the sync had covered: a rename over another file then did not know that
+    /// its content was not durable.
+    #[test]
+    fn a_file_that_is_written_during_a_sync_of_everything_stays_tracked() {
+        let files = TrackedFiles::<SimBacking>::new();
+        let key = |ino| ObjectKey { dev: 0, ino, handle: ([0; 40], 0, 0) };
+        for ino in [1, 2] {
+            let file = files.opened(&key(ino), Start::default);
+            files.closed(&file, None);
+        }
+        let closed = files.closed_files();
+        assert_eq!(closed.len(), 2);
+        // Everything is synced now; meanwhile:
+        let file = files.opened(&key(2), Start::default);
+        files.closed(&file, None);
+        files.forget_closed(&closed, true, 0);
+        assert!(files.find(&key(1)).is_none(), "the sync has covered it");
+        assert!(files.find(&key(2)).is_some(), "nobody knows whether the sync has covered it");
     }
 }

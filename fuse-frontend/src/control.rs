@@ -435,15 +435,45 @@ pub fn ask(mount: &MountEntry, request: &Request) -> Result<Option<Response>, Fa
     let daemon = daemon_of(&connection);
     let mut text = serde_json::to_string(request).expect("a request is plain data");
     text.push('\n');
-    connection.write_all(text.as_bytes()).map_err(failed)?;
+    match connection.write_all(text.as_bytes()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe && dies(&mount.mount_point) => {
+            return Ok(None);
+        }
+        written => written.map_err(failed)?,
+    }
     let mut line = String::new();
-    BufReader::new(&connection).read_line(&mut line).map_err(failed)?;
+    let read = BufReader::new(&connection).read_line(&mut line);
+    if gave_no_answer(&read) && dies(&mount.mount_point) {
+        return Ok(None);
+    }
+    read.map_err(failed)?;
     let response = serde_json::from_str(&line)
         .map_err(|error| Failure::new(format!("the daemon's answer makes no sense: {error}")))?;
     if let (Response::Unmounted, Some(daemon)) = (&response, daemon) {
         wait_for_end(&daemon);
     }
     Ok(Some(response))
+}
+
+/// Whether the other end went away: the process may be dying.
+fn gave_no_answer(read: &std::io::Result<usize>) -> bool {
+    match read {
+        Ok(bytes) => *bytes == 0,
+        Err(error) => error.kind() == ErrorKind::ConnectionReset,
+    }
+}
+
+/// Whether nobody serves the mount any more, or soon: the threads of a killed process end one
+/// after another, and its socket may be gone before the mount is dead.
+fn dies(mount_point: &Path) -> bool {
+    let deadline = Instant::now() + SOCKET_TIME_MAX;
+    while !is_dead(mount_point) {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
 }
 
 /// The process at the other end.

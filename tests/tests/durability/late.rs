@@ -103,7 +103,7 @@ fn an_idle_mount_does_not_look() {
         let threads = fs::read_dir(format!("/proc/{}/task", stage.daemon().pid())).expect("tasks");
         let names =
             threads.map(|task| fs::read_to_string(task.expect("a task").path().join("comm")));
-        let names: Vec<_> = names.map(|name| name.unwrap_or_default()).collect();
+        let names: Vec<_> = names.map(Result::unwrap_or_default).collect();
         assert!(!names.iter().any(|name| name.contains("interval")), "{fence}: {names:?}");
         stage.end();
     }

@@ -96,7 +96,8 @@ fn a_mount_takes_the_flag_then_the_variable_then_the_file() {
     fs::write(&file, text).expect("write");
     let paths = [backing.as_path(), mount.as_path(), Path::new("--config"), file.as_path()];
     let variable = [("LANEFS_DURABILITY", "close")];
-    let cases: [(&[&str], &[(&str, &str)], &str, &str); 4] = [
+    type Variables<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(&[&str], Variables<'_>, &str, &str); 4] = [
         (
             &["mount", "--daemon", "-o", "durability=fsync"],
             &variable,

@@ -241,8 +241,10 @@ impl<B: Backing> Tree<B> {
     /// With a log: the last operations that changed these objects.
     fn owed_operations(self: &Arc<Self>, caller: Caller, nodes: &[&Arc<Node<B>>]) -> Owed<B> {
         let through = nodes.iter().map(|node| node.last_change()).max();
-        let keeps_others_out =
-            nodes.iter().fold(false, |shared, node| node.synced_by(caller) || shared);
+        let mut keeps_others_out = false;
+        for node in nodes {
+            keeps_others_out |= node.synced_by(caller);
+        }
         let log = self.engine.log.as_ref();
         if let (Some(log), Some(through)) = (log, through)
             && log.is_durable_through(through)

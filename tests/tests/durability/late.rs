@@ -134,6 +134,26 @@ fn a_large_stream_is_left_alone_for_a_while() {
     assert_eq!(ended.after_cut(later, length), 8 << 20);
 }
 
+// A look opened a large file that had been closed, and left it open until it was committed: removed
+// meanwhile, it kept its blocks, and a full disk stayed full.
+#[test]
+fn a_look_does_not_keep_a_file_open() {
+    if !require::mount_support() {
+        return;
+    }
+    let options = "fence=log,transport=classic,commit_interval=300ms";
+    let stage = Stage::new(Filesystem::Ext4, options, prepare);
+    fs::write(stage.root().join("large"), vec![3; 8 << 20]).expect("write");
+    waits(0.8);
+    let open = fs::read_dir(format!("/proc/{}/fd", stage.daemon().pid())).expect("descriptors");
+    let open = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    let kept: Vec<_> = open.filter(|path| path.to_string_lossy().contains("large")).collect();
+    assert!(kept.is_empty(), "{kept:?}");
+    let looks = committer(&stage)["looks"].as_u64().expect("a number");
+    assert!((1..5).contains(&looks), "it was looked at, and is not committed yet: {looks}");
+    stage.end();
+}
+
 fn relaxed_syncs(options: &str) {
     let stage = Stage::new(Filesystem::Ext4, options, prepare);
     stage.disk.set_flush_time(Duration::from_millis(20));

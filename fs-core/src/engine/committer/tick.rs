@@ -190,6 +190,9 @@ impl<B: Backing> Log<B> {
         if looks > 0 {
             let reader = self.reader(file, &object.object)?;
             unwritten_bytes = self.backing().unwritten_bytes(&reader).unwrap_or(u64::MAX);
+            drop(reader);
+            // An open file that is removed would keep its blocks.
+            file.spare_reader();
         }
         Ok(FileLook { looks, unwritten_bytes, is_open })
     }

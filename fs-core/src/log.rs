@@ -25,6 +25,7 @@
 //! | `stream` | operations that wait for a group |
 //! | [`tracked`] | per file: which bytes are committed, which are live in the log |
 //! | `marks` | what must not be taken from the log any more |
+//! | `rewrites`, `undo` | files rewritten in place are old or new after a power cut |
 //! | `home` | the directory `.lanefs` |
 //! | `checkpoint` | the background thread |
 //! | [`recovery`] | after a power cut |
@@ -51,6 +52,7 @@ pub(crate) use self::marks::OURSELVES;
 use self::probe::ProbeFigures;
 use self::ranges::RangeSet;
 use self::record::Change;
+use self::rewrites::RewriteCounts;
 use self::stream::Stream;
 use self::tracked::{Start, Tracked, TrackedFiles};
 use crate::engine::Lsn;
@@ -68,8 +70,10 @@ pub mod probe;
 pub mod ranges;
 pub mod record;
 pub mod recovery;
+mod rewrites;
 mod stream;
 pub mod tracked;
+mod undo;
 mod writer;
 
 pub use self::home::HOME_NAME;
@@ -77,6 +81,7 @@ pub(crate) use self::marks::Mark;
 pub use self::open::{
     LogConfig, OpenLogError, PlantedBugs, Progress, format_store, inline_bytes_for,
 };
+pub use self::rewrites::RewriteStatus;
 pub(crate) use self::stream::Tail;
 pub(crate) use self::writer::{WriteError, Writer};
 
@@ -107,6 +112,7 @@ pub struct Log<B: Backing> {
     figures: Option<ProbeFigures>,
     inline_bytes_max: u64,
     counts: Counts,
+    rewrites: RewriteCounts,
     /// Why the log is not used any more.
     failure: Mutex<Option<String>>,
 }
@@ -166,6 +172,8 @@ pub struct LogStatus {
     pub flush_us: Option<f64>,
     /// The log lies outside of the backing directory.
     pub elsewhere: bool,
+    /// Files cut to nothing and written anew.
+    pub rewrites: RewriteStatus,
     /// Why the log is not used any more, if so.
     pub failure: Option<String>,
 }
@@ -252,10 +260,17 @@ impl<B: Backing> Log<B> {
         file.reader(|| self.backing.open(OURSELVES, object, READ))
     }
 
-    /// Notes that an opening for writing has ended. A file that was cut to nothing
-    /// and written again is made durable with whatever comes next.
-    pub(crate) fn closed(&self, file: &Arc<Tracked<B>>, object: &B::Object, open: &B::File) {
-        if file.is_emptied() {
+    /// Notes that an opening for writing has ended, through which operation `cut_at` has
+    /// cut the file to nothing, if that is not 0. A file that was cut so and written again
+    /// is made durable with whatever comes next.
+    pub(crate) fn closed(
+        &self,
+        file: &Arc<Tracked<B>>,
+        object: &B::Object,
+        open: &B::File,
+        cut_at: Lsn,
+    ) {
+        if file.is_emptied() && file.ends_with_closing(cut_at) {
             self.join(file, object);
         }
         let exact = self.backing.has_exact_times();
@@ -274,10 +289,12 @@ impl<B: Backing> Log<B> {
     /// that the backing journal cannot keep the name without it either.
     pub(crate) fn join(&self, file: &Arc<Tracked<B>>, object: &B::Object) {
         let joined = self.reader(file, object).and_then(|reader| {
-            if self.is_synced(file, &self.backing.file_attr(&reader)?) {
+            let before = file.before(|| self.backing.file_attr(&reader))?;
+            if self.is_synced(file, &before.attr) {
                 return Ok(());
             }
             self.backing.finish_write_back(&reader)?;
+            self.rewritten(file, &before)?;
             self.lock_stream().join(Arc::clone(file));
             Ok(())
         });
@@ -294,6 +311,9 @@ impl<B: Backing> Log<B> {
         // The operation that it joined and the one that removed it are in one group, or
         // it is too late, and the fence sees that it has no name.
         self.lock_stream().leave(&key.portable());
+        if let Some(file) = self.files.find(key) {
+            self.leave_rewrite(&file);
+        }
         self.files.removed(key);
     }
 
@@ -399,6 +419,7 @@ impl<B: Backing> Log<B> {
     /// Everything is durable in the backing directory, up to `last`, and the log is
     /// empty; with `clean` it also ends here.
     pub(crate) fn finish(&self, clean: bool) -> Result<()> {
+        self.settle_rewrites(Duration::ZERO);
         let last = self.lock_stream().last();
         let files = self.files.all();
         let closed = self.files.closed_files();
@@ -458,6 +479,7 @@ impl<B: Backing> Log<B> {
             inline_bytes_max: self.inline_bytes_max,
             flush_us: self.figures.map(|figures| figures.flush.as_secs_f64() * 1e6),
             elsewhere: self.elsewhere,
+            rewrites: self.rewrite_status(),
             failure: self.failure(),
         }
     }

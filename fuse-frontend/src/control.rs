@@ -435,45 +435,21 @@ pub fn ask(mount: &MountEntry, request: &Request) -> Result<Option<Response>, Fa
     let daemon = daemon_of(&connection);
     let mut text = serde_json::to_string(request).expect("a request is plain data");
     text.push('\n');
-    match connection.write_all(text.as_bytes()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe && dies(&mount.mount_point) => {
-            return Ok(None);
-        }
-        written => written.map_err(failed)?,
-    }
     let mut line = String::new();
-    let read = BufReader::new(&connection).read_line(&mut line);
-    if gave_no_answer(&read) && dies(&mount.mount_point) {
-        return Ok(None);
-    }
-    read.map_err(failed)?;
+    let asked = connection.write_all(text.as_bytes());
+    match asked.and_then(|()| BufReader::new(&connection).read_line(&mut line)) {
+        // It took the connection and died: of a process that is killed one thread goes
+        // after the other, and the socket with the last.
+        Ok(0) if dies(mount) => return Ok(None),
+        Err(error) if is_broken(&error) && dies(mount) => return Ok(None),
+        other => other.map_err(failed)?,
+    };
     let response = serde_json::from_str(&line)
         .map_err(|error| Failure::new(format!("the daemon's answer makes no sense: {error}")))?;
     if let (Response::Unmounted, Some(daemon)) = (&response, daemon) {
         wait_for_end(&daemon);
     }
     Ok(Some(response))
-}
-
-/// Whether the other end went away: the process may be dying.
-fn gave_no_answer(read: &std::io::Result<usize>) -> bool {
-    match read {
-        Ok(bytes) => *bytes == 0,
-        Err(error) => error.kind() == ErrorKind::ConnectionReset,
-    }
-}
-
-/// Whether nobody serves the mount any more, or soon: the threads of a killed process end one
-/// after another, and its socket may be gone before the mount is dead.
-fn dies(mount_point: &Path) -> bool {
-    let deadline = Instant::now() + SOCKET_TIME_MAX;
-    while !is_dead(mount_point) {
-        if Instant::now() >= deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    true
 }
 
 /// The process at the other end.
@@ -524,6 +500,22 @@ fn connect(mount: &MountEntry) -> Result<Option<UnixStream>, Failure> {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Whether a mount is dead, or soon will be.
+fn dies(mount: &MountEntry) -> bool {
+    let deadline = Instant::now() + SOCKET_TIME_MAX;
+    while !is_dead(&mount.mount_point) {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
+
+fn is_broken(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
 }
 
 /// Whether the kernel says that nobody serves a mount any more.

@@ -32,7 +32,7 @@ pub use self::classic::Classic;
 use self::convert::open_mode;
 pub use self::counters::{Counters, Op};
 pub use self::init::Agreement;
-use self::passthrough::Passthrough;
+use self::passthrough::{Passthrough, Rewriting};
 use self::reply::Channel;
 use self::wire::Listing;
 
@@ -130,16 +130,41 @@ impl Skin {
 
     pub(crate) fn open(&self, caller: Caller, id: NodeId, flags: i32) -> Result<Opened> {
         let perm = || self.tree.attr(id).ok().map(|attr| attr.perm);
-        let backing = self.passthrough.open(&self.tree, id, perm);
+        let rewriting = self.rewriting(flags, || self.tree.attr(id).map_or(0, |attr| attr.size));
+        let plain = rewriting == Rewriting::Mappable;
+        let backing = self.passthrough.open(&self.tree, id, plain, perm);
         let opened = self.tree.open(caller, id, open_mode(flags), backing.is_some());
         let file = opened.inspect_err(|_| self.passthrough.release(id))?;
-        Ok(self.opened(file, flags, backing))
+        Ok(self.opened(file, flags, rewriting, backing))
     }
 
-    fn opened(&self, file: FileId, flags: i32, backing: Option<Arc<Backing>>) -> Opened {
-        let all_durable = self.tree.durability(file).for_everything();
+    /// What an open says about rewriting a file that holds so many bytes.
+    fn rewriting(&self, flags: i32, bytes: impl FnOnce() -> u64) -> Rewriting {
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        if writes && self.tree.engine().log().is_some() {
+            passthrough::rewriting(flags, bytes())
+        } else {
+            Rewriting::No
+        }
+    }
+
+    fn opened(
+        &self,
+        file: FileId,
+        flags: i32,
+        rewriting: Rewriting,
+        backing: Option<Arc<Backing>>,
+    ) -> Opened {
+        // One that was cut and is not protected is like any other.
+        let is_cut = flags & libc::O_TRUNC != 0;
+        let seen = rewriting == Rewriting::Seen && (!is_cut || self.tree.is_rewriting(file));
+        if backing.is_some() && !seen {
+            self.tree.leave_unseen(file);
+        }
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        let all_durable = writes && self.tree.durability(file).for_everything();
         let asks_at_close = self.tree.asks_at_close(file);
-        let reply = |_| passthrough::open_flags(flags, all_durable, asks_at_close);
+        let reply = |_| passthrough::open_flags(flags, seen || all_durable, asks_at_close);
         Opened { file, flags: backing.as_ref().map_or(0, reply), backing }
     }
 
@@ -167,8 +192,12 @@ impl Skin {
         let exclusive = flags & libc::O_EXCL != 0;
         let (entry, file) =
             self.tree.create(caller, parent, name, new, open_mode(flags), exclusive)?;
-        let backing = self.passthrough.open(&self.tree, entry.id, || Some(entry.attr.perm));
-        Ok((entry, self.opened(file, flags, backing)))
+        // One that was cut and had held something is not new.
+        let held = || entry.attr.size.max(u64::from(self.tree.is_rewriting(file)));
+        let rewriting = self.rewriting(flags, held);
+        let (plain, perm) = (rewriting == Rewriting::Mappable, || Some(entry.attr.perm));
+        let backing = self.passthrough.open(&self.tree, entry.id, plain, perm);
+        Ok((entry, self.opened(file, flags, rewriting, backing)))
     }
 
     pub(crate) fn release(&self, id: NodeId, file: FileId) {

@@ -2,7 +2,7 @@
 //! as one call each.
 
 use std::ffi::OsStr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use self::describe::{Prepare, nothing};
@@ -55,25 +55,22 @@ struct OpenFile<B: Backing> {
     /// Opened when first needed where that is no later than the first write: a
     /// failed write-back is reported to files that were open when it failed.
     file: OnceLock<Arc<B::File>>,
+    /// The operation that cut the file to nothing through it last; 0: none has.
+    cut_at: AtomicU64,
+    /// Its writes do not come to us.
+    unseen: AtomicBool,
     /// What is promised for it.
     durability: Durability,
-    /// Made by this opening.
+    /// Made or cut by this opening.
     is_new: bool,
+    /// It was closed empty while it was being rewritten.
+    closed_empty: AtomicBool,
     /// Its state when it was opened, where that is of use.
     stamp: Option<Stamp>,
     /// Of a sync that was answered at once.
     late_error: LateError,
     /// Its state at the committer's last look, without a log.
     looked: Mutex<Option<Stamp>>,
-}
-
-impl<B: Backing> OpenFile<B> {
-    fn new(node: Arc<Node<B>>, mode: OpenMode, file: OnceLock<Arc<B::File>>) -> Self {
-        let (durability, is_new, stamp) = (Durability::default(), false, None);
-        let late_error = LateError::default();
-        let looked = Mutex::default();
-        Self { node, mode, tracked: None, file, durability, is_new, stamp, late_error, looked }
-    }
 }
 
 struct OpenDir<B: Backing> {
@@ -160,28 +157,26 @@ impl<B: Backing> Tree<B> {
         change: &SetAttr,
     ) -> Result<Attr> {
         let node = self.nodes.get(id)?;
-        let file = match file {
-            Some(file) if change.size.is_some() => {
-                let open = self.files.get(file.0)?;
-                open.mode.write.then(|| self.file_of(caller, &open)).transpose()?
-            }
-            _ => None,
+        let Some(size) = change.size else {
+            let attr = self.change(
+                &[&node],
+                nothing,
+                || self.backing.set_attr(caller, &node.object, None, change),
+                |_, _, attr, changes| changes.extend(describe::attrs(node.key(), change, attr)),
+            )?;
+            return Ok(self.shown(id, attr));
         };
-        let attr = self.change(
-            &[&node],
-            |log, lsn| match change.size {
-                Some(size) => log.mark(lsn, &node.key(), size, describe::resized(node.key(), size)),
-                None => Ok(None),
-            },
-            || self.backing.set_attr(caller, &node.object, file.as_deref(), change),
-            |log, lsn, attr, changes| {
-                if let Some(size) = change.size {
-                    log.resized(&node.key(), size, lsn);
-                    changes.push(describe::resized(node.key(), size));
-                }
-                changes.extend(describe::attrs(node.key(), change, attr));
-            },
-        )?;
+        let open = file.map(|file| self.files.get(file.0)).transpose()?;
+        let open = open.filter(|open| open.mode.write);
+        let file = open.as_ref().map(|open| self.file_of(caller, open)).transpose()?;
+        let resize = || self.backing.set_attr(caller, &node.object, file.as_deref(), change);
+        let cut_at = open.as_ref().map_or(0, |open| open.cut_at.load(Ordering::Relaxed));
+        let (attr, lsn) = self.resize(&node, (size, cut_at), resize, |attr, changes| {
+            changes.extend(describe::attrs(node.key(), change, attr));
+        })?;
+        if let Some(open) = open.filter(|_| size == 0) {
+            open.cut_at.store(lsn, Ordering::Relaxed);
+        }
         Ok(self.shown(id, attr))
     }
 

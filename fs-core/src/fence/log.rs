@@ -69,6 +69,7 @@ impl<B: Backing> LogFence<B> {
         }
         let mut files = self.files_of(group, results);
         self.write_in_place(group, results);
+        self.end_rewrites(&files, group, results);
 
         // From here on one group at a time.
         let mut writer = self.log.lock_writer();
@@ -203,6 +204,30 @@ impl<B: Backing> LogFence<B> {
         }
     }
 
+    /// Files of the group that were being rewritten are new from here on: all that is
+    /// asked for is in place.
+    fn end_rewrites(
+        &self,
+        files: &[GroupFile<B>],
+        group: &[SyncRequest<B>],
+        results: &mut [Result<()>],
+    ) {
+        for file in files.iter().filter(|file| file.file.is_rewriting()) {
+            let asks = |request: &SyncRequest<B>| {
+                request.file.as_ref().is_some_and(|asked| Arc::ptr_eq(asked, &file.file))
+            };
+            let mut asking = group.iter().zip(results.iter_mut()).filter(|(r, _)| asks(r));
+            if asking.any(|(_, result)| result.is_err()) {
+                continue;
+            }
+            if let Err(error) = self.log.rewritten(&file.file, &file.before) {
+                for (_, result) in group.iter().zip(results.iter_mut()).filter(|(r, _)| asks(r)) {
+                    *result = result.and(Err(error));
+                }
+            }
+        }
+    }
+
     /// Whether all of this is durable without doing anything.
     fn are_durable(&self, files: &[GroupFile<B>]) -> bool {
         self.log.is_all_durable()
@@ -227,6 +252,12 @@ impl<B: Backing> LogFence<B> {
         tail.joined.retain(|joined| !files.iter().any(|file| Arc::ptr_eq(&file.file, joined)));
         let joined = std::mem::take(&mut tail.joined);
         for file in &joined {
+            // It has been cut again and is being written: no group may show that. What it
+            // held when it joined is in the copy.
+            if file.is_rewriting() {
+                tail.inexpressible = true;
+                continue;
+            }
             match self.joined_file(file) {
                 // It has lost its name since; but this group may be the last to be kept,
                 // and then the name stands for it. A commit holds the loss as well.
@@ -278,6 +309,10 @@ impl<B: Backing> LogFence<B> {
                 need = Need::default();
             }
             let room = group_bytes_max.saturating_sub(builder.len()) as u64;
+            if file.file.rewrite_began_after(&file.before) {
+                self.log.overtaken(&file.file, &file.before)?;
+                return Ok(Content::TooMuch);
+            }
             if need.new_bytes > self.log.inline_bytes_max()
                 || need.live_pages > COMPARED_PAGES_MAX
                 || need.bytes_max() > room

@@ -13,9 +13,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Log;
+use super::{Log, rewrites};
 use crate::error::Result;
-use crate::log::tracked::ClosedFile;
+use crate::log::tracked::Closed;
 use crate::platform::Backing;
 
 /// Tracked files that nobody has open; beyond that everything is synced, so that
@@ -99,6 +99,17 @@ impl<B: Backing> Log<B> {
             state.comparing = Duration::ZERO;
             self.checkpointer.changed.notify_all();
         }
+        self.see_to_thread(&mut state);
+    }
+
+    /// A file is protected while it is rewritten: not for longer than some seconds.
+    pub(crate) fn watch_rewrites(self: &Arc<Self>) {
+        if self.config.background {
+            self.see_to_thread(&mut self.checkpointer.lock());
+        }
+    }
+
+    fn see_to_thread(self: &Arc<Self>, state: &mut State) {
         if state.running || state.stopped {
             return;
         }
@@ -114,6 +125,7 @@ impl<B: Backing> Log<B> {
     fn run_checkpoints(self: &Arc<Self>) {
         let mut interval = self.config.checkpoint_interval;
         while self.checkpointer.wait(interval) {
+            self.settle_rewrites(rewrites::OPEN_MAX);
             interval = match self.checkpoint() {
                 Ok(()) => self.config.checkpoint_interval,
                 Err(error) => {
@@ -121,7 +133,7 @@ impl<B: Backing> Log<B> {
                     self.config.checkpoint_interval * 2
                 }
             };
-            let is_empty = self.lock_writer().is_empty();
+            let is_empty = self.lock_writer().is_empty() && !self.has_rewrites();
             if self.checkpointer.may_end(is_empty) {
                 return;
             }
@@ -168,7 +180,7 @@ impl<B: Backing> Log<B> {
 
     /// Nothing came since the last checkpoint: makes durable that the log is empty,
     /// if no group's flush has done it.
-    fn settle_tail(&self, closed: &[ClosedFile<B>]) -> Result<()> {
+    fn settle_tail(&self, closed: &[Closed<B>]) -> Result<()> {
         let freed = {
             let mut writer = self.lock_writer();
             if !writer.is_empty() {

@@ -4,6 +4,7 @@
 //! .lanefs/            mode 0700, hidden from the mount
 //!   marker            its time of change is the number of the last operation applied
 //!   marks/            see `marks`
+//!   undo/             see `undo`
 //!   log               the log, unless it lies elsewhere
 //!   log-is-UUID       the log lies elsewhere, and may not be empty
 //!   README            says what to do; there while the log may not be empty
@@ -12,6 +13,7 @@
 use std::ffi::OsStr;
 
 use super::marks::{Marks, OURSELVES};
+use super::undo::Undo;
 use crate::error::{Errno, Result};
 use crate::platform::{Backing, OpenMode};
 use crate::types::NewMode;
@@ -21,6 +23,7 @@ pub const HOME_NAME: &str = ".lanefs";
 
 const MARKER: &str = "marker";
 const MARKS: &str = "marks";
+const UNDO: &str = "undo";
 const LOG: &str = "log";
 const README: &str = "README";
 const ELSEWHERE_PREFIX: &str = "log-is-";
@@ -51,6 +54,7 @@ pub(super) struct Home<B: Backing> {
     directory: B::Object,
     pub(super) marker: B::File,
     pub(super) marks: Marks<B>,
+    pub(super) undo: Undo<B>,
 }
 
 impl<B: Backing> Home<B> {
@@ -64,7 +68,13 @@ impl<B: Backing> Home<B> {
         let marker = backing.lookup(&directory, OsStr::new(MARKER))?.object;
         let marker = backing.open(OURSELVES, &marker, READ_WRITE)?;
         let marks = backing.lookup(&directory, OsStr::new(MARKS))?.object;
-        Ok(Self { directory, marker, marks: Marks::new(marks) })
+        let undo = match backing.lookup(&directory, OsStr::new(UNDO)) {
+            Ok(found) => Some(found.object),
+            // Made by a version that had none.
+            Err(Errno::NOENT) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Self { directory, marker, marks: Marks::new(marks), undo: Undo::new(undo) })
     }
 
     /// Finds the directory, or makes it; durable when it returns.
@@ -78,12 +88,17 @@ impl<B: Backing> Home<B> {
                 let root = backing.root()?.object;
                 let home = make_dir(backing, &root, HOME_NAME)?;
                 make_dir(backing, &home, MARKS)?;
+                make_dir(backing, &home, UNDO)?;
                 make_file(backing, &home, MARKER)?;
                 let made = Self::find(backing)?;
                 // It was made with the time of day.
                 backing.set_marker(&made.marker, 0)?;
                 backing.sync_all()?;
                 Ok(made)
+            }
+            Ok(found) if !found.undo.is_there() => {
+                make_dir(backing, &found.directory, UNDO)?;
+                Self::find(backing)
             }
             other => other,
         }

@@ -11,6 +11,7 @@ use super::format::{LOG_BYTES_DEFAULT, LogError, Superblock, read_superblock};
 use super::home::Home;
 use super::probe::{self, ProbeFigures};
 use super::recovery::{self, RecoveryError, RecoveryReport};
+use super::rewrites::RewriteCounts;
 use super::stream::Stream;
 use super::tracked::TrackedFiles;
 use super::writer::Writer;
@@ -35,12 +36,20 @@ pub struct LogConfig {
     pub background: bool,
     /// A checkpoint follows the first group after this time at the latest.
     pub checkpoint_interval: Duration,
+    /// Longest content that is copied when a file is about to be cut to nothing, so that
+    /// rewriting it in place is all or nothing over a power cut, in bytes; 0: none is.
+    pub rewrite_bytes_max: u64,
+    /// A file that is cut again so shortly after is still in one rewrite.
+    pub rewrite_kept: Duration,
     /// Rules that are left out, so that tests can be seen to fail.
     pub bugs: PlantedBugs,
 }
 
 /// How long a device is measured when its log is opened.
 const PROBE_TIME_MAX: Duration = Duration::from_millis(150);
+
+/// As much as a program writes in a few hundredths of a second.
+const REWRITE_BYTES_DEFAULT: u64 = 16 << 20;
 
 /// What goes through the log of a device that nobody measured.
 const INLINE_BYTES_DEFAULT: u64 = 512 << 10;
@@ -73,6 +82,8 @@ pub struct PlantedBugs {
     pub replay_same_boot: bool,
     /// Truncations leave no mark.
     pub no_marks: bool,
+    /// Truncations leave no copy.
+    pub no_undo: bool,
     /// Blocks that no journal commit covers count as committed.
     pub trust_uncommitted: bool,
     /// Live pages are not compared again.
@@ -89,6 +100,8 @@ impl Default for LogConfig {
             probe: Some(PROBE_TIME_MAX),
             background: true,
             checkpoint_interval: Duration::from_secs(5),
+            rewrite_bytes_max: REWRITE_BYTES_DEFAULT,
+            rewrite_kept: Duration::from_secs(1),
             bugs: PlantedBugs::default(),
         }
     }
@@ -210,6 +223,10 @@ impl<B: Backing> Log<B> {
         // Not before: as long as the old groups count, so do the marks.
         home.marks.remove_through(&*backing, last).map_err(home_error("remove marks"))?;
         home.marks.forget_renewed(&*backing).map_err(home_error("remove marks"))?;
+        if home.undo.clear(&*backing).map_err(home_error("remove copies"))? {
+            // Durably, before anybody changes these files.
+            backing.sync_all().map_err(home_error("sync"))?;
+        }
         // Nothing in the log is needed now, durably: it may be written over.
         let figures = match config.probe {
             Some(time_max) => Some(probe::measure(writer.store(), area, time_max).map_err(failed)?),
@@ -225,6 +242,7 @@ impl<B: Backing> Log<B> {
             writer: Mutex::new(writer),
             checkpointer: Checkpointer::new(),
             counts: Counts::default(),
+            rewrites: RewriteCounts::default(),
             failure: Mutex::default(),
             elsewhere: is_elsewhere,
             figures,

@@ -102,6 +102,12 @@ pub enum Change {
         /// Its new length in bytes.
         size: u64,
     },
+    /// A file was cut to nothing, to be written anew: if no [`Change::Data`] of it
+    /// follows, nor a journal commit, this must not be carried out.
+    Rewrite {
+        /// The file.
+        object: ObjectKey,
+    },
     /// A range was allocated, punched or zeroed: `fallocate(2)`.
     Allocate {
         /// The file.

@@ -10,6 +10,7 @@
 //! | plan ([`overlay`]) | groups, records, marks in the order of their numbers; what of each file's content is still valid at the end |
 //! | redo ([`redo`]) | the disk may be ahead of the log (then nothing is redone), behind it, or have one operation that the marker does not tell; what comes and goes behind the marker is left out ([`transient`]) |
 //! | fill ([`fill`]) | blocks that are there are newer than the log, or the same; except where redoing took them |
+//! | restore ([`restore`]) | files in the middle of being rewritten get their old content back |
 //! | end | everything is synced; only then does the log begin anew |
 //!
 //! An interrupted recovery is begun again. The marker moves with what is redone, so
@@ -45,6 +46,7 @@ mod names;
 mod objects;
 mod overlay;
 mod redo;
+mod restore;
 mod transient;
 
 /// What recovery found and did; with `lanefs check`, what it would do.
@@ -77,6 +79,8 @@ pub struct RecoveryReport {
     pub bytes_filled: u64,
     /// Files with content in the log that do not exist any more.
     pub files_gone: u64,
+    /// Files that were being written anew when it happened, and have their old content.
+    pub rewrites_undone: u64,
     /// An earlier recovery had been interrupted.
     pub interrupted_before: bool,
     /// The log was written in this very boot: no power cut, the daemon died.
@@ -112,7 +116,7 @@ impl RecoveryReport {
     /// Whether there was nothing to do.
     #[must_use]
     pub const fn is_nothing(&self) -> bool {
-        self.redone == 0 && self.bytes_filled == 0
+        self.redone == 0 && self.bytes_filled == 0 && self.rewrites_undone == 0
     }
 
     /// The last operation that must not be redone. If the filesystem was never away, an
@@ -151,6 +155,7 @@ pub fn recover<B: Backing>(
     write_superblock(&store, &ended)?;
     home.marks.remove_through(backing, ended.tail_lsn).map_err(home_error("remove marks"))?;
     home.marks.forget_renewed(backing).map_err(home_error("remove marks"))?;
+    home.undo.clear(backing).map_err(home_error("remove copies"))?;
     home.set_readme(backing, false).map_err(home_error("remove README"))?;
     let uuid = hex(&ended.uuid);
     home.note_log_elsewhere(backing, &uuid, false).map_err(home_error("write"))?;
@@ -177,6 +182,11 @@ pub fn check<B: Backing>(
     let plan = Plan::new(&contents, &marks, first_marker);
     report.redone = plan.to_redo(marker);
     fill::count(backing, &plan, &mut report);
+    if !report.same_mount {
+        let kept = home.undo.list(backing).map_err(home_error("read the copies"))?;
+        let unended = restore::unended(backing, &home, &kept, &restore::ends(&contents));
+        report.rewrites_undone = unended.map_err(home_error("read the copies"))?.len() as u64;
+    }
     Ok(Some(report))
 }
 
@@ -223,7 +233,8 @@ pub(super) fn recover_in<B: Backing>(
     let start = Instant::now();
     let contents = scan(store, superblock)?;
     let marks = home.marks.list(backing).map_err(home_error("read the marks"))?;
-    if contents.groups.is_empty() && marks.is_empty() {
+    let kept = home.undo.list(backing).map_err(home_error("read the copies"))?;
+    if contents.groups.is_empty() && marks.is_empty() && kept.is_empty() {
         return Ok(None);
     }
     let marker = backing.marker(&home.marker).map_err(home_error("read the marker"))?;
@@ -246,9 +257,12 @@ pub(super) fn recover_in<B: Backing>(
     let files = redo::redo(backing, home, &plan, known, &mut report, progress)?;
     let over_blocks = config.bugs.replay_over_blocks || again;
     fill::fill(backing, &plan, over_blocks, &files, &mut report, progress)?;
-    report.last_lsn = report.last_lsn.max(plan.changes.last().map_or(0, |&(lsn, _)| lsn));
-    if report.same_mount && report.last_lsn > report.marker {
-        // A mark whose operation never came must not look like one that is to be redone.
+    if !report.same_mount {
+        restore::restore(backing, home, &kept, &restore::ends(&contents), &mut report)?;
+    }
+    report.last_lsn = report.last_lsn.max(marks.last().map_or(0, |mark| mark.lsn));
+    if backing.marker(&home.marker).map_err(home_error("read the marker"))? < report.last_lsn {
+        // A mark whose operation was not carried out must not look like one that is to be.
         let marked = backing.set_marker(&home.marker, report.last_lsn);
         marked.map_err(|source| RecoveryError::Backing { what: "set the marker", source })?;
     }
@@ -325,6 +339,7 @@ fn taken_by(change: &Change) -> Option<std::ops::Range<u64>> {
     const MOVES_ALL: u32 = 0x08 | 0x20;
     match change {
         Change::Resize { size, .. } => Some(*size..u64::MAX),
+        Change::Rewrite { .. } => Some(0..u64::MAX),
         Change::Allocate { mode, offset, .. } if mode & MOVES_ALL != 0 => Some(*offset..u64::MAX),
         Change::Allocate { mode, offset, bytes, .. } if mode & PUNCH_OR_ZERO != 0 => {
             Some(*offset..offset.saturating_add(*bytes))

@@ -21,6 +21,7 @@
 //! a sync of everything after its last closing.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,6 +34,7 @@ use crate::platform::{Backing, ObjectKey};
 use crate::types::{Attr, Time};
 
 mod collect;
+mod rewriting;
 
 pub(crate) use self::collect::{Collected, Need};
 
@@ -66,12 +68,16 @@ struct FileState<B: Backing> {
     synced: Option<Synced>,
     /// Openings for writing that have not ended.
     writers: usize,
-    /// All that there were.
+    /// Openings for writing so far.
     openings: u64,
     /// Cut to nothing by an opening, and not synced since.
     emptied: bool,
     /// Not written since it was last synced, and closed.
     clean: bool,
+    /// Cut to nothing, with a copy of what it held before.
+    rewrite: Option<Rewriting>,
+    /// Openings whose writes do not come to us.
+    unseen: usize,
     /// Writing may give pages a new place, because blocks are or were shared with
     /// another file: nothing ever counts as committed.
     moves: bool,
@@ -91,6 +97,18 @@ pub(crate) struct LivePage {
     pub(crate) placed: bool,
 }
 
+/// A rewrite that nothing durable has ended.
+#[derive(Debug)]
+struct Rewriting {
+    /// The truncation in front of which the copy was made.
+    lsn: Lsn,
+    /// The last truncation to nothing.
+    cut_at: Lsn,
+    /// The copy of what was there before, until it is removed.
+    copy: Option<OsString>,
+    since: Instant,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Logged {
     lsn: Lsn,
@@ -104,6 +122,13 @@ pub(crate) struct Synced {
     ctime: Time,
     mtime: Time,
     size: u64,
+}
+
+impl Synced {
+    /// Whether this is still the file's state.
+    pub(crate) fn matches(&self, attr: &Attr) -> bool {
+        *self == Self::from(attr)
+    }
 }
 
 impl From<&Attr> for Synced {
@@ -145,6 +170,8 @@ impl<B: Backing> Tracked<B> {
                 openings: 0,
                 emptied: false,
                 clean: false,
+                rewrite: None,
+                unseen: 0,
                 moves,
                 looks: 0,
                 durable_at: Instant::now(),
@@ -197,6 +224,9 @@ impl<B: Backing> Tracked<B> {
         state.durable_size = None;
         state.synced = None;
         state.emptied |= size == 0;
+        if let Some(rewrite) = state.rewrite.as_mut().filter(|_| size == 0) {
+            rewrite.cut_at = lsn;
+        }
     }
 
     /// Notes that operation `lsn` punched or zeroed a range, or put shared blocks there.
@@ -291,10 +321,10 @@ impl<B: Backing> Tracked<B> {
     }
 }
 
-/// A file that nobody had open for writing when it was listed.
-pub(crate) struct ClosedFile<B: Backing> {
+/// A file that nobody has open for writing.
+pub(crate) struct Closed<B: Backing> {
     file: Arc<Tracked<B>>,
-    /// How often it had been opened for writing until then.
+    /// How often it had been opened.
     openings: u64,
 }
 
@@ -361,15 +391,20 @@ impl<B: Backing> TrackedFiles<B> {
 
     /// Forgets those of `files`, all of them closed, that have nothing left in the
     /// log, which begins behind `kept_from`. They must have been `clean` when they
-    /// were closed, or everything was synced since they were listed, and they were not
-    /// opened since then: that sync may have passed them by.
-    pub(crate) fn forget_closed(&self, files: &[ClosedFile<B>], synced: bool, kept_from: Lsn) {
-        for ClosedFile { file, openings } in files {
+    /// were closed, or everything was synced since they were listed.
+    pub(crate) fn forget_closed(&self, files: &[Closed<B>], synced: bool, kept_from: Lsn) {
+        for Closed { file, openings } in files {
             let mut shard = self.shard(&file.key);
             let state = file.lock();
+            // Opened and closed again since, it may have been written.
+            let synced = synced && state.openings == *openings;
             let in_log = state.logged.is_some_and(|logged| logged.lsn > kept_from);
-            let durable = state.clean || (synced && state.openings == *openings);
-            if state.writers == 0 && durable && state.live.is_empty() && !in_log {
+            let durable = state.clean || synced;
+            // Without a copy, and synced, a rewrite has ended durably.
+            let rewrite = state.rewrite.as_ref();
+            let rewriting = rewrite.is_some_and(|rewrite| rewrite.copy.is_some() || !synced);
+            let idle = state.writers == 0 && !rewriting;
+            if idle && durable && state.live.is_empty() && !in_log {
                 drop(state);
                 shard.remove(&file.key);
             }
@@ -377,13 +412,13 @@ impl<B: Backing> TrackedFiles<B> {
     }
 
     /// Those that nobody has open for writing.
-    pub(crate) fn closed_files(&self) -> Vec<ClosedFile<B>> {
+    pub(crate) fn closed_files(&self) -> Vec<Closed<B>> {
         let closed = |file: Arc<Tracked<B>>| {
             let (writers, openings) = {
                 let state = file.lock();
                 (state.writers, state.openings)
             };
-            (writers == 0).then_some(ClosedFile { file, openings })
+            (writers == 0).then_some(Closed { file, openings })
         };
         self.all().into_iter().filter_map(closed).collect()
     }

@@ -115,6 +115,11 @@ fn every_change() -> Vec<(Change, &'static str)> {
              5500000000000000",
         ),
         (
+            Change::Rewrite { object: key(1) },
+            "0201000000000000 0f000000 0d00 0000 \
+             0100000000000000 01000000 02 aabb",
+        ),
+        (
             Change::Allocate { object: key(1), mode: 3, offset: 0x66, bytes: 0x77 },
             "0201000000000000 23000000 0700 0000 \
              0100000000000000 01000000 02 aabb \

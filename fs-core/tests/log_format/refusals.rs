@@ -83,7 +83,7 @@ fn every_field_is_checked() {
         (link(b"n"), GROUP_HEADER_BYTES + 8, &[200], "it ends too early"),
         (link(b"n"), GROUP_HEADER_BYTES + 8, &[5], "it ends too early"),
         (link(b"n"), GROUP_HEADER_BYTES + 12, &[0], "its type is unknown"),
-        (link(b"n"), GROUP_HEADER_BYTES + 12, &[13], "its type is unknown"),
+        (link(b"n"), GROUP_HEADER_BYTES + 12, &[14], "its type is unknown"),
         (link(b"n"), GROUP_HEADER_BYTES + 12, &[11], "it is longer than what it holds"),
         (link(b"n"), GROUP_HEADER_BYTES + 14, &[1], "its header does not end with 0"),
         (link(b"n"), BODY + 12, &[41], "a file handle is too long"),

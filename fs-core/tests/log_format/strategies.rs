@@ -68,6 +68,7 @@ fn change() -> impl Strategy<Value = Change> {
                 Change::Attrs { object, perm, uid, gid, atime, mtime }
             }),
         (key(), any::<u64>()).prop_map(|(object, size)| Change::Resize { object, size }),
+        key().prop_map(|object| Change::Rewrite { object }),
         (key(), any::<(u32, u64, u64)>()).prop_map(|(object, (mode, offset, bytes))| {
             Change::Allocate { object, mode, offset, bytes }
         }),

@@ -25,15 +25,15 @@ mod planted;
 /// Seeds of one test unless said otherwise.
 const SEEDS: u64 = if cfg!(debug_assertions) { 12 } else { 400 };
 
-const MODELS: [DurabilityModel; 2] = [DurabilityModel::Ext4Ordered, DurabilityModel::Xfs];
+pub const MODELS: [DurabilityModel; 2] = [DurabilityModel::Ext4Ordered, DurabilityModel::Xfs];
 
-fn number(name: &str) -> Option<u64> {
+pub fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text:?}")))
 }
 
 /// What one seed runs; details of the machine vary with it, so that all are met.
-fn plan(model: DurabilityModel, seed: u64) -> Plan {
+pub fn plan(model: DurabilityModel, seed: u64) -> Plan {
     let mut random = Random::new(seed ^ 0x5eed);
     let options = SimOptions {
         torn_sectors: !random.one_in(4),
@@ -61,7 +61,10 @@ fn plan(model: DurabilityModel, seed: u64) -> Plan {
         probe: None,
         background: false,
         checkpoint_interval: Duration::from_secs(3600),
+        // A truncation is an operation like others here; see `rewrites`.
+        rewrite_bytes_max: 0,
         bugs: PlantedBugs::default(),
+        ..LogConfig::default()
     };
     Plan {
         options,

@@ -46,7 +46,14 @@ impl Lab {
     }
 
     fn with(backing: SimBacking, shape: LogShape) -> Self {
+        // A truncation is an operation like others.
+        Self::rewriting(backing, shape, 0)
+    }
+
+    /// With files that are rewritten all or nothing.
+    fn rewriting(backing: SimBacking, shape: LogShape, rewrite_bytes_max: u64) -> Self {
         let config = LogConfig { bytes: shape.bytes(), background: false, ..LogConfig::default() };
+        let config = LogConfig { rewrite_bytes_max, ..config };
         let config = LogConfig { inline_bytes_max: Some(1 << 20), probe: None, ..config };
         let (engine, _) = start(&backing, &config, shape, &mut |_| {}).expect("a log opens");
         let tree = engine.add_tree(backing.clone()).expect("a tree");

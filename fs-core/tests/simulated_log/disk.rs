@@ -117,6 +117,11 @@ pub fn mend(
     recover(backing, elsewhere(backing, shape), progress)
 }
 
+/// As [`describe`], for who asks.
+pub fn describe_if(asked: bool, backing: &SimBacking, shape: LogShape) -> String {
+    if asked { describe(backing, shape) } else { String::new() }
+}
+
 /// What is in a log, for people.
 pub fn describe(backing: &SimBacking, shape: LogShape) -> String {
     let root = backing.root().expect("a root").object;
@@ -132,10 +137,13 @@ pub fn describe(backing: &SimBacking, shape: LogShape) -> String {
     if let Ok(found) = backing.lookup(&home.object, OsStr::new("marker")) {
         text += &format!("marker {:?}\n", found.attr.mtime);
     }
-    if let Ok(marks) = backing.lookup(&home.object, OsStr::new("marks")) {
-        let dir = backing.open_dir(&marks.object).expect("a directory");
+    for directory in ["marks", "undo"] {
+        let Ok(found) = backing.lookup(&home.object, OsStr::new(directory)) else { continue };
+        let dir = backing.open_dir(&found.object).expect("a directory");
         let listed = backing.read_dir(&dir, 0, &mut |entry| {
-            text += &format!("mark {:?}\n", entry.name);
+            if !entry.name.as_encoded_bytes().starts_with(b".") {
+                text += &format!("{directory}/{}\n", entry.name.display());
+            }
             true
         });
         listed.expect("a directory can be read");

@@ -9,6 +9,7 @@
 //! - [`model`], [`shape`]: the tree as it should be, and as it is found; compared by
 //!   path and by hard links, because recovery may make objects anew.
 //! - [`disk`]: small logs, so that they wrap and fill.
+//! - [`rewrites`]: files rewritten in place are old or new.
 //! - [`direct`]: single cases: damage to a log, and bugs that were fixed.
 
 #![cfg(target_os = "linux")]
@@ -19,5 +20,6 @@ mod direct;
 mod disk;
 mod facts;
 mod model;
+mod rewrites;
 mod shape;
 mod workload;

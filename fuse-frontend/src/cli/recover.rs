@@ -70,6 +70,10 @@ fn paragraph(shown: &impl std::fmt::Display, report: &RecoveryReport, done: bool
         0 => String::new(),
         gone => format!(" {gone} files in the log had been removed since."),
     };
+    let undone = match report.rewrites_undone {
+        0 => String::new(),
+        files => format!(" {files} files that were just being rewritten have their old content."),
+    };
     if report.is_nothing() {
         return format!(
             "{shown} is up to date: everything in its log is in the files already.{gone}\n"
@@ -80,7 +84,7 @@ fn paragraph(shown: &impl std::fmt::Display, report: &RecoveryReport, done: bool
         format!(
             "{shown} is up to date again. When {cause}, {operations} operations were in the log and \
              not in the directory, and are now; {files} files had no place yet for {bytes} bytes of \
-             synced content, and have it now.{gone} Everything is durable, and the log is empty.\n"
+             synced content, and have it now.{undone}{gone} Everything is durable, and the log is empty.\n"
         )
     } else {
         format!(
@@ -103,6 +107,7 @@ fn figures(report: &RecoveryReport) -> String {
         row([&"  on objects that are gone", &report.passed_over]),
         row([&"files filled", &report.files_filled]),
         row([&"  bytes", &report.bytes_filled]),
+        row([&"rewrites taken back", &report.rewrites_undone]),
         row([&"seconds", &format!("{:.3}", report.seconds)]),
     ])
 }

@@ -129,6 +129,8 @@ fn log_rows(log: &Value) -> Vec<Vec<String>> {
             &format!("{}, {}", log["checkpoints"], log["checkpoint_errors"]),
         ]),
         row([&"  files tracked", &log["tracked_files"]]),
+        row([&"  rewrites all or nothing", &log["rewrites"]["protected"]]),
+        row([&"    not so", &unprotected(&log["rewrites"])]),
         row([&"  one flush takes", &flush]),
     ]
 }
@@ -167,4 +169,13 @@ fn committer_rows(committer: &Value) -> Vec<Vec<String>> {
         rows.push(row([&"  failed", &committer["late_errors"]]));
     }
     rows
+}
+
+/// How many rewrites are not all or nothing, and why.
+fn unprotected(rewrites: &Value) -> String {
+    let mib = rewrites["bytes_max"].as_f64().unwrap_or(0.0) / f64::from(1 << 20);
+    format!(
+        "{} over {mib:.0} MiB, {} written by the kernel too, {} failed, {} open for over 30 s",
+        rewrites["too_large"], rewrites["unseen"], rewrites["failed"], rewrites["stayed_open"]
+    )
 }

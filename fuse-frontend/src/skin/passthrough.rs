@@ -55,12 +55,13 @@ impl Passthrough {
         }
     }
 
-    /// Notes one more open of an inode and says which way it goes; `perm` are its
-    /// permission bits.
+    /// Notes one more open of an inode and says which way it goes: with `plain` through
+    /// us, if nobody has it open otherwise. `perm` are its permission bits.
     pub(super) fn open(
         &self,
         tree: &Tree<LinuxBacking>,
         id: NodeId,
+        plain: bool,
         perm: impl FnOnce() -> Option<u16>,
     ) -> Option<Arc<Backing>> {
         let mut inodes = self.shard(id);
@@ -70,7 +71,7 @@ impl Passthrough {
         }
         // The kernel writes passthrough files with our credentials, whoever
         // the writer is, and so cannot judge who may keep these bits.
-        let allowed = || perm().is_none_or(|perm| u32::from(perm) & SETID_BITS == 0);
+        let allowed = || !plain && perm().is_none_or(|perm| u32::from(perm) & SETID_BITS == 0);
         let backing = if self.is_enabled() && allowed() { self.register(tree, id) } else { None };
         inodes.insert(id, OpenInode { opens: 1, backing: backing.clone() });
         backing
@@ -123,19 +124,72 @@ impl Passthrough {
     }
 }
 
+/// Files that hold at most so much and are opened to be written only come to us.
+const REWRITTEN_BYTES_MAX: u64 = 1 << 20;
+
+/// What an open says about rewriting the file, which the engine protects as long as it
+/// sees the writes: see `Tree::leave_unseen`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rewriting {
+    /// Nothing.
+    No,
+    /// Its writes can all be seen under direct I/O: who opens a file only to write it
+    /// cannot map it.
+    Seen,
+    /// It may be mapped, and a mapping of a passthrough file is not seen.
+    Mappable,
+}
+
+/// How a file that holds `bytes` is opened: programs that open a small one to write it
+/// from its beginning (`sort -o`, say) may cut it later.
+pub(super) fn rewriting(flags: i32, bytes: u64) -> Rewriting {
+    let truncates = flags & libc::O_TRUNC != 0;
+    match flags & libc::O_ACCMODE {
+        _ if bytes == 0 => Rewriting::No,
+        libc::O_RDWR if truncates => Rewriting::Mappable,
+        libc::O_WRONLY if truncates => Rewriting::Seen,
+        libc::O_WRONLY if flags & libc::O_APPEND == 0 && bytes <= REWRITTEN_BYTES_MAX => {
+            Rewriting::Seen
+        }
+        _ => Rewriting::No,
+    }
+}
+
 /// Flags for a passthrough open with these flags of `open(2)`.
 ///
-/// Files opened for synchronous writes, and those whose every change is to be durable, get
-/// direct I/O on top: their writes then
-/// come to us, coherent with other passthrough opens of the inode, and each is
-/// answered when a group has made it durable. `close` needs no FLUSH unless it is to wait
-/// for that too: there is nothing between the kernel and the backing file.
-pub(super) fn open_flags(flags: i32, all_durable: bool, asks_at_close: bool) -> u32 {
+/// Files opened for synchronous writes, and those whose writes must be `seen`, get direct
+/// I/O on top: their writes then come to us, coherent with other passthrough opens of the
+/// inode, and each is answered when a group has made it durable, if that was asked for.
+/// `close` needs no FLUSH unless it is to wait until the file is durable: there is nothing
+/// between the kernel and the backing file.
+pub(super) fn open_flags(flags: i32, seen: bool, asks_at_close: bool) -> u32 {
     let mut reply = if asks_at_close { 0 } else { fopen::NOFLUSH };
-    let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
     // O_SYNC contains O_DSYNC.
-    if flags & libc::O_DSYNC != 0 || (all_durable && writes) {
+    if seen || flags & libc::O_DSYNC != 0 {
         reply |= fopen::DIRECT_IO | fopen::PARALLEL_DIRECT_WRITES;
     }
     reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_rewrite_a_file_is_told_by_its_open() {
+        let (write, both) = (libc::O_WRONLY, libc::O_RDWR);
+        let cases = [
+            (libc::O_RDONLY, 100, Rewriting::No),
+            (write | libc::O_TRUNC, 0, Rewriting::No),
+            (write | libc::O_TRUNC, 5 << 20, Rewriting::Seen),
+            (both | libc::O_TRUNC, 100, Rewriting::Mappable),
+            (both, 100, Rewriting::No),
+            (write, 100, Rewriting::Seen),
+            (write, 5 << 20, Rewriting::No),
+            (write | libc::O_APPEND, 100, Rewriting::No),
+        ];
+        for (flags, bytes, expected) in cases {
+            assert_eq!(rewriting(flags, bytes), expected, "flags {flags:o}, {bytes} bytes");
+        }
+    }
 }

@@ -1,11 +1,15 @@
 //! Open files: reading, writing, making durable.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::describe::{self, made, nothing};
 use super::{Entry, FileId, OpenFile, Tree};
+use crate::durability::Durability;
+use crate::engine::Lsn;
+use crate::engine::committer::LateError;
 use crate::engine::nodes::{Node, NodeId};
 use crate::error::{Errno, Result};
 use crate::fence::SyncRequest;
@@ -62,17 +66,65 @@ impl<B: Backing> Tree<B> {
 
     /// Opens a file and cuts it to nothing.
     fn open_cut(&self, caller: Caller, open: &OpenFile<B>) -> Result<()> {
-        let key = open.node.key();
-        self.change(
-            &[&open.node],
-            |log, lsn| log.mark(lsn, &key, 0, describe::resized(key, 0)),
-            || self.file_of(caller, open),
-            |log, lsn, _, changes| {
-                log.resized(&key, 0, lsn);
-                changes.push(describe::resized(key, 0));
-            },
-        )
-        .map(drop)
+        let opening = || self.file_of(caller, open);
+        let (_, lsn) = self.resize(&open.node, (0, 0), opening, |_, _| {})?;
+        open.cut_at.store(lsn, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Sets a file's length by `operation`, for who has cut it to nothing in operation
+    /// `cut_at` before, if not 0; `describe` tells what else was changed. A file that is
+    /// cut to nothing keeps a copy of what it held, until it has been written anew.
+    pub(super) fn resize<T>(
+        &self,
+        node: &Arc<Node<B>>,
+        (size, cut_at): (u64, Lsn),
+        operation: impl FnOnce() -> Result<T>,
+        describe: impl FnOnce(&T, &mut Vec<Change>),
+    ) -> Result<(T, Lsn)> {
+        let key = node.key();
+        let rewrite = match &self.engine.log {
+            Some(log) if size == 0 => {
+                let attr = self.backing.attr(&node.object)?;
+                log.begin_rewrite(&key, &node.object, &attr, cut_at)
+            }
+            _ => None,
+        };
+        let claimed = Cell::new(None);
+        let prepare = |log: &Log<B>, lsn| {
+            // The copy first: recovery carries out a mark that stands alone.
+            let name = rewrite.as_ref().and_then(|rewrite| log.claim_rewrite(rewrite, lsn));
+            let mark = log.mark(lsn, &key, size, describe::resized(key, size));
+            if let (Err(_), Some(name)) = (&mark, &name) {
+                log.cancel_rewrite(name);
+            }
+            claimed.set(name);
+            mark
+        };
+        let resize = || {
+            operation().inspect_err(|_| {
+                if let (Some(log), Some(name)) = (&self.engine.log, claimed.take()) {
+                    log.cancel_rewrite(&name);
+                }
+            })
+        };
+        let resized_at = Cell::new(0);
+        let result = self.change(&[node], prepare, resize, |log, lsn, value, changes| {
+            resized_at.set(lsn);
+            log.resized(&key, size, lsn);
+            match (&rewrite, claimed.take()) {
+                (Some(rewrite), Some(name)) => {
+                    log.rewriting(rewrite, lsn, name);
+                    changes.push(Change::Rewrite { object: key });
+                }
+                _ => changes.push(describe::resized(key, size)),
+            }
+            describe(value, changes);
+        });
+        if let (Some(log), Some(_)) = (&self.engine.log, &rewrite) {
+            log.watch_rewrites();
+        }
+        Ok((result?, resized_at.get()))
     }
 
     /// Makes a file and opens it; without `exclusive` an existing one is opened.
@@ -149,12 +201,34 @@ impl<B: Backing> Tree<B> {
         if let (Some(log), Some(tracked)) = (&self.engine.log, &open.tracked)
             && let Some(file) = open.file.get()
         {
-            log.closed(tracked, &open.node.object, file);
+            if open.unseen.load(Ordering::Relaxed) {
+                log.set_unseen(tracked, &open.node.object, false);
+            }
+            log.closed(tracked, &open.node.object, file, open.cut_at.load(Ordering::Relaxed));
         }
         if open.mode.write {
             self.wrote.store(true, Ordering::SeqCst);
             self.engine.unsynced();
         }
+    }
+
+    /// Notes that the front-end leaves an open file's writes to the kernel, which may
+    /// make them durable without our knowing: what the file held before it was cut must
+    /// not come back any more. To be called before the program can write.
+    pub fn leave_unseen(&self, file: FileId) {
+        let Ok(open) = self.files.get(file.0) else { return };
+        if let (Some(log), Some(tracked)) = (&self.engine.log, &open.tracked)
+            && !open.unseen.swap(true, Ordering::Relaxed)
+        {
+            log.set_unseen(tracked, &open.node.object, true);
+        }
+    }
+
+    /// Whether an open file is being rewritten all or nothing, which ends when its
+    /// writes are left to the kernel ([`Self::leave_unseen`]).
+    pub fn is_rewriting(&self, file: FileId) -> bool {
+        let open = self.files.get(file.0);
+        open.is_ok_and(|open| open.tracked.as_ref().is_some_and(|file| file.is_rewriting()))
     }
 
     /// Reads; short only at the end of the file.
@@ -320,6 +394,25 @@ impl<B: Backing> Tree<B> {
         let file = Arc::new(self.backing.open(caller, &open.node.object, open.mode)?);
         // Two threads may open at once; one of the two files is kept.
         Ok(Arc::clone(open.file.get_or_init(|| file)))
+    }
+}
+
+impl<B: Backing> OpenFile<B> {
+    fn new(node: Arc<Node<B>>, mode: OpenMode, file: OnceLock<Arc<B::File>>) -> Self {
+        Self {
+            node,
+            mode,
+            tracked: None,
+            file,
+            cut_at: AtomicU64::new(0),
+            unseen: AtomicBool::new(false),
+            durability: Durability::default(),
+            is_new: false,
+            closed_empty: AtomicBool::new(false),
+            stamp: None,
+            late_error: LateError::default(),
+            looked: Mutex::default(),
+        }
     }
 }
 

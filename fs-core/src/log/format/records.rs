@@ -28,6 +28,7 @@ const REMOVE_XATTR: u16 = 9;
 pub(super) const DATA: u16 = 10;
 const EXPIRE: u16 = 11;
 const CHECKPOINT: u16 = 12;
+const REWRITE: u16 = 13;
 
 const RENAME_EXCHANGE: u8 = 1;
 const RENAME_WHITEOUT: u8 = 2;
@@ -107,6 +108,7 @@ const fn kind_of(change: &Change) -> u16 {
         Change::Rename { .. } => RENAME,
         Change::Attrs { .. } => ATTRS,
         Change::Resize { .. } => RESIZE,
+        Change::Rewrite { .. } => REWRITE,
         Change::Allocate { .. } => ALLOCATE,
         Change::SetXattr { .. } => SET_XATTR,
         Change::RemoveXattr { .. } => REMOVE_XATTR,
@@ -166,7 +168,7 @@ fn put_body(out: &mut Vec<u8>, change: &Change) {
             assert!(parts.is_empty(), "the bytes of parts go through `begin_data`");
             put_data_head(out, object, *size, *mtime);
         }
-        Change::Expire { object } => put_key(out, object),
+        Change::Expire { object } | Change::Rewrite { object } => put_key(out, object),
         Change::Checkpoint { through } => put_u64(out, *through),
     }
 }
@@ -316,6 +318,7 @@ fn take_body(body: &mut Cursor<'_>, kind: u16) -> Result<Change, Problem> {
         REMOVE_XATTR => Change::RemoveXattr { object: body.key()?, name: body.name()? },
         DATA => take_data(body)?,
         EXPIRE => Change::Expire { object: body.key()? },
+        REWRITE => Change::Rewrite { object: body.key()? },
         CHECKPOINT => Change::Checkpoint { through: body.u64()? },
         _ => return Err("its type is unknown"),
     })
@@ -430,6 +433,7 @@ fn check(change: &Change) -> Result<(), Problem> {
             check_parts(parts)
         }
         Change::Resize { object, .. }
+        | Change::Rewrite { object }
         | Change::Allocate { object, .. }
         | Change::Expire { object } => check_keys(&[object]),
         Change::Checkpoint { .. } => Ok(()),

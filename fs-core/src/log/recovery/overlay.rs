@@ -49,8 +49,12 @@ impl<'a> Plan<'a> {
     /// `first_marker` is what the first attempt of this recovery found.
     pub(super) fn new(contents: &'a LogContents, marks: &'a [Mark], first_marker: Lsn) -> Self {
         let mut changes = Vec::new();
+        let rewrites = Rewrites::without_end(contents);
         let mut files: HashMap<ObjectKey, Overlay> = HashMap::new();
         for (lsn, change, group) in in_order(contents, marks) {
+            if lsn > first_marker && rewrites.holds_back(lsn, change) {
+                continue;
+            }
             match change {
                 Change::Data { object, size, mtime, parts } => {
                     let overlay = files.entry(*object).or_default();
@@ -68,7 +72,8 @@ impl<'a> Plan<'a> {
                     continue;
                 }
                 Change::Checkpoint { .. } => continue,
-                Change::Resize { object, size } => {
+                Change::Rewrite { object } | Change::Resize { object, .. } => {
+                    let size = &if let Change::Resize { size, .. } = change { *size } else { 0 };
                     let overlay = files.entry(*object).or_default();
                     overlay.take(*size..u64::MAX, lsn > first_marker);
                     // Of an operation that was kept the disk has the length, or a later
@@ -114,6 +119,39 @@ impl<'a> Plan<'a> {
             let bytes = &self.contents.groups[place.group].bytes;
             (start..end, &bytes[place.at..place.at + (end - start) as usize])
         })
+    }
+}
+
+/// Rewrites of which the log has the truncation and no content after it, by file.
+struct Rewrites(HashMap<ObjectKey, Lsn>);
+
+impl Rewrites {
+    fn without_end(contents: &LogContents) -> Self {
+        let mut begun = HashMap::new();
+        for record in contents.groups.iter().flat_map(|group| &group.records) {
+            match &record.change {
+                Change::Rewrite { object } => {
+                    begun.entry(*object).or_insert(record.lsn);
+                }
+                Change::Data { object, .. } | Change::Expire { object } => {
+                    begun.remove(object);
+                }
+                _ => {}
+            }
+        }
+        Self(begun)
+    }
+
+    /// Whether an operation that the disk has not kept must not be carried out: the
+    /// file keeps what it held before.
+    fn holds_back(&self, lsn: Lsn, change: &Change) -> bool {
+        let (Change::Rewrite { object }
+        | Change::Resize { object, .. }
+        | Change::Allocate { object, .. }) = change
+        else {
+            return false;
+        };
+        self.0.get(object).is_some_and(|&begun| lsn >= begun)
     }
 }
 

@@ -133,7 +133,8 @@ impl<'a, B: Backing> Redo<'a, B> {
                 self.set_attr(&object.object, now, wanted)?;
                 Ok(Outcome::Done)
             }
-            Change::Resize { object, size } => {
+            Change::Rewrite { object } | Change::Resize { object, .. } => {
+                let size = &if let Change::Resize { size, .. } = change { *size } else { 0 };
                 let object = self.objects.get(object)?;
                 // A file is extended when it has been filled: what lies behind its end
                 // on the disk must not count as its content.

@@ -79,6 +79,7 @@ impl<'a> Transient<'a> {
         | Change::Rename { object, .. }
         | Change::Attrs { object, .. }
         | Change::Resize { object, .. }
+        | Change::Rewrite { object }
         | Change::Allocate { object, .. }
         | Change::SetXattr { object, .. }
         | Change::RemoveXattr { object, .. }) = change

@@ -76,7 +76,8 @@ impl<B: Backing> Tracked<B> {
         let told = size == 0
             || state.committed.contains(&(size - 1..size))
             || need.ranges.last().is_some_and(|range| range.end == size);
-        need.length = !told && state.durable_size != Some(size);
+        // The end of a rewrite is told by a record, whatever else there is to tell.
+        need.length = state.rewrite.is_some() || (!told && state.durable_size != Some(size));
         for range in &need.ranges {
             let pages = range.start / PAGE_BYTES..range.end.div_ceil(PAGE_BYTES);
             let live = state.live.range(pages).count();
@@ -162,6 +163,8 @@ impl<B: Backing> Tracked<B> {
             state.synced = Some(Synced::from(attr));
             state.durable_at = Instant::now();
             state.emptied = false;
+            // With a copy that is still there, writing in place had failed.
+            state.rewrite.take_if(|rewrite| rewrite.copy.is_none());
         }
     }
 
@@ -187,6 +190,7 @@ impl<B: Backing> Tracked<B> {
             state.synced = Some(Synced::from(attr));
             state.durable_at = Instant::now();
             state.emptied = false;
+            state.rewrite.take_if(|rewrite| rewrite.copy.is_none());
         }
     }
 }

@@ -437,3 +437,31 @@ fn a_restart_carries_nothing_out() {
     assert_eq!(lab.sync(other), Ok(()));
     lab.all(|disk| assert!(content(disk, "a") == Some(expected.clone())));
 }
+
+/// A program synced its file, and another thread of it cut the file again meanwhile, to
+/// start over. The copy was still that of what had been there before all of it: a power
+/// cut brought it back over what the sync had promised.
+#[test]
+fn what_was_there_before_does_not_come_back_over_a_sync() {
+    let disk = new_disk(SimOptions::new(DurabilityModel::Ext4Ordered, 7), SHAPE);
+    let lab = Lab::rewriting(disk, SHAPE, 1 << 20);
+    let (node, first) = lab.create("a");
+    lab.write(first, 0, &[1; 5000]);
+    assert_eq!(lab.sync(first), Ok(()));
+    lab.tree.release(first);
+    let cut = OpenMode { truncate: true, ..READ_WRITE };
+    let file = lab.tree.open(NOBODY, node, cut, false).expect("it opens");
+    lab.write(file, 0, &[2; 3000]);
+    let tree = Arc::clone(&lab.tree);
+    lab.within(FencePoint::WriteBack, move || {
+        let cut = SetAttr { size: Some(0), ..SetAttr::default() };
+        tree.set_attr(NOBODY, node, Some(file), &cut).expect("a cut");
+        tree.write(NOBODY, file, &[3; 100], 0, true).expect("a write");
+    });
+    assert_eq!(lab.sync(file), Ok(()));
+    lab.backing.on_fence(None);
+    lab.all(|disk| {
+        let found = content(disk, "a").expect("it was synced");
+        assert!(found != [1; 5000], "older than the sync");
+    });
+}

@@ -1,0 +1,85 @@
+//! Giving files back what they held before a rewrite that has no end.
+//!
+//! Done last, after redoing and filling: whatever these did to such a file, its copy has
+//! all of it. The copies stay until the log has begun anew, so that an interrupted
+//! recovery gives the same back again.
+
+use std::collections::HashMap;
+
+use super::{RecoveryError, RecoveryReport};
+use crate::engine::Lsn;
+use crate::error::{Errno, Result};
+use crate::log::format::LogContents;
+use crate::log::home::Home;
+use crate::log::marks::OURSELVES;
+use crate::log::record::Change;
+use crate::log::undo::{Kept, Old, write_all};
+use crate::platform::{Backing, ObjectKey, OpenMode};
+use crate::types::{SetAttr, SetTime};
+
+const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, no_atime: true };
+
+/// The last record of each file's content: rewrites that had begun before have ended.
+pub(super) fn ends(contents: &LogContents) -> HashMap<ObjectKey, Lsn> {
+    let records = contents.groups.iter().flat_map(|group| &group.records);
+    let mut ends = HashMap::new();
+    for record in records {
+        if let Change::Data { object, .. } | Change::Expire { object } = &record.change {
+            let end = ends.entry(*object).or_insert(record.lsn);
+            *end = record.lsn.max(*end);
+        }
+    }
+    ends
+}
+
+/// Restores every file whose rewrite has no end.
+pub(super) fn restore<B: Backing>(
+    backing: &B,
+    home: &Home<B>,
+    kept: &[Kept],
+    ends: &HashMap<ObjectKey, Lsn>,
+    report: &mut RecoveryReport,
+) -> std::result::Result<(), RecoveryError> {
+    let failed = |source| RecoveryError::Backing { what: "restore a file's old content", source };
+    for (copy, old) in unended(backing, home, kept, ends).map_err(failed)? {
+        match restore_file(backing, &copy.object, &old) {
+            Ok(()) => report.rewrites_undone += 1,
+            // It was removed later.
+            Err(Errno::STALE | Errno::NOENT) => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(())
+}
+
+/// The intact copies of rewrites without an end: of each file the latest.
+pub(super) fn unended<'a, B: Backing>(
+    backing: &B,
+    home: &Home<B>,
+    kept: &'a [Kept],
+    ends: &HashMap<ObjectKey, Lsn>,
+) -> Result<Vec<(&'a Kept, Old<B>)>> {
+    let mut found: HashMap<ObjectKey, (&Kept, Old<B>)> = HashMap::new();
+    // Oldest first. A torn copy means that its truncation was not kept.
+    for copy in kept {
+        if ends.get(&copy.object).is_some_and(|&end| end > copy.lsn) {
+            continue;
+        }
+        if let Some(old) = home.undo.open(backing, copy)? {
+            found.insert(copy.object, (copy, old));
+        }
+    }
+    Ok(found.into_values().collect())
+}
+
+fn restore_file<B: Backing>(backing: &B, key: &ObjectKey, old: &Old<B>) -> Result<()> {
+    let object = backing.by_key(key)?.object;
+    let file = backing.open(OURSELVES, &object, READ_WRITE)?;
+    old.visit(backing, &mut |piece, offset| write_all(backing, &file, piece, offset))?;
+    let change = SetAttr {
+        size: Some(old.bytes),
+        mtime: Some(SetTime::At(old.mtime)),
+        ..SetAttr::default()
+    };
+    backing.set_attr(OURSELVES, &object, Some(&file), &change).map(drop)
+}

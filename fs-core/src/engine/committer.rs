@@ -60,6 +60,8 @@ struct Late<B: Backing> {
     start_at: Instant,
     due: Instant,
     error: LateError,
+    /// The file was being rewritten when the sync was asked for: it ends that.
+    rewriting: bool,
 }
 
 #[derive(Default)]
@@ -154,7 +156,8 @@ impl<B: Backing> Committer<B> {
         if !state.late.iter().any(|late| Arc::ptr_eq(&late.error, &error)) {
             let now = Instant::now();
             let (start_at, due) = (now + delay / 2, now + delay);
-            state.late.push(Late { request, start_at, due, error });
+            let rewriting = request.file.as_ref().is_some_and(|file| file.is_rewriting());
+            state.late.push(Late { request, start_at, due, error, rewriting });
         }
         self.see_to_thread(&mut state, engine);
     }
@@ -169,7 +172,10 @@ impl<B: Backing> Committer<B> {
         let count = late.len();
         // All are parked before one is carried out: they share a group.
         let mut duties = Vec::new();
-        for Late { request, due, error, .. } in late {
+        for Late { request, due, error, rewriting, .. } in late {
+            let begun_since = request.file.as_ref().is_some_and(|f| f.is_rewriting() && !rewriting);
+            // What was asked for is in the copy, which comes back until it is written anew.
+            let request = if begun_since { SyncRequest::everything() } else { request };
             let sender = sender.clone();
             let done = move |result: Result<()>| {
                 let missed = result.is_ok() && Instant::now() > due;

@@ -46,7 +46,11 @@ pub(crate) fn open_mode(flags: i32) -> OpenMode {
 
 /// What SETATTR has done. With a file that is open, its length is content to come.
 pub(crate) fn attributes_set(id: NodeId, file: Option<FileId>, change: &SetAttr) -> Deed<'static> {
-    if change.size.is_some() && file.is_none() { Deed::Cut(id) } else { Deed::Attributes(id) }
+    match file {
+        _ if change.size.is_none() => Deed::Attributes(id),
+        Some(file) => Deed::Content(file),
+        None => Deed::Cut(id),
+    }
 }
 
 /// Major and minor number, from the kernel's 32-bit encoding (`new_encode_dev`).

@@ -74,6 +74,11 @@ impl<B: Backing> Engine<B> {
             if file.is_settled() {
                 continue;
             }
+            if file.is_rewriting() {
+                // A half must not be made durable: it ends with its close, or after its time.
+                comes_back = true;
+                continue;
+            }
             let look = match log.look(&file) {
                 Ok(look) => look,
                 Err(error) => {
@@ -87,13 +92,18 @@ impl<B: Backing> Engine<B> {
                 continue;
             }
             if look.looks >= LOOKS_MAX || look.unwritten_bytes <= SMALL_BYTES_MAX {
-                file.commits();
                 now.push(file);
             } else {
                 comes_back = true;
             }
         }
         let committed = !now.is_empty() || !log.is_all_durable();
+        if now.len() > FILES_MAX && log.has_rewrites() {
+            // A sync of everything would end these.
+            comes_back = true;
+            now.truncate(FILES_MAX);
+        }
+        now.iter().for_each(|file| file.commits());
         if now.len() > FILES_MAX {
             log.sync_all_of(&now)?;
         } else {

@@ -192,7 +192,10 @@ impl<B: Backing> Tree<B> {
     /// written again is written in place then.
     pub fn release_may_wait(&self, file: FileId) -> bool {
         let open = self.files.get(file.0);
-        open.is_ok_and(|open| open.tracked.as_ref().is_some_and(|file| file.is_emptied()))
+        open.is_ok_and(|open| {
+            let emptied = open.tracked.as_ref().is_some_and(|file| file.is_emptied());
+            emptied || open.closed_empty.load(Ordering::Acquire)
+        })
     }
 
     /// Closes a file.
@@ -206,6 +209,7 @@ impl<B: Backing> Tree<B> {
             }
             log.closed(tracked, &open.node.object, file, open.cut_at.load(Ordering::Relaxed));
         }
+        self.release_settles(&open);
         if open.mode.write {
             self.wrote.store(true, Ordering::SeqCst);
             self.engine.unsynced();

@@ -190,7 +190,7 @@ impl<B: Backing> Tree<B> {
                 if !self.mode_of(&node).at_close() {
                     return Ok(Owed::NOTHING);
                 }
-                self.owed_object(caller, &node)
+                self.owed_cut(caller, &node)
             }
             Deed::Opened(file) | Deed::Content(file) => {
                 let open = self.files.get(file.0)?;
@@ -275,16 +275,31 @@ impl<B: Backing> Tree<B> {
         Ok(Owed::one(self, caller, SyncRequest { target, ..SyncRequest::everything() }))
     }
 
+    /// A truncation by name. Cut to nothing, the file may be protected: what it held comes
+    /// back after a power cut until a sync of it has ended that.
+    fn owed_cut(self: &Arc<Self>, caller: Caller, node: &Arc<Node<B>>) -> Result<Owed<B>> {
+        let tracked = self.engine.log.as_ref().map(|log| (log, log.track(&node.key())));
+        let Some((log, tracked)) = tracked.filter(|(_, tracked)| tracked.is_rewriting()) else {
+            return self.owed_object(caller, node);
+        };
+        let file = log.reader(&tracked, &node.object)?;
+        let target = Some(SyncTarget::File(Arc::clone(&file), SyncKind::Full));
+        let (file, reader) = (Some(tracked), Some(file));
+        let request = SyncRequest { target, file, reader, ..SyncRequest::everything() };
+        Ok(Owed::one(self, caller, request))
+    }
+
     fn owed_at_close(self: &Arc<Self>, caller: Caller, file: FileId) -> Result<Owed<B>> {
         let open = self.files.get(file.0)?;
         if !open.asks_at_close() {
             return Ok(Owed::NOTHING);
         }
-        if let Some(backing_file) = open.file.get()
-            && self.is_settled(&open, &self.backing.file_attr(backing_file)?)
-        {
-            self.engine.lanes.count_skipped();
-            return Ok(Owed::NOTHING);
+        if let Some(backing_file) = open.file.get() {
+            let attr = self.backing.file_attr(backing_file)?;
+            if self.is_settled(&open, &attr) || self.is_about_to_be_written(&open, &attr) {
+                self.engine.lanes.count_skipped();
+                return Ok(Owed::NOTHING);
+            }
         }
         let request = self.sync_request(caller, file, SyncKind::Full)?;
         Ok(Owed::one(self, caller, request))
@@ -302,6 +317,21 @@ impl<B: Backing> Tree<B> {
             _ => false,
         };
         is_as_opened || is_synced()
+    }
+
+    /// A shell that redirects a command to a file cuts it, copies the descriptor, and closes
+    /// the first one: what the file held before must not be given up for that. Once for each
+    /// opening; if that was its last close, `release_settles` sees to it.
+    fn is_about_to_be_written(&self, open: &OpenFile<B>, attr: &Attr) -> bool {
+        let rewriting = open.tracked.as_ref().is_some_and(|file| file.is_rewriting());
+        rewriting && attr.size == 0 && !open.closed_empty.swap(true, Ordering::AcqRel)
+    }
+
+    /// An open file has ended whose first close was not waited for.
+    pub(super) fn release_settles(&self, open: &OpenFile<B>) {
+        if open.closed_empty.load(Ordering::Acquire) {
+            self.engine.lanes.submit(0, SyncRequest::everything(), Box::new(|_| {}));
+        }
     }
 
     // ---- the mode `relaxed` ----

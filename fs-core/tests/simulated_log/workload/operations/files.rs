@@ -170,10 +170,10 @@ impl World {
         // A removed file that the kernel has forgotten has no number any more.
         let Some(&(node, _)) = self.mounts[mount].nodes.get(&id) else { return };
         let file = self.random.one_in(2).then_some(file);
+        let deed = file.map_or(Deed::Cut(node), Deed::Content);
         let set = self.tree(mount).set_attr(caller(program), node, file, &change);
         set.expect("any length is fine");
         self.cut(id, size);
-        let deed = if file.is_none() { Deed::Cut(node) } else { Deed::Attributes(node) };
         self.owes(mount, program, &deed, None);
         self.facts.tell(|| format!("truncate {id} to {size}"));
     }

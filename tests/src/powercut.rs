@@ -61,10 +61,7 @@ pub fn run(args: &PowercutArgs, stop: &AtomicBool) -> Result<bool, String> {
     if let Some(directory) = &args.replay {
         return replay(directory, args.explain);
     }
-    let wanted = |entry: &&Entry| match &args.workload {
-        Some(wanted) => wanted == entry.name,
-        None => !entry.by_demand,
-    };
+    let wanted = |entry: &&Entry| args.workload.as_ref().is_none_or(|wanted| wanted == entry.name);
     let mut lines = Vec::new();
     for entry in WORKLOADS.iter().filter(wanted) {
         if stop.load(Ordering::Relaxed) {

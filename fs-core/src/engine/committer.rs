@@ -95,6 +95,13 @@ pub struct CommitterStatus {
     pub late_syncs_waiting: usize,
 }
 
+impl<B: Backing> State<B> {
+    /// What is to be committed within an interval is found and old enough within two of these.
+    fn look_interval(&self) -> Option<Duration> {
+        self.interval.map(|interval| interval / 2)
+    }
+}
+
 impl<B: Backing> Committer<B> {
     pub(super) fn new(interval: Option<Duration>) -> Arc<Self> {
         let state = State {
@@ -121,7 +128,7 @@ impl<B: Backing> Committer<B> {
             return;
         }
         let mut state = self.lock();
-        let Some(interval) = state.interval else { return };
+        let Some(interval) = state.look_interval() else { return };
         state.look_at = Some(Instant::now() + interval);
         self.see_to_thread(&mut state, engine);
     }
@@ -194,6 +201,10 @@ impl<B: Backing> Committer<B> {
                 tracing::error!(%error, "a sync that was answered at once has failed");
             }
         }
+    }
+
+    pub(super) fn look_interval(&self) -> Option<Duration> {
+        self.lock().look_interval()
     }
 
     /// Ends the thread; waits for it.
@@ -303,7 +314,7 @@ impl<B: Backing> Committer<B> {
             self.is_armed.store(true, Ordering::SeqCst);
         }
         let mut state = self.lock();
-        state.look_at = state.interval.map(|interval| Instant::now() + interval);
+        state.look_at = state.look_interval().map(|interval| Instant::now() + interval);
         if state.interval.is_none() {
             self.is_armed.store(true, Ordering::SeqCst);
         }

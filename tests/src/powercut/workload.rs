@@ -92,21 +92,15 @@ pub struct Entry {
     pub name: &'static str,
     /// Only a log keeps what it is promised.
     pub needs_log: bool,
-    /// It runs only when it is named: not everything keeps what it asks for.
-    pub by_demand: bool,
     make: fn(u64) -> Box<dyn Workload>,
 }
 
 const fn any(name: &'static str, make: fn(u64) -> Box<dyn Workload>) -> Entry {
-    Entry { name, needs_log: false, by_demand: false, make }
+    Entry { name, needs_log: false, make }
 }
 
 const fn log_only(name: &'static str, make: fn(u64) -> Box<dyn Workload>) -> Entry {
-    Entry { name, needs_log: true, by_demand: false, make }
-}
-
-const fn by_demand(name: &'static str, make: fn(u64) -> Box<dyn Workload>) -> Entry {
-    Entry { name, needs_log: false, by_demand: true, make }
+    Entry { name, needs_log: true, make }
 }
 
 /// All workloads.
@@ -133,7 +127,7 @@ pub const WORKLOADS: &[Entry] = &[
     log_only("replace-unsynced", unsynced::replace),
     log_only("legacy-rename", legacy::rename),
     any("legacy-closed", legacy::closed),
-    by_demand("legacy-rewrite", legacy::rewrite),
+    log_only("legacy-rewrite", legacy::rewrite),
 ];
 
 /// The workload of this name.

@@ -1,6 +1,8 @@
 //! One look of the committer: what is not durable, and what of it is committed now.
 //!
-//! Names and attributes are committed at every look. Of content, what is small: a look that
+//! There are two looks in an interval, and what is younger than half of one is left alone: it
+//! is committed at the next look, or by the sync of a program that syncs by itself, whose groups
+//! are not disturbed so. Names and attributes are committed whole. Of content, what is small: a look that
 //! writes back a large stream again and again would cost it its speed, and the device its
 //! bandwidth. Such a file is left alone for [`LOOKS_MAX`] looks.
 
@@ -16,7 +18,7 @@ use crate::log::tracked::Tracked;
 use crate::platform::Backing;
 
 /// Looks after which a file with much unwritten content is committed, too.
-const LOOKS_MAX: u32 = 5;
+const LOOKS_MAX: u32 = 2 * 5;
 /// Unwritten content of a file that is committed at the next look.
 const SMALL_BYTES_MAX: u64 = 1 << 20;
 /// Files that are committed one by one; with more everything is synced.
@@ -68,14 +70,15 @@ impl<B: Backing> Engine<B> {
     }
 
     fn commit_by_log(&self, log: &Arc<Log<B>>) -> Result<Looked> {
+        let age_min = self.committer.look_interval().unwrap_or_default();
         let mut now = Vec::new();
         let mut comes_back = false;
         for file in log.files.all() {
             if file.is_settled() {
                 continue;
             }
-            if file.is_rewriting() {
-                // A half must not be made durable: it ends with its close, or after its time.
+            if file.is_rewriting() || file.durable_age().0 < age_min {
+                // Of a rewrite a half must not be made durable: it ends with its close.
                 comes_back = true;
                 continue;
             }
@@ -97,7 +100,9 @@ impl<B: Backing> Engine<B> {
                 comes_back = true;
             }
         }
-        let committed = !now.is_empty() || !log.is_all_durable();
+        let names_are_due = log.lock_stream().waiting().1.is_none_or(|age| age >= age_min);
+        let committed = !now.is_empty() || (names_are_due && !log.is_all_durable());
+        comes_back |= !committed && !log.is_all_durable();
         if now.len() > FILES_MAX && log.has_rewrites() {
             // A sync of everything would end these.
             comes_back = true;
@@ -109,7 +114,7 @@ impl<B: Backing> Engine<B> {
         } else {
             log.join_all(&now);
         }
-        if !log.is_all_durable() {
+        if committed && !log.is_all_durable() {
             self.commit_and_wait()?;
         }
         Ok(Looked { committed, comes_back })

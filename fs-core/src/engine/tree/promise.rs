@@ -320,11 +320,12 @@ impl<B: Backing> Tree<B> {
     }
 
     /// A shell that redirects a command to a file cuts it, copies the descriptor, and closes
-    /// the first one: what the file held before must not be given up for that. Once for each
-    /// opening; if that was its last close, `release_settles` sees to it.
+    /// the first one: what the file held before must not be given up for that. Only if the
+    /// opening itself has cut it, and once for each opening; if that was its last close, `release_settles` sees to it.
     fn is_about_to_be_written(&self, open: &OpenFile<B>, attr: &Attr) -> bool {
         let rewriting = open.tracked.as_ref().is_some_and(|file| file.is_rewriting());
-        rewriting && attr.size == 0 && !open.closed_empty.swap(true, Ordering::AcqRel)
+        let is_cut = rewriting && open.is_new && attr.size == 0;
+        is_cut && !open.closed_empty.swap(true, Ordering::AcqRel)
     }
 
     /// An open file has ended whose first close was not waited for.

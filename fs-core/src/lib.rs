@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | [`batch`] | [`batch::Files`]: crash-safe files for Rust programs, without a mount |
 //! | [`engine`] | [`engine::Engine`] (one per backing filesystem) and [`engine::Tree`] (one per mount): applies operations, knows objects, hands sync requests to the lanes |
+//! | [`durability`] | what a mount promises beside what programs ask for; pure |
 //! | [`lane`] | the solo lane and the group lane: who travels with whom, and when a group leaves |
 //! | [`fence`] | how a group becomes durable |
 //! | [`platform`] | the one door to the disk, and the only place with `unsafe` |
@@ -17,6 +18,7 @@
 #![deny(unsafe_code)]
 
 pub mod batch;
+pub mod durability;
 pub mod engine;
 pub mod error;
 pub mod fence;

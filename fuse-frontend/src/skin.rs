@@ -21,7 +21,7 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fs_core::engine::{DirId, Entry, FileId, NodeId, Tree};
+use fs_core::engine::{Deed, DirId, Entry, FileId, NodeId, Tree};
 use fs_core::error::{Errno, Result};
 use fs_core::platform::Seek;
 use fs_core::platform::linux::LinuxBacking;
@@ -164,8 +164,24 @@ impl Skin {
         if backing.is_some() && !seen {
             self.tree.leave_unseen(file);
         }
-        let reply = |_| passthrough::open_flags(flags, seen);
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        let all_durable = writes && self.tree.durability(file).for_everything();
+        let asks_at_close = self.tree.asks_at_close(file);
+        let reply = |_| passthrough::open_flags(flags, seen || all_durable, asks_at_close);
         Opened { file, flags: backing.as_ref().map_or(0, reply), backing }
+    }
+
+    /// Calls `answer` when what is owed for an operation is settled.
+    pub(crate) fn settle(
+        &self,
+        caller: Caller,
+        deed: &Deed<'_>,
+        answer: impl FnOnce(Result<()>) + Send + 'static,
+    ) {
+        match self.tree.owed(caller, deed) {
+            Ok(owed) => owed.settle(answer),
+            Err(error) => answer(Err(error)),
+        }
     }
 
     pub(crate) fn create(
@@ -197,7 +213,9 @@ impl Skin {
     pub(crate) fn write(&self, caller: Caller, id: NodeId, write: &Write<'_>) -> Result<Written> {
         let Write { file, offset, data, keep_suid, flags } = *write;
         let bytes = self.tree.write(caller, file, data, offset, keep_suid)? as u32;
-        Ok(Written { bytes, sync: self.passthrough.sync_after_write(id, flags) })
+        let always = self.tree.durability(file).for_everything();
+        let sync = if always { Some(SyncKind::Full) } else { None };
+        Ok(Written { bytes, sync: sync.or_else(|| self.passthrough.sync_after_write(id, flags)) })
     }
 
     pub(crate) fn seek(

@@ -18,7 +18,8 @@ use serde::Serialize;
 use crate::error::{Errno, Result};
 use crate::fence::log::LogFence;
 use crate::fence::{BackingFence, SyncRequest};
-use crate::lane::{Elsewhere, LaneConfig, LaneStatus, Lanes};
+use crate::lane::policy::WriterId;
+use crate::lane::{Completion, Elsewhere, LaneConfig, LaneStatus, Lanes};
 use crate::log::record::Change;
 use crate::log::recovery::RecoveryReport;
 use crate::log::{Log, LogConfig, LogStatus, Mark, OpenLogError, Progress};
@@ -34,7 +35,7 @@ pub use self::at_risk::{AtRisk, FileAtRisk};
 use self::committer::Committer;
 pub use self::committer::CommitterStatus;
 pub use self::nodes::NodeId;
-pub use self::tree::{Deed, DirId, Entry, FileId, Owed, Tree};
+pub use self::tree::{Deed, DirId, Entry, FileId, NameChange, NamesChanged, Owed, SyncOrder, Tree};
 
 /// A place in the stream of operations: log sequence number.
 pub type Lsn = u64;
@@ -53,6 +54,8 @@ pub struct Engine<B: Backing> {
     lanes: Arc<Lanes<B>>,
     log: Option<Arc<Log<B>>>,
     filesystem_id: u64,
+    /// The backing filesystem keeps metadata in the order in which it was changed.
+    keeps_order: bool,
     /// The last number given out. 1 is what objects start with: "changed by
     /// somebody before we knew it".
     stream: AtomicU64,
@@ -89,7 +92,8 @@ impl<B: Backing> Engine<B> {
     #[must_use]
     pub fn new(backing: &B, config: EngineConfig) -> Arc<Self> {
         let fence = Arc::new(BackingFence::new(backing.fencer()));
-        Self::build(backing, config, |lanes| Lanes::new(fence, lanes), None)
+        let keeps_order = fence.keeps_order();
+        Self::build(backing, config, |lanes| Lanes::new(fence, lanes), None, keeps_order)
     }
 
     /// An engine with a log, which lies in the directory `.lanefs` of `backing`
@@ -109,7 +113,7 @@ impl<B: Backing> Engine<B> {
             Log::open(Arc::clone(backing), Arc::clone(&fence), elsewhere, log, progress)?;
         let fence = Arc::new(LogFence::new(Arc::clone(&log), Arc::clone(backing), fence));
         let lanes = |lanes| Lanes::new(fence, lanes);
-        Ok((Self::build(&**backing, config, lanes, Some(log)), report))
+        Ok((Self::build(&**backing, config, lanes, Some(log), true), report))
     }
 
     fn build(
@@ -117,10 +121,12 @@ impl<B: Backing> Engine<B> {
         config: EngineConfig,
         lanes: impl FnOnce(LaneConfig) -> Lanes<B>,
         log: Option<Arc<Log<B>>>,
+        keeps_order: bool,
     ) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             lanes: Arc::new(lanes(config.lanes)),
             log,
+            keeps_order,
             filesystem_id: backing.filesystem_id(),
             stream: AtomicU64::new(1),
             dir_moved: AtomicU64::new(1),
@@ -179,6 +185,12 @@ impl<B: Backing> Engine<B> {
         if drained { Ok(()) } else { Err(Errno::TIMEDOUT) }
     }
 
+    /// Waits until no sync request is parked or under way, at most `deadline`; whether
+    /// that is so.
+    pub fn drain(&self, deadline: Duration) -> bool {
+        self.lanes.drain(deadline)
+    }
+
     /// As [`Self::flush`], for an engine that is used no more: the log is empty and
     /// says so, and the background thread has ended.
     ///
@@ -197,6 +209,13 @@ impl<B: Backing> Engine<B> {
     /// The log, if one is kept.
     pub fn log(&self) -> Option<&Arc<Log<B>>> {
         self.log.as_ref()
+    }
+
+    /// Whether the backing filesystem keeps metadata in the order in which it was
+    /// changed, over a power cut too.
+    #[must_use]
+    pub const fn keeps_order(&self) -> bool {
+        self.keeps_order
     }
 
     /// Figures since the start.
@@ -235,10 +254,26 @@ impl<B: Backing> Engine<B> {
         let applied = log.apply(prepare, operation, describe)?;
         self.unsynced();
         if applied.is_overdue {
-            // Nobody waits for it; whoever comes next finds less to do.
-            self.lanes.submit(0, SyncRequest::everything(), Box::new(|_| {}));
+            self.submit_overdue();
         }
         Ok((applied.value, applied.lsn))
+    }
+
+    /// So much waits for a group that one is due. Nobody waits for it; whoever comes next
+    /// finds less to do.
+    fn submit_overdue(&self) {
+        let request = (SyncRequest::everything(), Box::new(|_| {}) as Completion);
+        self.submit_own(0, vec![request], false);
+    }
+
+    /// [`Lanes::submit_own`]; a new thread leads when nobody else is there.
+    fn submit_own(&self, writer: WriterId, orders: Vec<SyncOrder<B>>, waits: bool) {
+        let relieve = || {
+            let lanes = Arc::clone(&self.lanes);
+            let thread = std::thread::Builder::new().name("lanefs-lead".into());
+            thread.spawn(move || lanes.go_on_leading()).is_ok()
+        };
+        self.lanes.submit_own(writer, orders, waits, &relieve);
     }
 }
 

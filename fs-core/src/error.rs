@@ -37,10 +37,15 @@ impl Errno {
     pub const TIMEDOUT: Self = Self(libc::ETIMEDOUT);
     /// Not a directory.
     pub const NOTDIR: Self = Self(20);
+    /// Is a directory.
+    pub const ISDIR: Self = Self(21);
     /// Invalid argument.
     pub const INVAL: Self = Self(22);
     /// Result does not fit the caller's buffer.
     pub const RANGE: Self = Self(34);
+    /// Too many symbolic links.
+    #[cfg(unix)]
+    pub const LOOP: Self = Self(libc::ELOOP);
     /// The operation is not implemented here.
     #[cfg(unix)]
     pub const NOSYS: Self = Self(libc::ENOSYS);

@@ -128,6 +128,11 @@ impl<B: Backing> BackingFence<B> {
         FenceOutcome { results, way: Way::Backing(method), service }
     }
 
+    /// Whether metadata survives in the order in which it was changed.
+    pub fn keeps_order(&self) -> bool {
+        self.fencer.supports(FenceMethod::SharedCommit)
+    }
+
     /// One journal commit: everything that was changed on the filesystem before
     /// is durable then, except data that has not been written back.
     ///

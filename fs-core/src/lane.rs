@@ -10,7 +10,8 @@
 //! - A waiting request is a parked completion, never a parked thread. The
 //!   thread that brings a request to an idle lane becomes the leader and
 //!   carries groups until none is pending; no thread is kept for it. A front-end
-//!   whose threads must not block takes that [`Duty`] and runs it elsewhere.
+//!   whose threads must not block takes that [`Duty`] and runs it elsewhere. Threads of
+//!   a program that uses the library hand the lead over (`handover`).
 //! - At most one group is under way at a time, so completions of an earlier
 //!   group are called before a later one leaves. (Requests past a full queue are
 //!   carried beside it, each by the thread that brought it.)
@@ -19,17 +20,20 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use self::handover::Waiter;
 use self::policy::{CohortPolicy, Decision, Nanos, PolicyConfig, WriterId};
 use self::stats::LaneStats;
 pub use self::stats::LaneStatus;
 use crate::error::{Errno, Result};
 use crate::fence::{FenceOutcome, GroupFence, SyncRequest, Way};
 use crate::platform::Backing;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 mod duty;
+mod handover;
 pub mod policy;
 mod stats;
 
@@ -83,12 +87,22 @@ struct State<B: Backing> {
     alone: usize,
     /// The leader holds a group back.
     holding: bool,
+    /// Threads that wait for requests of their own, longest first: they may lead.
+    waiters: VecDeque<Arc<Waiter>>,
     stats: LaneStats,
 }
 
 struct Parked<B: Backing> {
     request: SyncRequest<B>,
     done: Completion,
+}
+
+/// What is left to do for requests that were brought.
+struct Brought<B: Backing> {
+    /// Nobody led: it is for the bringer to lead, or to have somebody do it.
+    leads: bool,
+    /// Requests that the queue had no room for.
+    beyond: Vec<Parked<B>>,
 }
 
 impl<B: Backing> Lanes<B> {
@@ -100,6 +114,7 @@ impl<B: Backing> Lanes<B> {
             leading: false,
             alone: 0,
             holding: false,
+            waiters: VecDeque::new(),
             stats: LaneStats::new(),
         };
         Self {
@@ -128,7 +143,13 @@ impl<B: Backing> Lanes<B> {
         request: impl Into<SyncRequest<B>>,
         done: Completion,
     ) {
-        let Some(duty) = self.submit_deferred(writer, request, done) else { return };
+        if let Some(duty) = self.submit_deferred(writer, request, done) {
+            self.see_to(duty);
+        }
+    }
+
+    /// Runs a duty, elsewhere if somebody takes it.
+    fn see_to(&self, duty: Duty<B>) {
         match self.elsewhere.get() {
             Some(run) => run(duty),
             None => duty.run(&mut || {}),
@@ -143,35 +164,54 @@ impl<B: Backing> Lanes<B> {
         request: impl Into<SyncRequest<B>>,
         done: Completion,
     ) -> Option<Duty<B>> {
-        let request = request.into();
+        let parked = Parked { request: request.into(), done };
+        let Brought { leads, beyond } = self.park(writer, [parked], None);
+        if leads {
+            Some(Duty::lead(Arc::clone(self)))
+        } else if beyond.is_empty() {
+            None
+        } else {
+            Some(Duty::carry_alone(Arc::clone(self), beyond))
+        }
+    }
+
+    /// Parks requests as far as there is room, with the thread that waits for them.
+    fn park(
+        &self,
+        writer: WriterId,
+        requests: impl IntoIterator<Item = Parked<B>>,
+        waiter: Option<Arc<Waiter>>,
+    ) -> Brought<B> {
+        let (mut beyond, mut lies) = (Vec::new(), Vec::new());
+        let mut keeps_others_out = false;
         let mut state = self.lock();
-        state.stats.requests += 1;
-        if self.config.lie_one_in.is_some_and(|n| state.stats.requests.is_multiple_of(n)) {
-            drop(state);
-            complete(done, Ok(()));
-            return None;
-        }
-        if state.pending.len() >= self.config.queue_ops_max {
-            state.stats.overflows += 1;
-            state.alone += 1;
-            drop(state);
-            return Some(Duty::carry_alone(Arc::clone(self), Parked { request, done }));
-        }
         let now = self.now();
-        let keeps_others_out = request.keeps_others_out;
-        state.pending.push_back(Parked { request, done });
-        state.policy.arrived(writer, now);
-        if !state.leading {
-            state.leading = true;
-            return Some(Duty::lead(Arc::clone(self)));
+        for parked in requests {
+            state.stats.requests += 1;
+            if self.config.lie_one_in.is_some_and(|n| state.stats.requests.is_multiple_of(n)) {
+                lies.push(parked.done);
+            } else if state.pending.len() >= self.config.queue_ops_max {
+                state.stats.overflows += 1;
+                state.alone += 1;
+                beyond.push(parked);
+            } else {
+                keeps_others_out |= parked.request.keeps_others_out;
+                state.pending.push_back(parked);
+                state.policy.arrived(writer, now);
+            }
         }
+        state.waiters.extend(waiter);
+        let leads = !state.leading && !state.pending.is_empty();
+        state.leading |= leads;
         // The newcomer looks for the leader whether the group is complete, so
         // that the leader is woken once for a group and not once a request.
         if state.holding && (keeps_others_out || state.policy.decide(now) == Decision::Go) {
             state.holding = false;
             self.leave.notify_one();
         }
-        None
+        drop(state);
+        lies.into_iter().for_each(|done| complete(done, Ok(())));
+        Brought { leads, beyond }
     }
 
     /// Waits until no request is parked or under way; false after `deadline`.
@@ -271,16 +311,27 @@ impl<B: Backing> Lanes<B> {
         }
     }
 
-    /// One request past the full queue, beside the group that may be under way.
-    fn carry_alone(&self, Parked { request, done }: Parked<B>) {
-        let outcome = self.run_fence(std::slice::from_ref(&request));
+    /// Requests past the full queue, beside the group that may be under way.
+    fn carry_alone(&self, mut requests: Vec<Parked<B>>) {
+        while !requests.is_empty() {
+            let ops = requests.len().min(self.config.policy.group_ops_max.max(1));
+            self.carry_group_alone(requests.drain(..ops));
+        }
+    }
+
+    fn carry_group_alone(&self, group: impl Iterator<Item = Parked<B>>) {
+        let (requests, completions): (Vec<_>, Vec<_>) =
+            group.map(|parked| (parked.request, parked.done)).unzip();
+        let outcome = self.run_fence(&requests);
         {
             let mut state = self.lock();
             state.stats.finished(&outcome);
-            state.alone -= 1;
+            state.alone -= requests.len();
             self.empty.notify_all();
         }
-        complete(done, outcome.results.into_iter().next().unwrap_or(Err(Errno::IO)));
+        for (done, result) in completions.into_iter().zip(outcome.results) {
+            complete(done, result);
+        }
     }
 
     /// The fence's outcome; a panic in it fails this group and nobody else.
@@ -316,5 +367,80 @@ impl<B: Backing> Lanes<B> {
 fn complete(done: Completion, result: Result<()>) {
     if catch_unwind(AssertUnwindSafe(|| done(result))).is_err() {
         tracing::error!("a completion panicked");
+    }
+}
+
+#[cfg(all(test, shuttle))]
+mod shuttle_tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::platform::sim::SimBacking;
+
+    const THREADS: usize = 4;
+    const REQUESTS: usize = 3;
+
+    /// A fence that gives way in its middle, and is never entered twice.
+    struct GivesWay(AtomicBool);
+
+    impl GroupFence<SimBacking> for GivesWay {
+        fn run(&self, group: &[SyncRequest<SimBacking>]) -> FenceOutcome {
+            assert!(!self.0.swap(true, Ordering::SeqCst), "one group at a time");
+            shuttle::thread::yield_now();
+            self.0.store(false, Ordering::SeqCst);
+            let results = vec![Ok(()); group.len()];
+            FenceOutcome { results, way: Way::Nothing, service: Duration::from_micros(100) }
+        }
+
+        fn mechanism(&self) -> &'static str {
+            "gives way"
+        }
+    }
+
+    /// In any order of threads every request is answered once, groups do not overlap, and
+    /// whoever waits for the lanes to be empty is woken.
+    #[test]
+    fn shuttle_every_request_is_answered_once() {
+        let check = || {
+            // No hold: nothing times out here.
+            let policy =
+                PolicyConfig { hold_ratio_max: 0.0, round_trip_ns: 0, ..PolicyConfig::default() };
+            let config = LaneConfig { policy, ..LaneConfig::default() };
+            let lanes = Arc::new(Lanes::new(Arc::new(GivesWay(AtomicBool::new(false))), config));
+            let answers = Arc::new(AtomicUsize::new(0));
+            let threads: Vec<_> = (0..THREADS)
+                .map(|thread| {
+                    let (lanes, answers) = (Arc::clone(&lanes), Arc::clone(&answers));
+                    shuttle::thread::spawn(move || {
+                        let own = Arc::new(AtomicUsize::new(0));
+                        let done = || {
+                            let (answers, own) = (Arc::clone(&answers), Arc::clone(&own));
+                            Box::new(move |_| {
+                                answers.fetch_add(1, Ordering::SeqCst);
+                                own.fetch_add(1, Ordering::SeqCst);
+                            }) as Completion
+                        };
+                        let all = (0..REQUESTS - 1).map(|_| (SyncRequest::everything(), done()));
+                        let relieve = || {
+                            let lanes = Arc::clone(&lanes);
+                            drop(shuttle::thread::spawn(move || lanes.go_on_leading()));
+                            true
+                        };
+                        let waits = thread % 2 == 0;
+                        let before = own.load(Ordering::SeqCst);
+                        lanes.submit_own(thread as u64, all.collect(), waits, &relieve);
+                        let now = own.load(Ordering::SeqCst);
+                        assert!(!waits || now - before == REQUESTS - 1, "it has waited");
+                        lanes.submit(thread as u64, SyncRequest::everything(), done());
+                    })
+                })
+                .collect();
+            assert!(lanes.drain(Duration::from_secs(1000)));
+            threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+            assert!(lanes.drain(Duration::from_secs(1000)));
+            assert_eq!(answers.load(Ordering::SeqCst), THREADS * REQUESTS);
+        };
+        shuttle::check_random(check, 2000);
+        shuttle::check_pct(check, 2000, 3);
     }
 }

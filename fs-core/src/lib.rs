@@ -5,6 +5,7 @@
 //!
 //! | module | what it does |
 //! | --- | --- |
+//! | [`batch`] | [`batch::Files`]: crash-safe files for Rust programs, without a mount |
 //! | [`engine`] | [`engine::Engine`] (one per backing filesystem) and [`engine::Tree`] (one per mount): applies operations, knows objects, hands sync requests to the lanes |
 //! | [`durability`] | what a mount promises beside what programs ask for; pure |
 //! | [`lane`] | the solo lane and the group lane: who travels with whom, and when a group leaves |
@@ -16,6 +17,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod batch;
 pub mod durability;
 pub mod engine;
 pub mod error;
@@ -24,4 +26,5 @@ pub mod lane;
 pub mod log;
 #[allow(unsafe_code)]
 pub mod platform;
+mod sync;
 pub mod types;

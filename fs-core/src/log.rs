@@ -26,6 +26,7 @@
 //! | [`tracked`] | per file: which bytes are committed, which are live in the log |
 //! | `marks` | what must not be taken from the log any more |
 //! | `rewrites`, `undo` | files rewritten in place are old or new after a power cut |
+//! | `together` | batches that a power cut leaves all or none of |
 //! | `home` | the directory `.lanefs` |
 //! | `checkpoint` | the background thread |
 //! | [`recovery`] | after a power cut |
@@ -72,6 +73,7 @@ pub mod record;
 pub mod recovery;
 mod rewrites;
 mod stream;
+pub(crate) mod together;
 pub mod tracked;
 mod undo;
 mod writer;
@@ -198,12 +200,17 @@ impl<B: Backing> Log<B> {
         describe(self, first, &value, &mut changes);
         changes.into_iter().for_each(|change| stream.push(change));
         let lsn = stream.last();
+        self.note_applied(lsn);
+        let is_overdue = stream.pending_bytes() > PENDING_BYTES_MAX;
+        Ok(Applied { value, lsn, is_overdue })
+    }
+
+    /// Notes in the marker that everything up to `lsn` was applied; under the stream's lock.
+    fn note_applied(&self, lsn: Lsn) {
         if let Err(error) = self.backing.set_marker(&self.home.marker, lsn) {
             // Without the marker nobody can tell after a power cut what was kept.
             self.give_up(&format!("the marker cannot be set: {error}"));
         }
-        let is_overdue = stream.pending_bytes() > PENDING_BYTES_MAX;
-        Ok(Applied { value, lsn, is_overdue })
     }
 
     /// The last number given out.

@@ -204,6 +204,13 @@ pub trait Backing: Send + Sync + Sized + 'static {
         offset: u64,
         keep_suid: bool,
     ) -> Result<usize>;
+    /// Writes as much of the front of `data` at an offset as can go past the page
+    /// cache (`O_DIRECT`), and says how many bytes: 0 where the filesystem refuses
+    /// that. Nothing is durable by it. `file` must have been opened by the caller, who
+    /// does nothing else with it meanwhile.
+    fn write_direct(&self, _file: &Self::File, _data: &[u8], _offset: u64) -> Result<usize> {
+        Ok(0)
+    }
     /// Allocates, punches, collapses: the modes of `fallocate(2)`.
     fn allocate(
         &self,

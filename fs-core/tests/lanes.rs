@@ -10,7 +10,7 @@ use std::time::Duration;
 use fs_core::error::{Errno, Result};
 use fs_core::fence::{BackingFence, FenceOutcome, GroupFence, SyncRequest, Way};
 use fs_core::lane::policy::PolicyConfig;
-use fs_core::lane::{Duty, LaneConfig, Lanes};
+use fs_core::lane::{Completion, Duty, LaneConfig, Lanes};
 use fs_core::platform::{
     Backing, FenceMethod, Fencer, Found, LogBuffer, LogStore, ObjectKey, OpenMode, RenameMode,
     Seek, SyncTarget,
@@ -438,6 +438,70 @@ fn submit_deferred(bench: &Bench, number: u32) -> Option<Duty<Fake>> {
     let done = Box::new(move |result| answer.send((number, result)).expect("the test listens"));
     let file = SyncTarget::File(FakeFile::new(number, Plan::Succeed), SyncKind::Full);
     bench.lanes.submit_deferred(u64::from(number), file, done)
+}
+
+type Own = Vec<(SyncRequest<Fake>, Completion)>;
+
+/// Requests of a thread that leads only until they are answered.
+fn own(bench: &Bench, numbers: std::ops::RangeInclusive<u32>) -> Own {
+    let one = |number| {
+        let answer = bench.answers.0.clone();
+        let done = move |result| answer.send((number, result)).expect("the test listens");
+        let file = SyncTarget::File(FakeFile::new(number, Plan::Succeed), SyncKind::Full);
+        (SyncRequest::from(file), Box::new(done) as Completion)
+    };
+    numbers.map(one).collect()
+}
+
+/// A thread of a program hands the lead over when its own requests are answered. Those
+/// that the queue had no room for were left for afterwards: it led for others until then.
+#[test]
+fn a_thread_leads_no_longer_than_its_own_requests_take() {
+    let bench = Bench::new(LaneConfig { queue_ops_max: 1, ..LaneConfig::default() });
+    let (lanes, requests) = (Arc::clone(&bench.lanes), own(&bench, 1..=3));
+    let program = std::thread::spawn(move || {
+        let relieve = || {
+            let lanes = Arc::clone(&lanes);
+            drop(std::thread::spawn(move || lanes.go_on_leading()));
+            true
+        };
+        lanes.submit_own(1, requests, true, &relieve);
+    });
+    assert_eq!(bench.group(), [2, 3], "without room, together");
+    bench.permit();
+    assert_eq!(bench.group(), [1]);
+    bench.submit(4, Plan::Succeed);
+    bench.permit();
+    assert_eq!(bench.group(), [4]);
+    program.join().expect("it does not wait for number 4");
+    let answers: Vec<_> = (0..3).map(|_| bench.answer()).collect();
+    assert_eq!(answers, [(2, Ok(())), (3, Ok(())), (1, Ok(()))]);
+    bench.permit();
+    assert_eq!(bench.answer(), (4, Ok(())));
+    assert!(bench.lanes.drain(LONG));
+}
+
+/// Where duties are run elsewhere, nobody leads who brought requests: neither does a thread
+/// that waits for them, nor one that does not.
+#[test]
+fn requests_that_leave_together_can_be_carried_elsewhere() {
+    let bench = Bench::new(LaneConfig { queue_ops_max: 2, ..LaneConfig::default() });
+    let (sender, duties) = channel();
+    bench.lanes.lead_elsewhere(Box::new(move |duty| sender.send(duty).expect("the test listens")));
+    let nobody = || unreachable!("it does not lead");
+    bench.lanes.submit_own(1, own(&bench, 1..=1), false, &nobody);
+    let (lanes, requests) = (Arc::clone(&bench.lanes), own(&bench, 2..=4));
+    let program = std::thread::spawn(move || lanes.submit_own(2, requests, true, &nobody));
+    (0..2).for_each(|_| bench.permit());
+    let (lead, alone) = (duties.recv_timeout(LONG), duties.recv_timeout(LONG));
+    let (lead, alone) = (lead.expect("one is to lead"), alone.expect("two have no room"));
+    assert_eq!((lead.is_to_lead(), alone.is_to_lead()), (true, false));
+    assert!(bench.groups.try_recv().is_err(), "nothing was carried by who brought it");
+    alone.run(&mut || {});
+    lead.run(&mut || {});
+    assert_eq!([bench.group(), bench.group()], [vec![3, 4], vec![1, 2]]);
+    program.join().expect("it has waited");
+    assert!(bench.lanes.drain(LONG));
 }
 
 /// Many threads, thousands of requests: each is answered exactly once.

@@ -257,6 +257,7 @@ fn backing_options(options: &MountOptions) -> BackingOptions {
         pin_objects: options.pin_objects,
         cached_fds_max: None,
         mechanism: options.mechanism,
+        as_library: false,
     }
 }
 

@@ -130,19 +130,22 @@ impl Skin {
 
     pub(crate) fn open(&self, caller: Caller, id: NodeId, flags: i32) -> Result<Opened> {
         let perm = || self.tree.attr(id).ok().map(|attr| attr.perm);
-        let rewriting = self.rewriting(flags, || self.tree.attr(id).map_or(0, |attr| attr.size));
+        let size = || self.tree.attr(id).map_or(0, |attr| attr.size);
+        let rewriting = self.rewriting(flags, || (size(), self.tree.is_being_rewritten(id)));
         let plain = rewriting == Rewriting::Mappable;
         let backing = self.passthrough.open(&self.tree, id, plain, perm);
         let opened = self.tree.open(caller, id, open_mode(flags), backing.is_some());
         let file = opened.inspect_err(|_| self.passthrough.release(id))?;
-        Ok(self.opened(file, flags, rewriting, backing))
+        Ok(self.opened((id, file), flags, rewriting, backing))
     }
 
-    /// What an open says about rewriting a file that holds so many bytes.
-    fn rewriting(&self, flags: i32, bytes: impl FnOnce() -> u64) -> Rewriting {
+    /// What an open says about rewriting a file that holds so many bytes, and may be being
+    /// rewritten.
+    fn rewriting(&self, flags: i32, held: impl FnOnce() -> (u64, bool)) -> Rewriting {
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
         if writes && self.tree.engine().log().is_some() {
-            passthrough::rewriting(flags, bytes())
+            let (bytes, under_way) = held();
+            passthrough::rewriting(flags, bytes, under_way)
         } else {
             Rewriting::No
         }
@@ -150,14 +153,14 @@ impl Skin {
 
     fn opened(
         &self,
-        file: FileId,
+        (id, file): (NodeId, FileId),
         flags: i32,
         rewriting: Rewriting,
         backing: Option<Arc<Backing>>,
     ) -> Opened {
         // One that was cut and is not protected is like any other.
         let is_cut = flags & libc::O_TRUNC != 0;
-        let seen = rewriting == Rewriting::Seen && (!is_cut || self.tree.is_rewriting(file));
+        let seen = rewriting == Rewriting::Seen && (!is_cut || self.tree.is_being_rewritten(id));
         if backing.is_some() && !seen {
             self.tree.leave_unseen(file);
         }
@@ -193,11 +196,13 @@ impl Skin {
         let (entry, file) =
             self.tree.create(caller, parent, name, new, open_mode(flags), exclusive)?;
         // One that was cut and had held something is not new.
-        let held = || entry.attr.size.max(u64::from(self.tree.is_rewriting(file)));
-        let rewriting = self.rewriting(flags, held);
+        let rewriting = self.rewriting(flags, || {
+            let under_way = self.tree.is_being_rewritten(entry.id);
+            (entry.attr.size.max(u64::from(under_way)), under_way)
+        });
         let (plain, perm) = (rewriting == Rewriting::Mappable, || Some(entry.attr.perm));
         let backing = self.passthrough.open(&self.tree, entry.id, plain, perm);
-        Ok((entry, self.opened(file, flags, rewriting, backing)))
+        Ok((entry, self.opened((entry.id, file), flags, rewriting, backing)))
     }
 
     pub(crate) fn release(&self, id: NodeId, file: FileId) {

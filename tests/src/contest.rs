@@ -28,7 +28,13 @@ pub use self::figures::{median, percentile, rounded, sorted};
 pub use self::ground::{Bench, Ground};
 pub use self::outcome::{Outcome, Record};
 pub use self::session::{Contest, Session, Subject};
+#[cfg(all(test, feature = "library"))]
+pub(crate) use self::slice::Slice;
 pub use self::slice::Timing;
+#[cfg(feature = "library")]
+pub(crate) use self::slice::run_slice;
+#[cfg(feature = "library")]
+pub(crate) use self::workload::Worker;
 pub use self::workload::Workload;
 
 mod figures;

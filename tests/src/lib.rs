@@ -33,6 +33,8 @@ pub mod direct;
 pub mod disk;
 pub mod filesystem;
 pub mod leftovers;
+#[cfg(feature = "library")]
+pub mod libraries;
 pub mod loopfs;
 pub mod mapping;
 pub mod mounted;

@@ -7,6 +7,8 @@ use std::sync::atomic::AtomicBool;
 use clap::{Parser, Subcommand};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tests::baseline::{self, BaselineArgs};
+#[cfg(feature = "library")]
+use tests::libraries::{self, LibrariesArgs};
 use tests::performance::{self, PerformanceArgs};
 use tests::powercut::{self, PowercutArgs};
 
@@ -37,6 +39,8 @@ enum Command {
     // Their help texts stand with their arguments.
     Baseline(BaselineArgs),
     Performance(PerformanceArgs),
+    #[cfg(feature = "library")]
+    Libraries(LibrariesArgs),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +55,8 @@ fn main() -> ExitCode {
         Command::Powercut(args) => powercut::run(&args, &stop),
         Command::Baseline(args) => baseline::run(&args, &stop).map(|()| true),
         Command::Performance(args) => performance::run(&args, &stop),
+        #[cfg(feature = "library")]
+        Command::Libraries(args) => libraries::run(&args, &stop),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -105,12 +105,23 @@ fn obstacles_of_xfs() {
     let filesystem = LoopFs::xfs(XFS_MIB);
     expect_obstacle(filesystem.path(), "");
     unmount(filesystem.path());
+    let mkfs = tools::debian("xfsprogs", "mkfs.xfs");
+    let mut command = Command::new(&mkfs);
+    command.args(["-q", "-f", "-b", "size=16384", filesystem.device()]);
+    run::run(&mut command, TOOL_DEADLINE).expect_success();
+    // Before Linux 6.12 nobody can mount it.
+    let mut attempt = Command::new("mount");
+    attempt.args(["-t", "xfs", filesystem.device()]).arg(filesystem.path());
+    if run::run(&mut attempt, TOOL_DEADLINE).status.success() {
+        expect_obstacle(filesystem.path(), "blocks are of 16384 bytes");
+        unmount(filesystem.path());
+    }
     let log = LoopFs::ext4(2 * XFS_LOG_MIB);
     unmount(log.path());
-    let mut mkfs = Command::new(tools::debian("xfsprogs", "mkfs.xfs"));
+    let mut command = Command::new(&mkfs);
     let place = format!("logdev={},size={XFS_LOG_MIB}m", log.device());
-    mkfs.args(["-q", "-f", "-l", &place, filesystem.device()]);
-    run::run(&mut mkfs, TOOL_DEADLINE).expect_success();
+    command.args(["-q", "-f", "-l", &place, filesystem.device()]);
+    run::run(&mut command, TOOL_DEADLINE).expect_success();
     let options = format!("logdev={}", log.device());
     mount("xfs", &options, filesystem.device(), filesystem.path());
     expect_obstacle(filesystem.path(), "device of its own");

@@ -1,6 +1,7 @@
 //! Promise: `tests performance` judges what it measures, and leaves nothing behind.
 //!
 //! - A gate gives an object a line, and its exit code says whether all that is required is reached.
+//! - `tests libraries` counts what a replaced file costs, and finds the library's as few as promised.
 //! - Ctrl-C in the middle of a program's transaction ends it soon, with no loop device left (so no
 //!   filesystem on it, no mount over that, and nobody who has a file there).
 
@@ -38,6 +39,37 @@ fn a_gate_is_judged_row_by_row() {
     // A writer alone is never held back, however busy the machine is.
     let held = rows.iter().filter(|row| row["case"].as_str().is_some_and(|c| c.contains("held")));
     assert_eq!(held.filter(|row| row["reached"] == true).count(), 3, "{}", outcome.stdout);
+    let missed = rows.iter().any(|row| row["reached"] == false);
+    assert_eq!(outcome.status.code(), Some(i32::from(missed)), "{}", outcome.describe());
+}
+
+/// Times are noise on a busy machine; flushes and commits are not.
+#[test]
+#[cfg(feature = "library")]
+fn libraries_are_counted() {
+    if !require::mount_support() {
+        return;
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tests"));
+    command.args(["libraries", "--threads", "1", "--flush-ms", "1", "--seconds", "0.5", "--json"]);
+    let outcome = run::run(&mut command, DEADLINE);
+    let parse =
+        |line: &str| serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+    let rows = outcome.stdout.lines().map(parse).collect::<Vec<_>>();
+    let figure = |subject: &str, name: &str| {
+        let row = rows.iter().find(|row| row["subject"] == subject);
+        let figure = row.and_then(|row| row[name].as_f64());
+        figure.unwrap_or_else(|| panic!("no {name} of {subject}: {}", outcome.describe()))
+    };
+    assert_eq!(rows.len(), 5, "{}", outcome.describe());
+    // Two commits of two flushes each; for the library one flush, and its background work.
+    for subject in ["std", "fsys"] {
+        assert!((1.8..2.4).contains(&figure(subject, "commits_per_file")), "{}", outcome.stdout);
+        assert!((3.6..4.8).contains(&figure(subject, "flushes_per_file")), "{}", outcome.stdout);
+    }
+    assert!(figure("library", "commits_per_file") <= 0.1, "{}", outcome.stdout);
+    assert!((1.0..1.2).contains(&figure("library", "flushes_per_file")), "{}", outcome.stdout);
+    assert!(figure("library-batch", "flushes_per_file") <= 0.1, "{}", outcome.stdout);
     let missed = rows.iter().any(|row| row["reached"] == false);
     assert_eq!(outcome.status.code(), Some(i32::from(missed)), "{}", outcome.describe());
 }

@@ -24,9 +24,11 @@ mod describe;
 mod files;
 mod names;
 mod promise;
+mod together;
 
 use self::promise::Stamp;
 pub use self::promise::{Deed, Owed};
+pub use self::together::{NameChange, NamesChanged, SyncOrder};
 
 /// Number of an open file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,6 +87,9 @@ impl<B: Backing> OpenDir<B> {
         Self { node, dir, late_error: LateError::default() }
     }
 }
+
+/// A directory to be synced, and what notes the result.
+type DirOrder<B> = (SyncTarget<B>, Box<dyn FnOnce(Result<()>) -> Result<()> + Send>);
 
 /// One exported directory.
 pub struct Tree<B: Backing> {
@@ -275,24 +280,18 @@ impl<B: Backing> Tree<B> {
         if let Some(log) = &self.engine.log {
             return self.sync_dir_by_log(log, caller, dir, done);
         }
-        let state = self.dirs.get(dir.0).and_then(|open| Ok((self.dir_state(&open)?, open)));
-        let (covered, open) = match state {
-            Ok(state) => state,
-            Err(error) => return done(Err(error)),
-        };
-        if open.node.is_durable(covered) {
-            self.engine.lanes.count_skipped();
-            return done(Ok(()));
-        }
-        let node = Arc::clone(&open.node);
-        let target = SyncTarget::Dir(Arc::clone(&open.dir));
-        let note = move |result: Result<()>| {
-            if result.is_ok() {
-                node.made_durable(covered);
+        let order = self.dirs.get(dir.0).and_then(|open| self.dir_order(&open));
+        match order {
+            Err(error) => done(Err(error)),
+            Ok(None) => {
+                self.engine.lanes.count_skipped();
+                done(Ok(()));
             }
-            done(result);
-        };
-        self.engine.lanes.submit(u64::from(caller.thread), target, Box::new(note));
+            Ok(Some((target, note))) => {
+                let noted = Box::new(move |result| done(note(result)));
+                self.engine.lanes.submit(u64::from(caller.thread), target, noted);
+            }
+        }
     }
 
     // ---- within ----
@@ -311,6 +310,23 @@ impl<B: Backing> Tree<B> {
         let moved = self.engine.dir_moved.load(Ordering::Acquire);
         let lsn = open.node.last_change().max(moved);
         Ok(DirState { lsn, ctime: self.backing.attr(&open.node.object)?.ctime })
+    }
+
+    /// What is to be synced for a directory, and what notes the result; `None` if it is
+    /// durable. Without a log.
+    fn dir_order(&self, open: &OpenDir<B>) -> Result<Option<DirOrder<B>>> {
+        let covered = self.dir_state(open)?;
+        if open.node.is_durable(covered) {
+            return Ok(None);
+        }
+        let node = Arc::clone(&open.node);
+        let note = move |result: Result<()>| {
+            if result.is_ok() {
+                node.made_durable(covered);
+            }
+            result
+        };
+        Ok(Some((SyncTarget::Dir(Arc::clone(&open.dir)), Box::new(note))))
     }
 
     fn sync_dir_by_log(&self, log: &Log<B>, caller: Caller, dir: DirId, done: Completion) {

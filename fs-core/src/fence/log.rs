@@ -263,8 +263,10 @@ impl<B: Backing> LogFence<B> {
                 // and then the name stands for it. A commit holds the loss as well.
                 Ok(None) => tail.inexpressible = true,
                 Ok(found) => files.extend(found),
+                // Its data was written in place when it joined: a commit covers that.
                 Err(error) => {
-                    tracing::warn!(%error, "a renamed file's content cannot be made durable");
+                    tracing::warn!(%error, "a renamed file's content cannot be logged");
+                    tail.inexpressible = true;
                 }
             }
         }

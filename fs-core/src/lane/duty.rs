@@ -16,8 +16,8 @@ pub struct Duty<B: Backing> {
 enum Work<B: Backing> {
     /// Carry groups until nothing is pending.
     Lead,
-    /// Carry one request for which the queue had no room.
-    Alone(Parked<B>),
+    /// Carry what the queue had no room for.
+    Alone(Vec<Parked<B>>),
 }
 
 impl<B: Backing> Duty<B> {
@@ -25,7 +25,7 @@ impl<B: Backing> Duty<B> {
         Self { lanes, work: Some(Work::Lead) }
     }
 
-    pub(super) fn carry_alone(lanes: Arc<Lanes<B>>, parked: Parked<B>) -> Self {
+    pub(super) fn carry_alone(lanes: Arc<Lanes<B>>, parked: Vec<Parked<B>>) -> Self {
         Self { lanes, work: Some(Work::Alone(parked)) }
     }
 

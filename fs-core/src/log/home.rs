@@ -3,7 +3,7 @@
 //! ```text
 //! .lanefs/            mode 0700, hidden from the mount
 //!   marker            its time of change is the number of the last operation applied
-//!   marks/            see `marks`
+//!   marks/            see `marks` and `together`
 //!   undo/             see `undo`
 //!   log               the log, unless it lies elsewhere
 //!   log-is-UUID       the log lies elsewhere, and may not be empty

@@ -25,15 +25,20 @@ use super::record::Change;
 /// Who makes what the engine needs for itself.
 pub(crate) const OURSELVES: Caller = Caller { uid: 0, gid: 0, thread: 0 };
 
-/// An operation that took bytes from a file.
+/// An operation that took bytes from a file; or one of a batch (`together`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub(super) lsn: Lsn,
-    /// [`Change::Resize`] or [`Change::Allocate`].
+    /// [`Change::Resize`] or [`Change::Allocate`]; or what a batch may hold.
     pub(super) change: Change,
 }
 
 impl Mark {
+    /// Whether it is an operation of a batch: none of those takes bytes from a file.
+    pub(super) const fn is_of_batch(&self) -> bool {
+        !matches!(self.change, Change::Resize { .. } | Change::Allocate { .. })
+    }
+
     /// The name of the file that is the mark: at most 150 bytes, ASCII.
     fn name(&self) -> Option<OsString> {
         let (object, words) = match &self.change {
@@ -112,7 +117,7 @@ fn parse_renewed(name: &OsStr) -> Option<(ObjectKey, ObjectKey)> {
 
 /// The directory of the marks.
 pub(super) struct Marks<B: Backing> {
-    directory: B::Object,
+    pub(super) directory: B::Object,
 }
 
 impl<B: Backing> Marks<B> {

@@ -90,6 +90,8 @@ pub struct PlantedBugs {
     pub no_compare: bool,
     /// The other device is not flushed when the log has its own.
     pub no_device_flush: bool,
+    /// Batches are not written down before they are applied.
+    pub no_batch_marks: bool,
 }
 
 impl Default for LogConfig {
@@ -223,6 +225,7 @@ impl<B: Backing> Log<B> {
         // Not before: as long as the old groups count, so do the marks.
         home.marks.remove_through(&*backing, last).map_err(home_error("remove marks"))?;
         home.marks.forget_renewed(&*backing).map_err(home_error("remove marks"))?;
+        home.marks.forget_batches(&*backing).map_err(home_error("remove marks"))?;
         if home.undo.clear(&*backing).map_err(home_error("remove copies"))? {
             // Durably, before anybody changes these files.
             backing.sync_all().map_err(home_error("sync"))?;

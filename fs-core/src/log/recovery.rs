@@ -21,7 +21,8 @@
 //!
 //! If only the daemon died and the filesystem has been mounted all the time, what it
 //! shows is newer than the log: it is synced, nothing is redone, not even an operation
-//! that was under way; only where write-back had failed is there something to fill.
+//! that was under way, except the rest of a batch; only where write-back had failed is
+//! there something to fill.
 //!
 //! Nothing is ever invented: an object that is gone was removed later; what the log
 //! says of it is counted and passed over.
@@ -121,9 +122,12 @@ impl RecoveryReport {
 
     /// The last operation that must not be redone. If the filesystem was never away, an
     /// operation that it does not have was under way when the daemon died: nobody was
-    /// told that it was done, and files may have been written since.
-    const fn kept(&self) -> Lsn {
-        if self.same_mount { Lsn::MAX } else { self.marker }
+    /// told that it was done, and files may have been written since. A batch is
+    /// completed all the same: a part of it may have been seen, and nothing else is under
+    /// way beside it.
+    fn kept(&self, marks: &[Mark]) -> Lsn {
+        let batch = marks.iter().any(Mark::is_of_batch);
+        if self.same_mount && !batch { Lsn::MAX } else { self.marker }
     }
 }
 
@@ -156,6 +160,7 @@ pub fn recover<B: Backing>(
     home.marks.remove_through(backing, ended.tail_lsn).map_err(home_error("remove marks"))?;
     home.marks.forget_renewed(backing).map_err(home_error("remove marks"))?;
     home.undo.clear(backing).map_err(home_error("remove copies"))?;
+    home.marks.forget_batches(backing).map_err(home_error("remove marks"))?;
     home.set_readme(backing, false).map_err(home_error("remove README"))?;
     let uuid = hex(&ended.uuid);
     home.note_log_elsewhere(backing, &uuid, false).map_err(home_error("write"))?;
@@ -174,10 +179,10 @@ pub fn check<B: Backing>(
     let Some((home, store)) = find(backing, elsewhere)? else { return Ok(None) };
     let superblock = read_superblock(&store)?;
     let contents = scan(&store, &superblock)?;
-    let marks = home.marks.list(backing).map_err(home_error("read the marks"))?;
     let marker = backing.marker(&home.marker).map_err(home_error("read the marker"))?;
+    let marks = all_marks(backing, &home, superblock.recovery_marker.unwrap_or(marker))?;
     let mut report = summary(backing, &superblock, &contents, marker);
-    let marker = report.kept();
+    let marker = report.kept(&marks);
     let first_marker = superblock.recovery_marker.unwrap_or(marker);
     let plan = Plan::new(&contents, &marks, first_marker);
     report.redone = plan.to_redo(marker);
@@ -232,19 +237,19 @@ pub(super) fn recover_in<B: Backing>(
 ) -> Result<Option<RecoveryReport>, OpenLogError> {
     let start = Instant::now();
     let contents = scan(store, superblock)?;
-    let marks = home.marks.list(backing).map_err(home_error("read the marks"))?;
+    let marker = backing.marker(&home.marker).map_err(home_error("read the marker"))?;
+    let marks = all_marks(backing, home, superblock.recovery_marker.unwrap_or(marker))?;
     let kept = home.undo.list(backing).map_err(home_error("read the copies"))?;
     if contents.groups.is_empty() && marks.is_empty() && kept.is_empty() {
         return Ok(None);
     }
-    let marker = backing.marker(&home.marker).map_err(home_error("read the marker"))?;
     let mut report = summary(backing, superblock, &contents, marker);
     if report.same_boot {
         // What waits for its block in the page cache is newer than the log.
         backing.sync_all().map_err(home_error("sync"))?;
     }
     let again = config.bugs.replay_same_boot && report.same_boot;
-    let marker = if again { superblock.tail_lsn } else { report.kept() };
+    let marker = if again { superblock.tail_lsn } else { report.kept(&marks) };
     let first_marker = superblock.recovery_marker.unwrap_or(marker);
     let plan = Plan::new(&contents, &marks, first_marker);
     let mut renewed = HashMap::new();
@@ -260,7 +265,7 @@ pub(super) fn recover_in<B: Backing>(
     if !report.same_mount {
         restore::restore(backing, home, &kept, &restore::ends(&contents), &mut report)?;
     }
-    report.last_lsn = report.last_lsn.max(marks.last().map_or(0, |mark| mark.lsn));
+    report.last_lsn = marks.iter().map(|mark| mark.lsn).fold(report.last_lsn, Lsn::max);
     if backing.marker(&home.marker).map_err(home_error("read the marker"))? < report.last_lsn {
         // A mark whose operation was not carried out must not look like one that is to be.
         let marked = backing.set_marker(&home.marker, report.last_lsn);
@@ -269,6 +274,19 @@ pub(super) fn recover_in<B: Backing>(
     backing.sync_all().map_err(|source| RecoveryError::Backing { what: "sync", source })?;
     report.seconds = seconds(start.elapsed());
     Ok(Some(report))
+}
+
+/// What the log may not know: operations that took bytes from files, and those of
+/// batches that may have been interrupted.
+fn all_marks<B: Backing>(
+    backing: &B,
+    home: &Home<B>,
+    marker: Lsn,
+) -> Result<Vec<Mark>, OpenLogError> {
+    let mut marks = home.marks.list(backing).map_err(home_error("read the marks"))?;
+    let batches = home.marks.of_batches(backing, marker);
+    marks.extend(batches.map_err(home_error("read a batch that was interrupted"))?);
+    Ok(marks)
 }
 
 /// Notes that from here on the marker moves.

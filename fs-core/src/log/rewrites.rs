@@ -149,6 +149,8 @@ impl<B: Backing> Log<B> {
         if is_unseen {
             self.leave_rewrite(&rewrite.file);
         }
+        // `truncate(2)` of many files that nobody opens must not keep a descriptor for each.
+        rewrite.file.spare_reader();
     }
 
     /// A sync of what a file held `before` makes that durable now, though it was cut again

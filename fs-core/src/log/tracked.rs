@@ -195,6 +195,12 @@ impl<B: Backing> Tracked<B> {
         Ok(reader)
     }
 
+    /// Lets the log read through a file that somebody has open for reading, if it has
+    /// none of its own.
+    pub(crate) fn lend_reader(&self, reader: &Arc<B::File>) {
+        self.lock().reader.get_or_insert_with(|| Arc::clone(reader));
+    }
+
     /// The log's own open file, if it has one.
     pub(crate) fn open_reader(&self) -> Option<Arc<B::File>> {
         self.lock().reader.clone()

@@ -60,6 +60,10 @@ pub struct BackingOptions {
     pub cached_fds_max: Option<usize>,
     /// How groups are made durable.
     pub mechanism: FenceMechanism,
+    /// The threads belong to a program that uses the engine as a library. They keep
+    /// their ids, umask and capabilities; the directory is used through the mount by
+    /// which it was named, and other filesystems below it are refused (`EXDEV`).
+    pub as_library: bool,
 }
 
 /// Why a directory cannot be a backing directory.
@@ -130,7 +134,8 @@ impl LinuxBacking {
             rustix::io::Errno::NOTDIR => OpenError::NotADirectory(path.to_owned()),
             other => io(other.into()),
         })?;
-        let privileges = Privileges::detect();
+        let privileges =
+            if options.as_library { Privileges::guest() } else { Privileges::detect() };
         let root = mount_clone::private_root(&original, privileges, options).map_err(io)?;
         rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive).map_err(
             |e| match e {
@@ -154,6 +159,13 @@ impl LinuxBacking {
             device_flush: DeviceFlush::default(),
             exact_times: OnceLock::new(),
         })
+    }
+
+    /// The process itself as a caller, for a program that uses the engine as a library.
+    #[must_use]
+    pub fn own_caller(&self) -> Caller {
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        Caller { uid: uid.as_raw(), gid: gid.as_raw(), thread: 0 }
     }
 
     /// Lets another daemon serve the directory, before this value is dropped:
@@ -206,6 +218,9 @@ impl LinuxBacking {
 
     fn found(&self, fd: OwnedFd) -> Result<Found<Self>> {
         let (attr, device) = attr::stat_fd(fd.as_fd())?;
+        if self.options.as_library && device != self.device {
+            return Err(Errno::XDEV);
+        }
         let (key, inner) = ObjectInner::of(fd, device, attr.ino, self.handles)?;
         let object = Arc::new(inner);
         self.cache.note(&object);
@@ -425,6 +440,10 @@ impl Backing for LinuxBacking {
         self.prepare_thread();
         let _guard = self.privileges.enter(caller, keep_suid);
         file::write_full(file, data, offset)
+    }
+
+    fn write_direct(&self, file: &Self::File, data: &[u8], offset: u64) -> Result<usize> {
+        file::write_direct(file, data, offset)
     }
 
     fn allocate(

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use fs_core::engine::{Engine, FileId, NodeId, Tree};
+use fs_core::engine::{Engine, FileId, NameChange, NodeId, Tree};
 use fs_core::error::{Errno, Result};
 use fs_core::log::format::{LogError, read_superblock, scan};
 use fs_core::log::recovery::recover;
@@ -103,7 +103,8 @@ impl Lab {
             let crashed = self.backing.crash(seed);
             let images = RefCell::new(Vec::new());
             recover(&crashed, None, &mut |_| {
-                images.borrow_mut().extend((0..20).map(|seed| crashed.crash(seed)));
+                // Others each time: a seed always chooses alike.
+                images.borrow_mut().extend((0..20).map(|n| crashed.crash(20 * seed + n)));
             })
             .expect("a recovery");
             for image in images.into_inner() {
@@ -141,6 +142,23 @@ fn content(backing: &SimBacking, text: &str) -> Option<Vec<u8>> {
     let mut content = vec![0; found.attr.size as usize];
     backing.read(&file, &mut content, 0).expect("it can be read");
     Some(content)
+}
+
+/// So many operations wait that a group is due: that is for somebody else to lead, too.
+#[test]
+fn an_overdue_group_is_led_elsewhere() {
+    let lab = Lab::new();
+    let (node, _) = lab.create("a");
+    let (sender, duties) = channel();
+    lab.engine.lead_elsewhere(Box::new(move |duty| sender.send(duty).expect("it listens")));
+    for round in 0..40_u8 {
+        lab.tree.set_xattr(NOBODY, node, name("user.a"), &[round; 60_000], 0).expect("a value");
+    }
+    let duty = duties.try_recv().expect("more than a group waits");
+    assert!(!lab.engine.drain(Duration::ZERO), "nobody leads yet");
+    duty.run(&mut || {});
+    assert!(lab.engine.drain(Duration::ZERO));
+    assert!(duties.try_recv().is_err(), "one leader at a time");
 }
 
 /// For front-ends whose threads must not wait for the disk: what waits is known before.

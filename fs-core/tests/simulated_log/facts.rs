@@ -115,6 +115,18 @@ impl Facts {
         facts.note(operation, effect);
     }
 
+    /// One operation has put these files, as they are, in place of others.
+    pub fn replaced(&mut self, files: &[Id]) {
+        self.done();
+        let operation = self.operation();
+        for file in files {
+            let facts = self.files.get_mut(file).expect("a known file");
+            let content = facts.now().to_vec();
+            facts.write(content);
+            facts.note(operation, Effect::Replaced);
+        }
+    }
+
     pub fn write(&mut self, file: Id, content: Vec<u8>) {
         self.files.get_mut(&file).expect("a known file").write(content);
     }

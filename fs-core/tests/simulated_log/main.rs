@@ -10,6 +10,7 @@
 //!   path and by hard links, because recovery may make objects anew.
 //! - [`disk`]: small logs, so that they wrap and fill.
 //! - [`rewrites`]: files rewritten in place are old or new.
+//! - [`library`]: the library for Rust programs on such disks.
 //! - [`direct`]: single cases: damage to a log, and bugs that were fixed.
 
 #![cfg(target_os = "linux")]
@@ -19,6 +20,7 @@ mod content;
 mod direct;
 mod disk;
 mod facts;
+mod library;
 mod model;
 mod rewrites;
 mod shape;

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use fs_core::durability::{Durability, Policy};
-use fs_core::engine::{Deed, Engine, FileId, NodeId, Owed, Tree};
+use fs_core::engine::{Deed, Engine, FileId, NamesChanged, NodeId, Owed, Tree};
 use fs_core::error::Result;
 use fs_core::log::LogConfig;
 use fs_core::platform::Backing;
@@ -122,6 +122,8 @@ struct Sync {
 enum Target {
     File(Opened, SyncKind),
     Dir(usize, NodeId),
+    /// A batch, and what was promised of its files.
+    Names(NamesChanged, Vec<Promise>),
     /// What an operation is not answered before.
     Owed(Owed<SimBacking>),
 }
@@ -306,6 +308,17 @@ impl Run {
                 tree.sync_dir(caller(program), dir, done);
                 tree.release_dir(dir);
             }
+            Target::Names(changed, more) => {
+                let tree = tree(0);
+                let run = Arc::clone(self);
+                let done = Box::new(move |result: Result<()>| {
+                    run.world().answered_more(more, result);
+                    done(result);
+                });
+                let orders = tree.orders_for_names(&changed, done);
+                // One thread runs it all.
+                tree.submit_as_worker(caller(program), orders);
+            }
             Target::Owed(owed) => owed.settle(done),
         }
     }
@@ -389,6 +402,16 @@ impl World {
             }
         }
         self.maybe_crash();
+    }
+
+    /// What else a sync has promised.
+    fn answered_more(&mut self, promises: Vec<Promise>, result: Result<()>) {
+        for promise in promises {
+            match result {
+                Ok(()) => self.facts.kept(promise),
+                Err(_) => self.facts.broken(promise),
+            }
+        }
     }
 
     fn lose(&mut self, loss: Option<String>) {

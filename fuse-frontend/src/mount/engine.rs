@@ -114,7 +114,9 @@ fn recover_first(
     let failed = |error: OpenLogError| Failure::new(format!("{}: {error}", path.display()));
     let elsewhere = || open_elsewhere(backing, options);
     let found = recovery::check(backing, elsewhere()?).map_err(failed)?;
-    let Some(found) = found.filter(|found| found.groups > 0) else { return Ok(()) };
+    // A batch of a Rust program that was interrupted is no group.
+    let is_something = |found: &RecoveryReport| found.groups > 0 || !found.is_nothing();
+    let Some(found) = found.filter(is_something) else { return Ok(()) };
     if options.read_only {
         return if found.is_nothing() {
             Ok(())

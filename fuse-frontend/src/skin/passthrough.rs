@@ -125,7 +125,7 @@ impl Passthrough {
 }
 
 /// Files that hold at most so much and are opened to be written only come to us.
-const REWRITTEN_BYTES_MAX: u64 = 1 << 20;
+const REWRITTEN_BYTES_MAX: u64 = 256 << 10;
 
 /// What an open says about rewriting the file, which the engine protects as long as it
 /// sees the writes: see `Tree::leave_unseen`.
@@ -140,11 +140,12 @@ pub(super) enum Rewriting {
     Mappable,
 }
 
-/// How a file that holds `bytes` is opened: programs that open a small one to write it
-/// from its beginning (`sort -o`, say) may cut it later.
-pub(super) fn rewriting(flags: i32, bytes: u64) -> Rewriting {
+/// How a file that holds `bytes` is opened, or one that is being rewritten: programs that
+/// open a small one to write it from its beginning (`sort -o`, say) may cut it later.
+pub(super) fn rewriting(flags: i32, bytes: u64, under_way: bool) -> Rewriting {
     let truncates = flags & libc::O_TRUNC != 0;
     match flags & libc::O_ACCMODE {
+        libc::O_WRONLY if under_way => Rewriting::Seen,
         _ if bytes == 0 => Rewriting::No,
         libc::O_RDWR if truncates => Rewriting::Mappable,
         libc::O_WRONLY if truncates => Rewriting::Seen,
@@ -189,7 +190,9 @@ mod tests {
             (write | libc::O_APPEND, 100, Rewriting::No),
         ];
         for (flags, bytes, expected) in cases {
-            assert_eq!(rewriting(flags, bytes), expected, "flags {flags:o}, {bytes} bytes");
+            assert_eq!(rewriting(flags, bytes, false), expected, "flags {flags:o}, {bytes} bytes");
         }
+        assert_eq!(rewriting(write | libc::O_APPEND, 0, true), Rewriting::Seen);
+        assert_eq!(rewriting(both, 0, true), Rewriting::No, "it may be mapped");
     }
 }

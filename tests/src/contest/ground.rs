@@ -1,7 +1,9 @@
 //! Where the sides work: filesystems on disks of their own.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -126,6 +128,21 @@ impl Ground {
             }
             Device::Own(loop_fs) => Work { flushes: loop_fs.flushes(), writes: loop_fs.writes() },
         }
+    }
+
+    /// Commits of the journal so far, of an ext4.
+    ///
+    /// # Errors
+    /// It is another filesystem, or has no journal.
+    pub fn journal_commits(&self) -> io::Result<u64> {
+        let device = fs::metadata(self.mount_point())?.dev();
+        let number = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+        let link = fs::read_link(format!("/sys/dev/block/{number}"))?;
+        let name = link.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        // The journal is inode 8.
+        let info = fs::read_to_string(format!("/proc/fs/jbd2/{name}-8/info"))?;
+        let commits = info.split(' ').next().and_then(|word| word.parse().ok());
+        commits.ok_or_else(|| io::Error::other(format!("a journal that says {info:?}")))
     }
 
     /// Lets a flush take this time; a disk of the machine takes its own.

@@ -9,10 +9,10 @@ use super::slice::Slice;
 /// What one side did in all its turns.
 #[derive(Debug, Default)]
 pub struct Record {
-    pub(super) slices: Vec<Slice>,
+    pub(crate) slices: Vec<Slice>,
     // Of the disk, from the first operation to the last and between the turns.
-    pub(super) flushes: u64,
-    pub(super) requests: u64,
+    pub(crate) flushes: u64,
+    pub(crate) requests: u64,
 }
 
 impl Record {
@@ -37,7 +37,8 @@ impl Record {
         self.requests as f64 / self.all_ops()
     }
 
-    fn all_ops(&self) -> f64 {
+    /// Operations from the first to the last, warm-ups included.
+    pub fn all_ops(&self) -> f64 {
         self.slices.iter().map(|slice| slice.all_ops).sum::<u64>() as f64
     }
 }

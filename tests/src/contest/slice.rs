@@ -61,7 +61,7 @@ fn slices_in(seconds: f64) -> u32 {
 
 /// What one side did in one slice.
 #[derive(Debug)]
-pub(super) struct Slice {
+pub(crate) struct Slice {
     /// Operations per second.
     pub ops_per_s: f64,
     /// What each operation took that ended inside.
@@ -76,7 +76,7 @@ struct Operation {
 }
 
 /// Lets all workers work.
-pub(super) fn run_slice(
+pub(crate) fn run_slice(
     workers: &mut [Box<dyn Worker>],
     timing: Timing,
     stop: &AtomicBool,

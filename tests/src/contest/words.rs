@@ -17,6 +17,19 @@ pub fn story(choice: &impl ValueEnum) -> String {
     value.get_help().expect("each has one").to_string()
 }
 
+/// The load of the machine: the average of the last minute.
+pub fn load() -> String {
+    let averages = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    averages.split(' ').next().unwrap_or_default().to_owned()
+}
+
+/// What is said of that below figures.
+pub fn load_before(load: &str) -> String {
+    format!(
+        "load of the machine before: {load} (from 1 on others were at work, and times are noise)"
+    )
+}
+
 /// Writes on standard output, at once.
 ///
 /// # Errors

@@ -128,7 +128,7 @@ impl fmt::Display for Workload {
 }
 
 /// A thread's part of a workload.
-pub(super) trait Worker: Send {
+pub(crate) trait Worker: Send {
     /// One operation, durable when it returns, unless the workload says otherwise.
     fn operate(&mut self) -> io::Result<()>;
 

@@ -1,8 +1,6 @@
 //! What is shown: a table for each gate or an object a line on standard output, progress on
 //! standard error.
 
-use std::fs;
-
 use indicatif::ProgressBar;
 
 use super::Gate;
@@ -24,7 +22,7 @@ impl Report {
     /// For so many steps in all.
     pub fn new(json: bool, steps: u64) -> Self {
         let progress = words::progress_bar(json, steps);
-        Report { json, progress, shown: None, required: 0, reached: 0, load: load() }
+        Report { json, progress, shown: None, required: 0, reached: 0, load: words::load() }
     }
 
     pub fn progress(&self) -> &ProgressBar {
@@ -51,18 +49,12 @@ impl Report {
         // Objects say it themselves; and where nothing was measured there is nothing to say.
         if self.shown.is_some() {
             words::print(&format!(
-                "\n{reached} of {required} required figures reached\nload of the machine before: \
-                 {load} (from 1 on others were at work, and times are noise)\n"
+                "\n{reached} of {required} required figures reached\n{}\n",
+                words::load_before(load)
             ))?;
         }
         Ok(reached == required)
     }
-}
-
-// Of the last minute.
-fn load() -> String {
-    let averages = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    averages.split(' ').next().unwrap_or_default().to_owned()
 }
 
 fn heading(row: &Row) -> String {

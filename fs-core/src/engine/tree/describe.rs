@@ -57,10 +57,10 @@ pub(super) fn removed<B: Backing>(
 /// A directory and a name in it.
 type Name<'a> = (ObjectKey, &'a OsStr);
 
-pub(super) fn renamed<B: Backing>(
+pub(super) fn renamed(
     (from, to): (Name<'_>, Name<'_>),
-    moved: &Found<B>,
-    displaced: Option<&Found<B>>,
+    moved: ObjectKey,
+    displaced: Option<ObjectKey>,
     mode: RenameMode,
 ) -> Change {
     Change::Rename {
@@ -68,8 +68,8 @@ pub(super) fn renamed<B: Backing>(
         from: bytes(from.1),
         to_dir: to.0,
         to: bytes(to.1),
-        object: moved.key.portable(),
-        displaced: displaced.map(|found| found.key.portable()),
+        object: moved.portable(),
+        displaced: displaced.map(ObjectKey::portable),
         exchange: mode.exchange,
         whiteout: mode.whiteout,
     }

@@ -228,11 +228,11 @@ impl<B: Backing> Tree<B> {
         }
     }
 
-    /// Whether an open file is being rewritten all or nothing, which ends when its
-    /// writes are left to the kernel ([`Self::leave_unseen`]).
-    pub fn is_rewriting(&self, file: FileId) -> bool {
-        let open = self.files.get(file.0);
-        open.is_ok_and(|open| open.tracked.as_ref().is_some_and(|file| file.is_rewriting()))
+    /// Whether a file is being rewritten all or nothing, which ends when the writes of an
+    /// open file of it are left to the kernel ([`Self::leave_unseen`]).
+    pub fn is_being_rewritten(&self, id: NodeId) -> bool {
+        let (Some(log), Ok(node)) = (&self.engine.log, self.nodes.get(id)) else { return false };
+        log.files.find(&node.key()).is_some_and(|file| file.is_rewriting())
     }
 
     /// Reads; short only at the end of the file.
@@ -289,6 +289,32 @@ impl<B: Backing> Tree<B> {
         let perm = Some(self.backing.file_attr(file).ok()?.perm);
         let object = node.key();
         Some(Change::Attrs { object, perm, uid: None, gid: None, atime: None, mtime: None })
+    }
+
+    /// Writes the front of `data` past the page cache, as far as that goes:
+    /// [`Backing::write_direct`]. For a file that nobody else knows yet.
+    pub fn write_direct(
+        &self,
+        caller: Caller,
+        file: FileId,
+        data: &[u8],
+        offset: u64,
+    ) -> Result<usize> {
+        self.backing.write_direct(&*self.backing_file(caller, file)?, data, offset)
+    }
+
+    /// Starts to write a file's dirty pages to where they belong. Errors are told by
+    /// [`Self::write_back`].
+    pub fn start_write_back(&self, caller: Caller, file: FileId) {
+        if let Ok(file) = self.backing_file(caller, file) {
+            let _ = self.backing.start_write_back(&*file);
+        }
+    }
+
+    /// Writes a file's dirty pages to where they belong and waits; not durable by that.
+    /// Tells a failed write-back.
+    pub fn write_back(&self, caller: Caller, file: FileId) -> Result<()> {
+        self.backing.finish_write_back(&*self.backing_file(caller, file)?)
     }
 
     /// Allocates, punches, collapses: the modes of `fallocate(2)`.

@@ -208,10 +208,10 @@ impl<B: Backing> Tree<B> {
                         return;
                     }
                     let names = ((from.key(), source.1), (to.key(), target.1));
-                    let renamed = moved
-                        .as_ref()
-                        .map(|moved| describe::renamed(names, moved, displaced.as_ref(), mode));
-                    changes.extend(renamed);
+                    let displaced = displaced.as_ref().map(|found| found.key);
+                    let renamed =
+                        |moved: &Found<B>| describe::renamed(names, moved.key, displaced, mode);
+                    changes.extend(moved.as_ref().map(renamed));
                     let left =
                         whiteout.as_ref().filter(|left| left.attr.kind == FileKind::CharDevice);
                     let made = |left| made(from.key(), source.1, left, OsStr::new(""));
@@ -246,7 +246,7 @@ impl<B: Backing> Tree<B> {
 
     /// What a name stands for that is about to be removed. Without a log only a
     /// wish: the name must be removable even if no descriptor is to be had.
-    fn victim(&self, dir: &Node<B>, name: &OsStr) -> Result<Option<Found<B>>> {
+    pub(super) fn victim(&self, dir: &Node<B>, name: &OsStr) -> Result<Option<Found<B>>> {
         match self.backing.lookup(&dir.object, name) {
             Ok(found) => Ok(Some(found)),
             Err(Errno::NOENT) => Ok(None),
@@ -265,7 +265,7 @@ impl<B: Backing> Tree<B> {
 
     /// Runs an operation that removes a name. If that is the last name of an
     /// object that the kernel knows, the object stays usable until it is forgotten.
-    fn keeping(
+    pub(super) fn keeping(
         &self,
         victim: Option<&Found<B>>,
         remove: impl FnOnce() -> Result<()>,
@@ -280,7 +280,7 @@ impl<B: Backing> Tree<B> {
     }
 
     /// The log needs to know no more of a file that has lost its last name.
-    fn forget_removed(&self, victim: Option<&Found<B>>) {
+    pub(super) fn forget_removed(&self, victim: Option<&Found<B>>) {
         if let (Some(log), Some(victim)) = (&self.engine.log, victim)
             && loses_last_name(victim)
         {

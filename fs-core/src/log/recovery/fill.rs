@@ -1,5 +1,6 @@
 //! Filling files from the log where they have no block of their own.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::overlay::{Overlay, Plan};
@@ -52,11 +53,8 @@ pub(super) fn count<B: Backing>(backing: &B, plan: &Plan<'_>, report: &mut Recov
             continue;
         };
         let Ok(blocks) = blocks_of(backing, &file) else { continue };
-        let bytes: u64 = plan
-            .pieces(overlay)
-            .flat_map(|(range, _)| to_fill(range, &blocks, overlay))
-            .map(|range| range.end - range.start)
-            .sum();
+        let bytes: u64 =
+            runs(plan, overlay, &blocks).iter().map(|run| run.bytes.len() as u64).sum();
         report.files_filled += u64::from(bytes > 0);
         report.bytes_filled += bytes;
     }
@@ -74,16 +72,11 @@ fn fill_file<B: Backing>(
     let mut blocks = if over_blocks { RangeSet::default() } else { blocks_of(backing, file)? };
     free_last_page(backing, plan, overlay, file, &mut blocks)?;
     let mut filled = 0;
-    for (range, content) in plan.pieces(overlay) {
-        for part in to_fill(range.clone(), &blocks, overlay) {
-            let bytes =
-                &content[(part.start - range.start) as usize..][..(part.end - part.start) as usize];
-            let written = backing.write(OURSELVES, file, bytes, part.start, true)?;
-            if written < bytes.len() {
-                return Err(Errno::IO);
-            }
-            filled += bytes.len() as u64;
+    for Run { start, bytes } in runs(plan, overlay, &blocks) {
+        if backing.write(OURSELVES, file, &bytes, start, true)? < bytes.len() {
+            return Err(Errno::IO);
         }
+        filled += bytes.len() as u64;
     }
     let size = overlay.size.unwrap_or(0);
     let grows = backing.file_attr(file)?.size < size;
@@ -100,7 +93,8 @@ fn fill_file<B: Backing>(
 /// block cannot be written in place: a power cut might keep the new length and not
 /// the bytes, and the next attempt would take the block for content. So the block is
 /// given up, and the whole page, which the log has, gets a new one: its bytes are on
-/// the disk before the filesystem's journal says so.
+/// the disk before the filesystem's journal says so. (What the log has not of such a
+/// page, an operation has taken: zeros.)
 fn free_last_page<B: Backing>(
     backing: &B,
     plan: &Plan<'_>,
@@ -109,14 +103,55 @@ fn free_last_page<B: Backing>(
     blocks: &mut RangeSet,
 ) -> Result<()> {
     let end = backing.file_attr(file)?.size;
-    let continues = plan.pieces(overlay).any(|(range, _)| range.contains(&end));
-    if end.is_multiple_of(PAGE_BYTES) || !continues {
+    let page = end / PAGE_BYTES * PAGE_BYTES;
+    let behind = end..page + PAGE_BYTES;
+    let is_behind = |range: Range<u64>| range.start < behind.end && range.end > behind.start;
+    let continues = plan.pieces(overlay).any(|(range, _)| is_behind(range));
+    if end == page || !continues {
         return Ok(());
     }
-    let page = end / PAGE_BYTES * PAGE_BYTES;
     backing.allocate(OURSELVES, file, PUNCH_HOLE | KEEP_SIZE, page, PAGE_BYTES)?;
     blocks.remove(&(page..page + PAGE_BYTES));
     Ok(())
+}
+
+/// Bytes that are written at once.
+struct Run<'a> {
+    start: u64,
+    bytes: Cow<'a, [u8]>,
+}
+
+/// What is to be written, in order. A page that gets a block gets it whole, with zeros
+/// between its pieces, where an operation took what had been: if they were written one
+/// after the other, a power cut might leave a block with the first of them, and the next
+/// attempt would take it for content.
+fn runs<'a>(plan: &'a Plan<'_>, overlay: &'a Overlay, blocks: &RangeSet) -> Vec<Run<'a>> {
+    let mut runs: Vec<Run<'a>> = Vec::new();
+    for (range, content) in plan.pieces(overlay) {
+        for part in to_fill(range.clone(), blocks, overlay) {
+            let within = |at: u64| (at - range.start) as usize;
+            let bytes = &content[within(part.start)..within(part.end)];
+            match runs.last_mut() {
+                Some(last) if last.shares_new_block(part.start, blocks) => {
+                    let joined = last.bytes.to_mut();
+                    joined.resize((part.start - last.start) as usize, 0);
+                    joined.extend_from_slice(bytes);
+                }
+                _ => runs.push(Run { start: part.start, bytes: Cow::Borrowed(bytes) }),
+            }
+        }
+    }
+    runs
+}
+
+impl Run<'_> {
+    /// Whether it ends in the page of `next`, with no block in between.
+    fn shares_new_block(&self, next: u64, blocks: &RangeSet) -> bool {
+        let end = self.start + self.bytes.len() as u64;
+        let hole = end..next;
+        let is_one_page = (end - 1) / PAGE_BYTES == next / PAGE_BYTES;
+        is_one_page && (hole.is_empty() || blocks.missing(hole.clone()) == [hole])
+    }
 }
 
 /// The bytes below a file's end that have blocks.

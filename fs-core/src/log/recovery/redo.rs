@@ -90,8 +90,9 @@ impl<'a, B: Backing> Redo<'a, B> {
             Step::Nothing => Ok(Outcome::Done),
         };
         let outcome = match applied {
-            // Something on the way was removed by a later operation.
-            Err(Errno::NOENT | Errno::STALE | Errno::NOTDIR) => Outcome::Gone,
+            // Something on the way was removed by a later operation; or a batch was about
+            // to fail at this one, and nobody has been answered.
+            Err(Errno::NOENT | Errno::STALE | Errno::NOTDIR | Errno::ISDIR) => Outcome::Gone,
             other => other?,
         };
         match outcome {

@@ -29,6 +29,9 @@ use crate::types::Caller;
 pub(super) struct Privileges {
     /// All capabilities that impersonation needs.
     pub(super) full: bool,
+    /// The threads are those of a program that uses the engine as a library: their
+    /// ids, umask and capabilities are left alone.
+    pub(super) guest: bool,
 }
 
 thread_local! {
@@ -54,13 +57,18 @@ impl Privileges {
             | CapabilitySet::SYS_ADMIN;
         // A thread that is prepared already has put some capabilities down, not these.
         let have = rustix::thread::capabilities(None).map(|sets| sets.effective);
-        Self { full: have.is_ok_and(|have| have.contains(needed)) }
+        Self { full: have.is_ok_and(|have| have.contains(needed)), guest: false }
+    }
+
+    /// Nothing is done for others, and nothing to the threads.
+    pub(super) const fn guest() -> Self {
+        Self { full: false, guest: true }
     }
 
     /// Gives the calling thread its own umask (each creating call brings its
     /// caller's) and puts down what it must not use. Once for each thread.
     pub(super) fn prepare_thread(self) {
-        if PREPARED.replace(true) {
+        if self.guest || PREPARED.replace(true) {
             return;
         }
         // SAFETY: CLONE_FS concerns only the calling thread's own current
@@ -98,7 +106,7 @@ impl Privileges {
     /// comes: whatever creates something for a caller comes through here.
     pub(super) fn enter_to_create(self, caller: Caller, umask: u32, keep_setid: bool) -> AsCaller {
         let umask = umask & 0o777;
-        if UMASK.get() != Some(umask) {
+        if !self.guest && UMASK.get() != Some(umask) {
             rustix::process::umask(Mode::from_raw_mode(umask));
             UMASK.set(UMASK.get().map(|_| umask));
         }

@@ -34,6 +34,9 @@ pub(super) fn commits_in_order(magic: u64, directory: BorrowedFd<'_>) -> Verdict
     options_allow(&Device::of(directory)?.filesystem_options()?)
 }
 
+/// Largest block of a filesystem that can have a log: a page of the log.
+const BLOCK_BYTES_MAX: u64 = 4096;
+
 /// Whether a log can be kept for this filesystem.
 pub(super) fn can_keep_log(
     magic: u64,
@@ -47,6 +50,14 @@ pub(super) fn can_keep_log(
     }
     if !matches!(magic, EXT4_MAGIC | XFS_MAGIC) {
         return Err(no_ordered_journal(magic));
+    }
+    // The log knows pages, and recovery gives each page a block of its own at once: of a
+    // larger block an interrupted recovery could leave a part (XFS, Linux 6.12).
+    if stat.f_bsize > BLOCK_BYTES_MAX {
+        return Err(format!(
+            "its blocks are of {} bytes: make it anew with blocks of {BLOCK_BYTES_MAX}",
+            stat.f_bsize
+        ));
     }
     if !handles {
         return Err("objects cannot be found again by file handle: \

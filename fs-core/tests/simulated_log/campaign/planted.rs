@@ -67,6 +67,8 @@ planted! {
     no_marks_is_found: no_marks, as_it_is;
     /// Blocks whose place no durable journal knows.
     trust_uncommitted_is_found: trust_uncommitted, as_it_is;
+    /// Batches that a power cut takes apart.
+    no_batch_marks_is_found: no_batch_marks, as_it_is;
     /// Logged pages that have been written again.
     no_compare_is_found: no_compare, |plan| {
         // Records stay live.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use fs_core::engine::{Deed, Entry};
+use fs_core::engine::{Deed, Entry, NamesChanged};
 use fs_core::platform::{Backing, OpenMode, RenameMode, os_name};
 use fs_core::types::{FileKind, NewMode, SetAttr, SetTime, SyncKind, Time};
 
@@ -11,6 +11,7 @@ use super::{DIRECTORY, MOUNTED, Opened, PROGRAMS, Pause, Sync, Target, World, ca
 use crate::content::Effect;
 use crate::model::{Id, Object, ROOT};
 
+mod batches;
 mod files;
 
 const NAMES: [&str; 7] = ["a", "b", "c", "d", "e", "f", MOUNTED];
@@ -53,6 +54,7 @@ impl World {
             78..86 if self.plan.durability.at_close() => self.close(program),
             78..86 => return self.sync_file(program, SyncKind::Full),
             86..90 => return self.sync_file(program, SyncKind::Data),
+            90..94 => return self.batch(program),
             _ => return self.sync_dir(program),
         }
         let Some((owed, file)) = self.owed.take() else { return Pause::Nothing };
@@ -111,6 +113,11 @@ impl World {
 
     pub(super) fn pick<T: Clone>(&mut self, from: &[T]) -> T {
         from[self.random.index(from.len())].clone()
+    }
+
+    fn next_byte(&mut self) -> u8 {
+        self.byte = self.byte % 250 + 1;
+        self.byte
     }
 
     fn name(&mut self) -> &'static str {

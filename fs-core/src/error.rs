@@ -26,6 +26,8 @@ impl Errno {
     pub const NOENT: Self = Self(2);
     /// Input/output error: also what a lane answers when its fence died.
     pub const IO: Self = Self(5);
+    /// No such place (`SEEK_DATA` behind the last data).
+    pub const NXIO: Self = Self(6);
     /// Permission denied.
     pub const ACCES: Self = Self(13);
     /// File exists.

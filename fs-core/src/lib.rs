@@ -10,6 +10,7 @@
 //! | [`durability`] | what a mount promises beside what programs ask for; pure |
 //! | [`lane`] | the solo lane and the group lane: who travels with whom, and when a group leaves |
 //! | [`fence`] | how a group becomes durable |
+//! | [`crash`] | the crash lab: what a power cut may do to a program; uses none of the above |
 //! | [`platform`] | the one door to the disk, and the only place with `unsafe` |
 //!
 //! Architecture invariants: nothing here names FUSE, WinFsp or a command line;
@@ -18,6 +19,7 @@
 #![deny(unsafe_code)]
 
 pub mod batch;
+pub mod crash;
 pub mod durability;
 pub mod engine;
 pub mod error;

@@ -18,6 +18,7 @@ use crate::types::{Attr, Caller, DirEntry, FileKind, FsStats, NewMode, SetAttr, 
 #[cfg(target_os = "linux")]
 pub mod linux;
 mod log_store;
+pub mod record;
 pub mod sim;
 
 pub use self::log_store::{LOG_BLOCK_BYTES, LogBuffer, LogStore};

@@ -3,7 +3,7 @@
 //! They are ours, not FUSE's or an operating system's: a front-end encodes
 //! them for its own wire, a platform fills them from its own calls.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A point in time, seconds and nanoseconds since 1970; `secs` may be negative.
 ///
@@ -18,7 +18,7 @@ pub struct Time {
 }
 
 /// What an inode is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FileKind {
     /// A regular file.
     Regular,
@@ -155,7 +155,7 @@ pub struct FsStats {
 }
 
 /// What a sync request asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum SyncKind {
     /// Content and what is needed to read it back: `fdatasync(2)`.
     Data,

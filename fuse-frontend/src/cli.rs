@@ -9,6 +9,7 @@ use crate::mount::options::OPTIONS_HELP;
 
 mod at_risk;
 mod config;
+pub mod crash_test;
 mod demo;
 mod log;
 mod mount;
@@ -54,6 +55,8 @@ pub enum Command {
     Probe(ProbeArgs),
     /// Make a log outside of the backing directory.
     Log(LogArgs),
+    /// Find out what a power cut does to a program's files.
+    CrashTest(Box<crash_test::CrashTestArgs>),
     /// Show what lanefs does: writers on a scratch mount and without it, a power cut, all verified.
     Demo(DemoArgs),
 }
@@ -308,6 +311,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Check(args) => recover::check(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Log(LogArgs { command: LogCommand::Format(args) }) => log::format(&args),
+        Command::CrashTest(args) => crash_test::run(&args),
         Command::Demo(args) => demo::run(&args),
     }
 }

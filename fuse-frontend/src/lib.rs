@@ -17,6 +17,7 @@
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod crash;
 pub mod failure;
 pub mod mount;
 pub mod ring;

@@ -18,13 +18,15 @@
 //! the two kinds apart.
 
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fs_core::engine::{Deed, DirId, Entry, FileId, NodeId, Tree};
 use fs_core::error::{Errno, Result};
-use fs_core::platform::Seek;
 use fs_core::platform::linux::LinuxBacking;
+use fs_core::platform::record::Recorder;
+use fs_core::platform::{self, Seek};
 use fs_core::types::{Caller, DirEntry, NewMode, SyncKind};
 
 use self::backing::Backing;
@@ -64,9 +66,9 @@ pub struct SkinOptions {
 }
 
 /// The FUSE side of one mount.
-pub struct Skin {
+pub struct Skin<B: Served = LinuxBacking> {
     /// What is mounted.
-    pub(crate) tree: Arc<Tree<LinuxBacking>>,
+    pub(crate) tree: Arc<Tree<B>>,
     pub(crate) options: SkinOptions,
     channel: Arc<Channel>,
     counters: Arc<Counters>,
@@ -96,11 +98,44 @@ pub(crate) enum Fitted {
     Size(u32),
 }
 
-impl Skin {
+/// A backing that this side can serve, and what the kernel may do with it by itself.
+pub trait Served: platform::Backing {
+    /// An `O_PATH` descriptor of an object, for passthrough; an error if all requests
+    /// have to come to us.
+    ///
+    /// # Errors
+    /// See [`LinuxBacking::path_fd`].
+    fn passthrough_fd(&self, object: &Self::Object) -> Result<Arc<OwnedFd>>;
+    /// Whether it is itself stacked on another filesystem.
+    fn is_stacked(&self) -> bool;
+}
+
+impl Served for LinuxBacking {
+    fn passthrough_fd(&self, object: &Self::Object) -> Result<Arc<OwnedFd>> {
+        self.path_fd(object)
+    }
+
+    fn is_stacked(&self) -> bool {
+        Self::is_stacked(self)
+    }
+}
+
+/// The recorder has to see every write.
+impl Served for Recorder<LinuxBacking> {
+    fn passthrough_fd(&self, _object: &Self::Object) -> Result<Arc<OwnedFd>> {
+        Err(Errno::OPNOTSUPP)
+    }
+
+    fn is_stacked(&self) -> bool {
+        self.inner().is_stacked()
+    }
+}
+
+impl<B: Served> Skin<B> {
     /// A FUSE side for `tree` on the device of `channel`.
     #[must_use]
     pub fn new(
-        tree: Arc<Tree<LinuxBacking>>,
+        tree: Arc<Tree<B>>,
         channel: Arc<Channel>,
         counters: Arc<Counters>,
         options: SkinOptions,

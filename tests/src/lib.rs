@@ -38,6 +38,7 @@ pub mod libraries;
 pub mod loopfs;
 pub mod mapping;
 pub mod mounted;
+pub mod muddle;
 pub mod performance;
 pub mod powercut;
 pub mod random;

@@ -12,6 +12,8 @@ use std::time::SystemTime;
 
 use fs_core::engine::{Deed, DirId, Entry, FileId, NodeId};
 use fs_core::error::Result;
+use fs_core::platform::linux::LinuxBacking;
+use fs_core::platform::record::acting;
 use fs_core::types::{Attr, NewMode, SetAttr, SyncKind};
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo,
@@ -25,18 +27,18 @@ use super::convert::{
 };
 use super::init::{self, Agreement};
 use super::wire::Body;
-use super::{Fitted, Op, Opened, Skin, Write, fit, reply};
+use super::{Fitted, Op, Opened, Served, Skin, Write, fit, reply};
 
 /// fuser's view of a [`Skin`].
-pub struct Classic {
-    skin: Arc<Skin>,
+pub struct Classic<B: Served = LinuxBacking> {
+    skin: Arc<Skin<B>>,
     agreement: Arc<Agreement>,
 }
 
-impl Classic {
+impl<B: Served> Classic<B> {
     /// What comes of the handshake is noted in `agreement`.
     #[must_use]
-    pub fn new(skin: Arc<Skin>, agreement: Arc<Agreement>) -> Self {
+    pub fn new(skin: Arc<Skin<B>>, agreement: Arc<Agreement>) -> Self {
         Self { skin, agreement }
     }
 
@@ -49,7 +51,12 @@ impl Classic {
         }
     }
 
-    fn entry(skin: &Skin, unique: RequestId, reply: ReplyEntry, entry: &Entry) {
+    /// As [`Self::handle`], for operations that carry no caller: a recorder asks.
+    fn handle_for(&self, request: &Request, op: Op, handler: impl FnOnce()) {
+        self.handle(op, || acting(caller(request), handler));
+    }
+
+    fn entry(skin: &Skin<B>, unique: RequestId, reply: ReplyEntry, entry: &Entry) {
         let body = Body::entry(entry, &skin.options);
         // A reply that the kernel did not take (the caller was killed)
         // holds no reference.
@@ -92,7 +99,7 @@ impl Classic {
         id: NodeId,
         opened: Opened,
         body: Body,
-        answer: impl FnOnce(&Skin, Result<&Body>) -> bool + Send + 'static,
+        answer: impl FnOnce(&Skin<B>, Result<&Body>) -> bool + Send + 'static,
     ) {
         let skin = Arc::clone(&self.skin);
         let file = opened.file;
@@ -112,7 +119,7 @@ impl Classic {
     }
 
     /// Attributes or an error, for getattr and setattr.
-    fn attr(skin: &Skin, reply: ReplyAttr, result: Result<Attr>) {
+    fn attr(skin: &Skin<B>, reply: ReplyAttr, result: Result<Attr>) {
         match result {
             Ok(attr) => reply.attr(&skin.options.attr_timeout, &file_attr(&attr)),
             Err(error) => reply.error(errno(error)),
@@ -128,7 +135,7 @@ impl Classic {
     }
 }
 
-impl Filesystem for Classic {
+impl<B: Served> Filesystem for Classic<B> {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         init::negotiate(config, &self.skin, &self.agreement);
         Ok(())
@@ -228,14 +235,14 @@ impl Filesystem for Classic {
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.handle(Op::Unlink, || {
+        self.handle_for(req, Op::Unlink, || {
             let result = self.skin.tree.unlink(node(parent), name);
             self.done(req, reply, &Deed::Name(node(parent), name), result);
         });
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.handle(Op::RmDir, || {
+        self.handle_for(req, Op::RmDir, || {
             let result = self.skin.tree.remove_dir(node(parent), name);
             self.done(req, reply, &Deed::Name(node(parent), name), result);
         });
@@ -266,7 +273,7 @@ impl Filesystem for Classic {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.handle(Op::Rename, || {
+        self.handle_for(req, Op::Rename, || {
             let (source, target) = ((node(parent), name), (node(newparent), newname));
             let result = rename_mode(flags.bits())
                 .and_then(|mode| self.skin.tree.rename(source, target, mode));
@@ -282,7 +289,7 @@ impl Filesystem for Classic {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        self.handle(Op::Link, || {
+        self.handle_for(req, Op::Link, || {
             let result = self.skin.tree.link(node(ino), node(newparent), newname);
             self.made(req, reply, &Deed::Name(node(newparent), newname), result);
         });
@@ -440,8 +447,8 @@ impl Filesystem for Classic {
         });
     }
 
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.handle(Op::OpenDir, || match self.skin.tree.open_dir(node(ino)) {
+    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.handle_for(req, Op::OpenDir, || match self.skin.tree.open_dir(node(ino)) {
             Ok(dir) => reply.opened(FileHandle(dir.0), FopenFlags::empty()),
             Err(error) => reply.error(errno(error)),
         });
@@ -563,7 +570,7 @@ impl Filesystem for Classic {
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.handle(Op::RemoveXattr, || {
+        self.handle_for(req, Op::RemoveXattr, || {
             let result = self.skin.tree.remove_xattr(node(ino), name);
             self.done(req, reply, &Deed::Attributes(node(ino)), result);
         });

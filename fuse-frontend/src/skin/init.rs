@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use fuser::{InitFlags, KernelConfig};
 
-use super::{REQUEST_BYTES_MAX, Skin};
+use super::{REQUEST_BYTES_MAX, Served, Skin};
 
 /// Background requests (read-ahead, write-back, release) that may be under way.
 const BACKGROUND_REQUESTS_MAX: u16 = 128;
@@ -54,7 +54,11 @@ impl Agreement {
     }
 }
 
-pub(super) fn negotiate(config: &mut KernelConfig, skin: &Skin, agreement: &Agreement) {
+pub(super) fn negotiate<B: Served>(
+    config: &mut KernelConfig,
+    skin: &Skin<B>,
+    agreement: &Agreement,
+) {
     for &flag in WANTED {
         if config.add_capabilities(flag).is_err() {
             tracing::debug!(?flag, "the kernel does not offer this");

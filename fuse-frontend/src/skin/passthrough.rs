@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fs_core::engine::{NodeId, Tree};
-use fs_core::platform::linux::LinuxBacking;
 use fs_core::types::SyncKind;
 
+use super::Served;
 use super::backing::Backing;
 use super::reply::Channel;
 use super::wire::fopen;
@@ -57,9 +57,9 @@ impl Passthrough {
 
     /// Notes one more open of an inode and says which way it goes: with `plain` through
     /// us, if nobody has it open otherwise. `perm` are its permission bits.
-    pub(super) fn open(
+    pub(super) fn open<B: Served>(
         &self,
-        tree: &Tree<LinuxBacking>,
+        tree: &Tree<B>,
         id: NodeId,
         plain: bool,
         perm: impl FnOnce() -> Option<u16>,
@@ -77,8 +77,8 @@ impl Passthrough {
         backing
     }
 
-    fn register(&self, tree: &Tree<LinuxBacking>, id: NodeId) -> Option<Arc<Backing>> {
-        let fd = tree.with_object(id, LinuxBacking::path_fd).ok()?.ok()?;
+    fn register<B: Served>(&self, tree: &Tree<B>, id: NodeId) -> Option<Arc<Backing>> {
+        let fd = tree.with_object(id, B::passthrough_fd).ok()?.ok()?;
         match Backing::register(&self.channel, fd.as_fd()) {
             Ok(backing) => Some(Arc::new(backing)),
             Err(error) => {

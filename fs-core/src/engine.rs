@@ -25,12 +25,17 @@ use crate::log::recovery::RecoveryReport;
 use crate::log::{Log, LogConfig, LogStatus, Mark, OpenLogError, Progress};
 use crate::platform::Backing;
 
+mod at_risk;
+mod committer;
 mod handles;
 mod nodes;
 mod tree;
 
+pub use self::at_risk::{AtRisk, FileAtRisk};
+use self::committer::Committer;
+pub use self::committer::CommitterStatus;
 pub use self::nodes::NodeId;
-pub use self::tree::{DirId, Entry, FileId, NameChange, NamesChanged, SyncOrder, Tree};
+pub use self::tree::{Deed, DirId, Entry, FileId, NameChange, NamesChanged, Owed, SyncOrder, Tree};
 
 /// A place in the stream of operations: log sequence number.
 pub type Lsn = u64;
@@ -40,6 +45,8 @@ pub type Lsn = u64;
 pub struct EngineConfig {
     /// Limits and waiting rules of the lanes.
     pub lanes: LaneConfig,
+    /// What was applied is committed about so often although nobody asks; `None`: never.
+    pub commit_interval: Option<Duration>,
 }
 
 /// One engine: the stream and the lanes of a backing filesystem.
@@ -55,7 +62,10 @@ pub struct Engine<B: Backing> {
     /// Number of the last operation that moved a directory: such a move changes
     /// the moved directory too, whose node the operation does not know.
     dir_moved: AtomicU64,
-    trees: Mutex<Vec<Weak<B>>>,
+    trees: Mutex<Vec<Weak<Tree<B>>>>,
+    committer: Arc<Committer<B>>,
+    /// For the committer's thread.
+    this: Weak<Self>,
 }
 
 /// Figures of an engine, for `lanefs status`.
@@ -71,6 +81,8 @@ pub struct EngineStatus {
     pub mechanism: &'static str,
     /// The lanes' figures.
     pub lanes: LaneStatus,
+    /// What is committed although nobody waits.
+    pub committer: CommitterStatus,
     /// The log's, if one is kept.
     pub log: Option<LogStatus>,
 }
@@ -81,7 +93,7 @@ impl<B: Backing> Engine<B> {
     pub fn new(backing: &B, config: EngineConfig) -> Arc<Self> {
         let fence = Arc::new(BackingFence::new(backing.fencer()));
         let keeps_order = fence.keeps_order();
-        Arc::new(Self::build(backing, Lanes::new(fence, config.lanes), None, keeps_order))
+        Self::build(backing, config, |lanes| Lanes::new(fence, lanes), None, keeps_order)
     }
 
     /// An engine with a log, which lies in the directory `.lanefs` of `backing`
@@ -100,20 +112,28 @@ impl<B: Backing> Engine<B> {
         let (log, report) =
             Log::open(Arc::clone(backing), Arc::clone(&fence), elsewhere, log, progress)?;
         let fence = Arc::new(LogFence::new(Arc::clone(&log), Arc::clone(backing), fence));
-        let lanes = Lanes::new(fence, config.lanes);
-        Ok((Arc::new(Self::build(backing, lanes, Some(log), true)), report))
+        let lanes = |lanes| Lanes::new(fence, lanes);
+        Ok((Self::build(&**backing, config, lanes, Some(log), true), report))
     }
 
-    fn build(backing: &B, lanes: Lanes<B>, log: Option<Arc<Log<B>>>, keeps_order: bool) -> Self {
-        Self {
-            lanes: Arc::new(lanes),
+    fn build(
+        backing: &B,
+        config: EngineConfig,
+        lanes: impl FnOnce(LaneConfig) -> Lanes<B>,
+        log: Option<Arc<Log<B>>>,
+        keeps_order: bool,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            lanes: Arc::new(lanes(config.lanes)),
             log,
             keeps_order,
             filesystem_id: backing.filesystem_id(),
             stream: AtomicU64::new(1),
             dir_moved: AtomicU64::new(1),
             trees: Mutex::default(),
-        }
+            committer: Committer::new(config.commit_interval),
+            this: Weak::clone(this),
+        })
     }
 
     /// Adds a directory of the same filesystem, to be exported by a mount.
@@ -126,17 +146,27 @@ impl<B: Backing> Engine<B> {
         if backing.filesystem_id() != self.filesystem_id {
             return Err(Errno::XDEV);
         }
-        let tree = Tree::new(Arc::clone(self), Arc::clone(&backing))?;
+        let tree = Arc::new(Tree::new(Arc::clone(self), backing)?);
         let mut trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
         trees.retain(|tree| tree.strong_count() > 0);
-        trees.push(Arc::downgrade(&backing));
-        Ok(Arc::new(tree))
+        trees.push(Arc::downgrade(&tree));
+        Ok(tree)
     }
 
     /// Has groups led by a thread of the front-end's choice, for a front-end whose own
     /// threads must not wait for the disk. See [`Lanes::lead_elsewhere`].
     pub fn lead_elsewhere(&self, run: Elsewhere<B>) {
         self.lanes.lead_elsewhere(run);
+    }
+
+    /// Sets how often is committed what was applied although nobody asks; `None`: never.
+    pub fn set_commit_interval(&self, interval: Option<Duration>) {
+        self.committer.set_interval(interval, &self.this);
+    }
+
+    /// Notes that something was applied, or that a file may be written.
+    fn unsynced(&self) {
+        self.committer.arm(&self.this);
     }
 
     /// Waits for parked requests (at most `deadline`), then makes everything
@@ -146,16 +176,11 @@ impl<B: Backing> Engine<B> {
     /// `ETIMEDOUT` if requests were still parked at the deadline; else the
     /// error of the filesystem's sync. Nothing is undone in either case.
     pub fn flush(&self, deadline: Duration) -> Result<()> {
+        self.committer.carry_late(self);
         let drained = self.lanes.drain(deadline);
         match &self.log {
             Some(log) => log.finish(false)?,
-            None => {
-                let trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                // One filesystem: syncing it once syncs every tree.
-                if let Some(backing) = trees.iter().find_map(Weak::upgrade) {
-                    backing.sync_all()?;
-                }
-            }
+            None => self.sync_backing()?,
         }
         if drained { Ok(()) } else { Err(Errno::TIMEDOUT) }
     }
@@ -172,7 +197,9 @@ impl<B: Backing> Engine<B> {
     /// # Errors
     /// As [`Self::flush`]; the log is kept then, and the next start recovers.
     pub fn close(&self, deadline: Duration) -> Result<()> {
+        self.committer.stop(deadline);
         let Some(log) = &self.log else { return self.flush(deadline) };
+        self.committer.carry_late(self);
         let drained = self.lanes.drain(deadline);
         log.stop(deadline);
         log.finish(true)?;
@@ -205,6 +232,7 @@ impl<B: Backing> Engine<B> {
             fence: if in_use { "log" } else { "backing" },
             mechanism: self.lanes.mechanism(),
             lanes: self.lanes.status(),
+            committer: self.committer.status(),
             log,
         }
     }
@@ -219,9 +247,12 @@ impl<B: Backing> Engine<B> {
     ) -> Result<(T, Lsn)> {
         let Some(log) = &self.log else {
             let value = operation()?;
-            return Ok((value, self.stream.fetch_add(1, Ordering::AcqRel) + 1));
+            let lsn = self.stream.fetch_add(1, Ordering::SeqCst) + 1;
+            self.unsynced();
+            return Ok((value, lsn));
         };
         let applied = log.apply(prepare, operation, describe)?;
+        self.unsynced();
         if applied.is_overdue {
             self.submit_overdue();
         }
@@ -248,6 +279,8 @@ impl<B: Backing> Engine<B> {
 
 impl<B: Backing> Drop for Engine<B> {
     fn drop(&mut self) {
+        // Perhaps by its own thread, which then ends.
+        self.committer.stop(Duration::ZERO);
         if let Some(log) = &self.log {
             log.stop(Duration::from_secs(5));
         }

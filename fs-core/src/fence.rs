@@ -44,6 +44,14 @@ impl<B: Backing> SyncRequest<B> {
     }
 }
 
+impl<B: Backing> Clone for SyncRequest<B> {
+    fn clone(&self) -> Self {
+        let Self { target, file, reader, through, keeps_others_out } = self;
+        let (target, file, reader) = (target.clone(), file.clone(), reader.clone());
+        Self { target, file, reader, through: *through, keeps_others_out: *keeps_others_out }
+    }
+}
+
 impl<B: Backing> From<SyncTarget<B>> for SyncRequest<B> {
     fn from(target: SyncTarget<B>) -> Self {
         Self { target: Some(target), ..Self::everything() }
@@ -59,6 +67,10 @@ pub trait GroupFence<B: Backing>: Send + Sync {
     /// nothing to wait for.
     fn is_durable(&self, _request: &SyncRequest<B>) -> bool {
         false
+    }
+    /// Whether it can make everything durable that was done, without being told of what.
+    fn commits_everything(&self) -> bool {
+        true
     }
     /// Name of the mechanism, for status output.
     fn mechanism(&self) -> &'static str;
@@ -141,14 +153,19 @@ impl<B: Backing> GroupFence<B> for BackingFence<B> {
         let mut outcome = self.run_targets(&targets, false);
         if targets.len() < group.len() {
             // Who asked for no target of his own asked for everything.
+            let everything = self.commit();
             let mut results = outcome.results.into_iter();
             let result = |request: &SyncRequest<B>| match request.target {
                 Some(_) => results.next().unwrap_or(Err(crate::error::Errno::IO)),
-                None => self.commit(),
+                None => everything,
             };
             outcome.results = group.iter().map(result).collect();
         }
         outcome
+    }
+
+    fn commits_everything(&self) -> bool {
+        self.fencer.supports(FenceMethod::SharedCommit)
     }
 
     fn mechanism(&self) -> &'static str {

@@ -239,6 +239,11 @@ impl<B: Backing> Lanes<B> {
         state.stats.status(state.pending.len(), state.policy.fence_estimate_ns())
     }
 
+    /// Whether the fence can make everything durable without being told of what.
+    pub fn commits_everything(&self) -> bool {
+        self.fence.commits_everything()
+    }
+
     /// Name of the fence's mechanism.
     pub fn mechanism(&self) -> &'static str {
         self.fence.mechanism()

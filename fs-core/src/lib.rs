@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | [`batch`] | [`batch::Files`]: crash-safe files for Rust programs, without a mount |
 //! | [`engine`] | [`engine::Engine`] (one per backing filesystem) and [`engine::Tree`] (one per mount): applies operations, knows objects, hands sync requests to the lanes |
+//! | [`durability`] | what a mount promises beside what programs ask for; pure |
 //! | [`lane`] | the solo lane and the group lane: who travels with whom, and when a group leaves |
 //! | [`fence`] | how a group becomes durable |
 //! | [`crash`] | the crash lab: what a power cut may do to a program; uses none of the above |
@@ -19,6 +20,7 @@
 
 pub mod batch;
 pub mod crash;
+pub mod durability;
 pub mod engine;
 pub mod error;
 pub mod fence;

@@ -49,7 +49,7 @@ use serde::Serialize;
 
 use self::checkpoint::Checkpointer;
 use self::home::Home;
-use self::marks::OURSELVES;
+pub(crate) use self::marks::OURSELVES;
 use self::probe::ProbeFigures;
 use self::ranges::RangeSet;
 use self::record::Change;
@@ -90,7 +90,9 @@ pub(crate) use self::writer::{WriteError, Writer};
 /// Records that may wait for a group; then one is written although nobody asks.
 const PENDING_BYTES_MAX: usize = 1 << 20;
 
-const READ: OpenMode = OpenMode { read: true, write: false, truncate: false, no_atime: true };
+/// For the log's and the engine's own reading.
+pub(crate) const READ: OpenMode =
+    OpenMode { read: true, write: false, truncate: false, no_atime: true };
 
 /// The log of one engine.
 pub struct Log<B: Backing> {
@@ -369,6 +371,10 @@ impl<B: Backing> Log<B> {
         if let Err(error) = self.home.marks.remove(&*self.backing, mark) {
             self.give_up(&format!("a mark cannot be removed: {error}"));
         }
+    }
+
+    pub(crate) fn backing(&self) -> &B {
+        &self.backing
     }
 
     // ---- for the fence ----

@@ -299,6 +299,11 @@ pub trait Backing: Send + Sync + Sized + 'static {
     /// in the filesystem's journal at most. Tells a failed write-back once to
     /// every open file, as a sync does.
     fn finish_write_back(&self, file: &Self::File) -> Result<()>;
+    /// Bytes of a file in memory that have not been written to where they belong, or are
+    /// being written, in whole pages. 0 where that is not known.
+    fn unwritten_bytes(&self, _file: &Self::File) -> Result<u64> {
+        Ok(0)
+    }
     /// Byte ranges of a file, in order, that have blocks of their own with data
     /// in them: not holes, not allocated and unwritten, not waiting for
     /// allocation, not shared with another file. Overwriting them in place

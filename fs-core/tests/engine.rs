@@ -261,7 +261,7 @@ fn two_trees_share_the_groups_of_one_engine() {
     let policy = PolicyConfig { window_ns: Some(300_000_000), ..PolicyConfig::default() };
     let lanes = LaneConfig { policy, ..LaneConfig::default() };
     let first = open(&directories[0]);
-    let engine = Engine::new(&first, EngineConfig { lanes });
+    let engine = Engine::new(&first, EngineConfig { lanes, ..EngineConfig::default() });
     let trees = [engine.add_tree(first).unwrap(), engine.add_tree(open(&directories[1])).unwrap()];
     std::thread::scope(|scope| {
         for tree in &trees {

@@ -7,12 +7,15 @@ use clap::{Args, Parser, Subcommand};
 use crate::failure::Failure;
 use crate::mount::options::OPTIONS_HELP;
 
+mod at_risk;
+mod config;
 pub mod crash_test;
 mod demo;
 mod log;
 mod mount;
 mod probe;
 mod recover;
+mod set;
 mod status;
 mod table;
 mod umount;
@@ -40,6 +43,10 @@ pub enum Command {
     Umount(UmountArgs),
     /// Show a mount's engine, lanes and requests; all mounts without MOUNTPOINT.
     Status(StatusArgs),
+    /// Change a running mount: what is durable when.
+    Set(SetArgs),
+    /// Check the file with settings of mounts.
+    Config(ConfigArgs),
     /// Bring a directory up to date after a power cut, without mounting it.
     Recover(RecoverArgs),
     /// Say what `recover` would do; change nothing.
@@ -69,6 +76,17 @@ pub struct MountArgs {
     /// Return when the mount answers and serve in the background.
     #[arg(long)]
     pub daemon: bool,
+    /// What is durable when a call returns: fsync, close, always, or relaxed:MS; same as
+    /// -o durability=MODE.
+    #[arg(long, value_name = "MODE")]
+    pub durability: Option<String>,
+    /// Commit what was applied about so often although nobody asks: 1s, 500ms, 0 for never;
+    /// same as -o commit_interval=TIME.
+    #[arg(long, value_name = "TIME")]
+    pub commit_interval: Option<String>,
+    /// Settings of mounts [default: /etc/lanefs.toml; without root ~/.config/lanefs.toml].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Keep the log in this file or on this device, made by `lanefs log format`; same as -o log=PATH.
     #[arg(long, value_name = "PATH")]
     pub log: Option<PathBuf>,
@@ -76,6 +94,70 @@ pub struct MountArgs {
     #[arg(long, value_name = "SIZE")]
     pub log_size: Option<String>,
 }
+
+/// Arguments of `lanefs set`.
+#[derive(Debug, Args)]
+#[command(after_help = format!("{SET_EXAMPLES}\n\n{EXIT_CODES}"))]
+pub struct SetArgs {
+    /// The mount point.
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mount_point: PathBuf,
+    /// durability=MODE, commit-interval=TIME.
+    #[arg(value_name = "SETTING=VALUE", required = true)]
+    pub settings: Vec<String>,
+}
+
+const SET_EXAMPLES: &str = "\
+Examples:
+  lanefs set /mnt/data durability=close
+  lanefs set /mnt/data durability=relaxed:100 commit-interval=500ms
+
+Names and attributes follow at once, files from their next opening on. Rules of lanefs.toml
+stay. The change ends with the mount.";
+
+/// Arguments of `lanefs config`.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ConfigCommand,
+}
+
+/// What can be done with the file.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Say whether the file is in order, and what applies to paths, and why.
+    Check(ConfigCheckArgs),
+}
+
+/// Arguments of `lanefs config check`.
+#[derive(Debug, Args)]
+#[command(after_help = format!("{CONFIG_TEXT}\n\n{EXIT_CODES}"))]
+pub struct ConfigCheckArgs {
+    /// The file [default: as for `lanefs mount`].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Say what applies to these; all mount points in the file if left out.
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+}
+
+const CONFIG_TEXT: &str = "\
+The file, /etc/lanefs.toml (without root ~/.config/lanefs.toml), or LANEFS_CONFIG, or --config:
+
+  durability = \"fsync\"             # of every mount
+  commit-interval = \"1s\"
+
+  [[mount]]
+  path = \"/mnt/data\"              # of the mount at this place
+  durability = \"close\"
+
+  [[mount.rule]]                   # of a part of it; the last rule that matches wins
+  path = \"mail/**\"                # a glob below the mount point; a directory means all below
+  durability = \"always\"
+
+A flag of `lanefs mount` wins over LANEFS_DURABILITY and LANEFS_COMMIT_INTERVAL, these over the
+file, and in it [[mount]] over the top. Rules hold whatever the mount's mode is.";
 
 /// Arguments of `lanefs recover` and `lanefs check`.
 #[derive(Debug, Args)]
@@ -166,14 +248,24 @@ pub struct UmountArgs {
 
 /// Arguments of `lanefs status`.
 #[derive(Debug, Args)]
+#[command(after_help = format!("{STATUS_EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct StatusArgs {
-    /// The mount point; all lanefs mounts if left out.
+    /// The mount point; all lanefs mounts if left out. With --durability any path on a mount.
     #[arg(value_name = "MOUNTPOINT")]
     pub mount_point: Option<PathBuf>,
+    /// Say what a power cut now would lose: files and bytes that are not durable, and how old.
+    #[arg(long)]
+    pub durability: bool,
     /// Print JSON: one object, or with no MOUNTPOINT an array of them.
     #[arg(long)]
     pub json: bool,
 }
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  lanefs status
+  lanefs status /mnt/data --json
+  lanefs status --durability /mnt/data/mail";
 
 /// Arguments of `lanefs demo`.
 #[derive(Debug, Args)]
@@ -211,7 +303,10 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Mount(args) => mount::run(&args),
         Command::Umount(args) => umount::run(&args),
+        Command::Status(args) if args.durability => at_risk::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Set(args) => set::run(&args),
+        Command::Config(ConfigArgs { command: ConfigCommand::Check(args) }) => config::check(&args),
         Command::Recover(args) => recover::recover(&args),
         Command::Check(args) => recover::check(&args),
         Command::Probe(args) => probe::run(&args),

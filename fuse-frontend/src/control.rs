@@ -13,14 +13,17 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use fs_core::durability::Rule;
 use fs_core::engine::EngineStatus;
 use serde::{Deserialize, Serialize};
 
+use crate::config::{Settings, Source, commit_interval, shown_interval};
 use crate::failure::Failure;
 use crate::mount::mounts::MountEntry;
+use crate::mount::options::durability;
 use crate::mount::{Event, MountPlan, MountedTree};
 use crate::skin::{Counters, Skin};
 
@@ -41,6 +44,15 @@ const UNMOUNT_TIME_MAX: Duration = Duration::from_secs(600);
 pub enum Request {
     /// Figures and settings.
     Status,
+    /// What a power cut now would lose.
+    AtRisk,
+    /// Change what is durable when.
+    Set {
+        /// The mode of the mount, as it is written.
+        durability: Option<String>,
+        /// How often is committed what nobody asks for, as it is written.
+        commit_interval: Option<String>,
+    },
     /// Flush everything, unmount, end.
     Unmount {
         /// Detach even while files are open.
@@ -56,6 +68,18 @@ pub enum Response {
     Status {
         /// See [`StatusReport`].
         status: serde_json::Value,
+    },
+    /// To `AtRisk`: see [`fs_core::engine::AtRisk`].
+    AtRisk {
+        /// As JSON.
+        at_risk: serde_json::Value,
+    },
+    /// To `Set`: what holds now.
+    Set {
+        /// The mode of the mount.
+        durability: String,
+        /// How often is committed what nobody asks for.
+        commit_interval: String,
     },
     /// To `Unmount`: everything is durable and unmounted.
     Unmounted,
@@ -87,6 +111,8 @@ pub struct StatusReport {
     pub read_only: bool,
     /// How requests come: `ring`, or `classic` and why.
     pub transport: String,
+    /// What is durable when, and who says so.
+    pub durability: DurabilityReport,
     /// Whether the kernel reads and writes backing files by itself.
     pub passthrough: bool,
     /// Whether objects are known by file handle.
@@ -109,6 +135,32 @@ pub struct StatusReport {
     pub requests: BTreeMap<&'static str, u64>,
 }
 
+/// What is durable when.
+#[derive(Debug, Serialize)]
+pub struct DurabilityReport {
+    /// The mode of the mount.
+    pub mode: String,
+    /// Who says so.
+    pub mode_from: String,
+    /// Modes of parts of it, in order: the last that matches wins.
+    pub rules: Vec<RuleReport>,
+    /// How often is committed what nobody asks for; 0: never.
+    pub commit_interval: String,
+    /// Who says so.
+    pub commit_interval_from: String,
+    /// The file with settings that was read.
+    pub config: Option<PathBuf>,
+}
+
+/// The mode of a part of a mount.
+#[derive(Debug, Serialize)]
+pub struct RuleReport {
+    /// A glob below the mount point.
+    pub path: String,
+    /// The mode.
+    pub durability: String,
+}
+
 /// Where a report gets its figures.
 pub struct Status {
     /// The mount.
@@ -129,9 +181,51 @@ pub struct Status {
     pub skin: Arc<Skin>,
     /// How requests come.
     pub transport: String,
+    /// What holds now; starts as the plan has it.
+    pub settings: Mutex<Settings>,
 }
 
 impl Status {
+    fn settings(&self) -> MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn durability(&self) -> DurabilityReport {
+        let settings = self.settings();
+        let rule = |rule: &Rule| RuleReport {
+            path: rule.pattern.clone(),
+            durability: rule.durability.to_string(),
+        };
+        DurabilityReport {
+            mode: settings.policy.default_mode().to_string(),
+            mode_from: settings.policy_from.to_string(),
+            rules: settings.policy.rules().iter().map(rule).collect(),
+            commit_interval: shown_interval(settings.commit_interval),
+            commit_interval_from: settings.commit_interval_from.to_string(),
+            config: settings.file.clone(),
+        }
+    }
+
+    /// Checks everything before anything is changed.
+    fn set(&self, mode: Option<&str>, interval: Option<&str>) -> Result<Response, Failure> {
+        let mode = mode.map(durability).transpose()?;
+        let interval = interval.map(commit_interval).transpose()?;
+        let mut settings = self.settings();
+        if let Some(mode) = mode {
+            (settings.policy, settings.policy_from) =
+                (settings.policy.with_default(mode), Source::Set);
+            self.tree.set_policy(settings.policy.clone());
+        }
+        if let Some(interval) = interval {
+            (settings.commit_interval, settings.commit_interval_from) = (interval, Source::Set);
+            self.tree.engine().set_commit_interval(interval);
+        }
+        let (durability, commit_interval) =
+            (settings.policy.default_mode().to_string(), shown_interval(settings.commit_interval));
+        tracing::info!(durability, commit_interval, "set");
+        Ok(Response::Set { durability, commit_interval })
+    }
+
     fn log_state(&self) -> String {
         let failure = || self.tree.engine().log().and_then(|log| log.status().failure);
         match &self.no_log {
@@ -152,6 +246,7 @@ impl Status {
             uptime_s: self.started.elapsed().as_secs(),
             read_only: self.plan.options.read_only,
             transport: self.transport.clone(),
+            durability: self.durability(),
             passthrough: self.skin.is_passthrough(),
             handles: self.tree.backing().uses_handles(),
             impersonation: self.tree.backing().can_impersonate(),
@@ -283,6 +378,21 @@ fn answer(mut connection: &UnixStream, status: &Weak<Status>, events: &Sender<Ev
             Some(status) => report(&status),
             None => Response::Failed { message: "the mount is ending".to_owned() },
         },
+        Ok(Request::AtRisk) => match status.upgrade() {
+            Some(status) => {
+                let at_risk = status.tree.engine().at_risk();
+                let at_risk = serde_json::to_value(at_risk).expect("a report is plain data");
+                Response::AtRisk { at_risk }
+            }
+            None => Response::Failed { message: "the mount is ending".to_owned() },
+        },
+        Ok(Request::Set { durability, commit_interval }) => match status.upgrade() {
+            Some(status) => {
+                let set = status.set(durability.as_deref(), commit_interval.as_deref());
+                set.unwrap_or_else(|failure| Response::Failed { message: failure.message })
+            }
+            None => Response::Failed { message: "the mount is ending".to_owned() },
+        },
         Ok(Request::Unmount { lazy }) => ask_to_unmount(lazy, events),
         Err(error) => Response::Failed { message: format!("not a request: {error}") },
     };
@@ -318,7 +428,7 @@ pub fn ask(mount: &MountEntry, request: &Request) -> Result<Option<Response>, Fa
         |error: std::io::Error| Failure::new(format!("the daemon did not answer: {error}"));
     let Some(mut connection) = connect(mount)? else { return Ok(None) };
     let limit = match request {
-        Request::Status => Duration::from_secs(10),
+        Request::Status | Request::AtRisk | Request::Set { .. } => Duration::from_secs(10),
         Request::Unmount { .. } => UNMOUNT_TIME_MAX + Duration::from_secs(10),
     };
     connection.set_read_timeout(Some(limit)).map_err(failed)?;

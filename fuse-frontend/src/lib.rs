@@ -5,6 +5,7 @@
 //! | [`skin`] | the FUSE side: decode a request, one call into `fs_core`, encode the reply |
 //! | [`ring`] | the second transport: requests through io_uring |
 //! | [`mount`] | a mount's life: checks, the kernel's mount, daemon, shutdown |
+//! | [`config`] | settings from a file and the environment |
 //! | [`control`] | the socket through which a running mount is asked and told |
 //! | [`cli`] | the command line's definition and the commands |
 //!
@@ -14,6 +15,7 @@
 #![deny(unsafe_code)]
 
 pub mod cli;
+pub mod config;
 pub mod control;
 pub mod crash;
 pub mod failure;

@@ -12,8 +12,8 @@
 //! the mount point; whichever comes first, the order is the same.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fs_core::engine::Tree;
@@ -22,6 +22,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use self::kernel::KernelMount;
 pub use self::options::MountOptions;
+use crate::config::Settings;
 use crate::control::{ControlServer, Status};
 use crate::failure::Failure;
 use crate::skin::reply::Channel;
@@ -49,6 +50,8 @@ pub struct MountPlan {
     pub backing: PathBuf,
     /// Where it shall appear, absolute; may be the same.
     pub mount_point: PathBuf,
+    /// What is durable when.
+    pub settings: Settings,
     /// Everything else.
     pub options: MountOptions,
 }
@@ -95,11 +98,12 @@ impl Mount {
             .map_err(|error| Failure::new(error.to_string()))?;
         let backing = Arc::new(backing);
         let filesystem = backing.filesystem_name();
-        let engine::MountEngine { engine, no_log } =
-            engine::start(&backing, &plan.backing, options)?;
+        let engine::MountEngine { engine, no_log } = engine::start(&backing, &plan)?;
         let tree = engine.add_tree(backing).map_err(|error| {
             Failure::new(format!("cannot serve {}: {error}", plan.backing.display()))
         })?;
+
+        tree.set_policy(plan.settings.policy.clone());
 
         let (channel_out, counters) = (Arc::new(Channel::default()), Arc::new(Counters::default()));
         let skin_options = skin_options(options);
@@ -118,6 +122,7 @@ impl Mount {
             counters,
             skin,
             transport: kernel.transport().to_owned(),
+            settings: Mutex::new(plan.settings.clone()),
         };
         let control = ControlServer::start(kernel.device_number(), status, event_sender.clone())?;
         watch_signals(event_sender)?;

@@ -22,7 +22,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fs_core::engine::{DirId, Entry, FileId, NodeId, Tree};
+use fs_core::engine::{Deed, DirId, Entry, FileId, NodeId, Tree};
 use fs_core::error::{Errno, Result};
 use fs_core::platform::linux::LinuxBacking;
 use fs_core::platform::record::Recorder;
@@ -199,8 +199,24 @@ impl<B: Served> Skin<B> {
         if backing.is_some() && !seen {
             self.tree.leave_unseen(file);
         }
-        let reply = |_| passthrough::open_flags(flags, seen);
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        let all_durable = writes && self.tree.durability(file).for_everything();
+        let asks_at_close = self.tree.asks_at_close(file);
+        let reply = |_| passthrough::open_flags(flags, seen || all_durable, asks_at_close);
         Opened { file, flags: backing.as_ref().map_or(0, reply), backing }
+    }
+
+    /// Calls `answer` when what is owed for an operation is settled.
+    pub(crate) fn settle(
+        &self,
+        caller: Caller,
+        deed: &Deed<'_>,
+        answer: impl FnOnce(Result<()>) + Send + 'static,
+    ) {
+        match self.tree.owed(caller, deed) {
+            Ok(owed) => owed.settle(answer),
+            Err(error) => answer(Err(error)),
+        }
     }
 
     pub(crate) fn create(
@@ -232,7 +248,9 @@ impl<B: Served> Skin<B> {
     pub(crate) fn write(&self, caller: Caller, id: NodeId, write: &Write<'_>) -> Result<Written> {
         let Write { file, offset, data, keep_suid, flags } = *write;
         let bytes = self.tree.write(caller, file, data, offset, keep_suid)? as u32;
-        Ok(Written { bytes, sync: self.passthrough.sync_after_write(id, flags) })
+        let always = self.tree.durability(file).for_everything();
+        let sync = if always { Some(SyncKind::Full) } else { None };
+        Ok(Written { bytes, sync: sync.or_else(|| self.passthrough.sync_after_write(id, flags)) })
     }
 
     pub(crate) fn seek(

@@ -102,7 +102,8 @@ fn campaign(args: &PowercutArgs, name: &'static str, stop: &AtomicBool) -> Resul
         let rules = Rules { filesystem: args.fs, recovery, nested: args.nested };
         let workload = Parts::new(name, seed, mishap.parts())?;
         let (log, forgive_shaken) = (args.promises_of_log(), args.forgives_shaken());
-        let run = Run { mishap, log, forgive_shaken, seed, round };
+        let at_close = args.promises_at_close();
+        let run = Run { mishap, log, at_close, forgive_shaken, seed, round };
         progress.recording(round);
         let recording = record(args.fs, &subject, &workload, run)
             .map_err(|error| format!("{name}, seed {seed}: {error}"))?;

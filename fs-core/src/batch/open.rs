@@ -43,7 +43,7 @@ fn engine(
     path: &Path,
     config: &FilesConfig,
 ) -> Result<Made, OpenFilesError> {
-    let lanes = || EngineConfig { lanes: config.lanes() };
+    let lanes = || EngineConfig { lanes: config.lanes(), ..EngineConfig::default() };
     let obstacle = match config.log {
         LogUse::Never => Some("none is wanted".to_owned()),
         _ => backing.log_obstacle(),
@@ -81,7 +81,8 @@ fn without_log(
         let report = recovery::recover(&**backing, None, &mut |_| {});
         tell(report.map_err(|error| log_error(path, error))?.as_ref());
     }
-    let engine = Engine::new(&**backing, EngineConfig { lanes: config.lanes() });
+    let engine =
+        Engine::new(&**backing, EngineConfig { lanes: config.lanes(), ..EngineConfig::default() });
     Ok((engine, Some(reason)))
 }
 

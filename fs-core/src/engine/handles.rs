@@ -35,6 +35,16 @@ impl<T> HandleTable<T> {
         self.shard(id).write().unwrap_or_else(PoisonError::into_inner).remove(&id)
     }
 
+    /// Those for which something holds.
+    pub(super) fn all(&self, holds: impl Fn(&T) -> bool) -> Vec<Arc<T>> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            found.extend(shard.values().filter(|value| holds(value)).cloned());
+        }
+        found
+    }
+
     pub(super) fn len(&self) -> usize {
         self.shards.iter().map(|s| s.read().unwrap_or_else(PoisonError::into_inner).len()).sum()
     }

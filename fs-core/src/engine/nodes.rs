@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
+use std::ffi::{OsStr, OsString};
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -41,7 +42,12 @@ pub(super) struct Node<B: Backing> {
     durable: Mutex<Option<DirState>>,
     /// The thread that synced it last.
     synced_by: AtomicU32,
+    /// Where it was last found; only kept where rules want to know.
+    place: Mutex<Option<Place>>,
 }
+
+/// A directory and a name in it.
+pub(super) type Place = (NodeId, OsString);
 
 /// A state of a directory: the last operation of ours in it, and the time of
 /// its last change by anybody. The time notices those who change the directory
@@ -72,6 +78,16 @@ impl<B: Backing> Node<B> {
     pub(super) fn synced_by(&self, caller: Caller) -> bool {
         let before = self.synced_by.swap(caller.thread, Ordering::Relaxed);
         before != 0 && before != caller.thread
+    }
+
+    /// Where it was last found, if that was noted.
+    pub(super) fn place(&self) -> Option<Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_place(&self, dir: NodeId, name: &OsStr) {
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        *place = Some((dir, name.to_owned()));
     }
 
     /// Whether nothing has changed since a sync that covered this very state.
@@ -128,6 +144,7 @@ impl<B: Backing> NodeTable<B> {
                     changed: AtomicU64::new(1),
                     durable: Mutex::new(None),
                     synced_by: AtomicU32::new(0),
+                    place: Mutex::new(None),
                 });
                 place.insert(Arc::clone(&node));
                 let mut ids = self.id_shard(id).write().unwrap_or_else(PoisonError::into_inner);

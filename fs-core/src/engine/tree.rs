@@ -3,12 +3,14 @@
 
 use std::ffi::OsStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use self::describe::{Prepare, nothing};
+use super::committer::LateError;
 use super::handles::HandleTable;
 use super::nodes::{DirState, Node, NodeId, NodeTable};
 use super::{Engine, Lsn};
+use crate::durability::{Durability, Policy};
 use crate::error::{Errno, Result};
 use crate::fence::SyncRequest;
 use crate::lane::Completion;
@@ -21,8 +23,11 @@ use crate::types::{Attr, Caller, DirEntry, FsStats, SetAttr};
 mod describe;
 mod files;
 mod names;
+mod promise;
 mod together;
 
+use self::promise::Stamp;
+pub use self::promise::{Deed, Owed};
 pub use self::together::{NameChange, NamesChanged, SyncOrder};
 
 /// Number of an open file.
@@ -56,11 +61,31 @@ struct OpenFile<B: Backing> {
     cut_at: AtomicU64,
     /// Its writes do not come to us.
     unseen: AtomicBool,
+    /// What is promised for it.
+    durability: Durability,
+    /// Made or cut by this opening.
+    is_new: bool,
+    /// It was closed empty while it was being rewritten.
+    closed_empty: AtomicBool,
+    /// Its state when it was opened, where that is of use.
+    stamp: Option<Stamp>,
+    /// Of a sync that was answered at once.
+    late_error: LateError,
+    /// Its state at the committer's last look, without a log.
+    looked: Mutex<Option<Stamp>>,
 }
 
 struct OpenDir<B: Backing> {
     node: Arc<Node<B>>,
     dir: Arc<B::Dir>,
+    /// Of a sync that was answered at once.
+    late_error: LateError,
+}
+
+impl<B: Backing> OpenDir<B> {
+    fn new(node: Arc<Node<B>>, dir: Arc<B::Dir>) -> Self {
+        Self { node, dir, late_error: LateError::default() }
+    }
 }
 
 /// A directory to be synced, and what notes the result.
@@ -75,14 +100,28 @@ pub struct Tree<B: Backing> {
     nodes: NodeTable<B>,
     files: HandleTable<OpenFile<B>>,
     dirs: HandleTable<OpenDir<B>>,
+    policy: RwLock<Arc<Policy>>,
+    /// Rules need to know where objects are.
+    tracks_places: AtomicBool,
+    /// A file that was open for writing was closed since the committer's last look.
+    wrote: AtomicBool,
 }
 
 impl<B: Backing> Tree<B> {
     pub(super) fn new(engine: Arc<Engine<B>>, backing: Arc<B>) -> Result<Self> {
         let root = backing.root()?;
         let hides_home = backing.lookup(&root.object, OsStr::new(HOME_NAME)).is_ok();
-        let (files, dirs) = (HandleTable::new(), HandleTable::new());
-        Ok(Self { engine, backing, hides_home, nodes: NodeTable::new(root), files, dirs })
+        Ok(Self {
+            engine,
+            backing,
+            hides_home,
+            nodes: NodeTable::new(root),
+            files: HandleTable::new(),
+            dirs: HandleTable::new(),
+            policy: RwLock::default(),
+            tracks_places: AtomicBool::new(false),
+            wrote: AtomicBool::new(false),
+        })
     }
 
     /// The engine that this tree belongs to.
@@ -209,7 +248,7 @@ impl<B: Backing> Tree<B> {
     pub fn open_dir(&self, id: NodeId) -> Result<DirId> {
         let node = self.nodes.get(id)?;
         let dir = Arc::new(self.backing.open_dir(&node.object)?);
-        Ok(DirId(self.dirs.insert(OpenDir { node, dir })))
+        Ok(DirId(self.dirs.insert(OpenDir::new(node, dir))))
     }
 
     /// Visits entries from `offset` until `visit` returns false or the
@@ -235,6 +274,9 @@ impl<B: Backing> Tree<B> {
     /// a log that means everything applied so far; without, that nothing in the
     /// directory changed since it was last made durable.
     pub fn sync_dir(&self, caller: Caller, dir: DirId, done: Completion) {
+        if let Some(delay) = self.dir_delay(dir) {
+            return done(self.sync_dir_later(dir, delay));
+        }
         if let Some(log) = &self.engine.log {
             return self.sync_dir_by_log(log, caller, dir, done);
         }
@@ -254,8 +296,9 @@ impl<B: Backing> Tree<B> {
 
     // ---- within ----
 
-    fn enter(&self, found: Found<B>) -> (Arc<Node<B>>, Entry) {
+    fn enter(&self, found: Found<B>, dir: &Node<B>, name: &OsStr) -> (Arc<Node<B>>, Entry) {
         let node = self.nodes.reference(found.key, found.object);
+        self.found_at(&node, dir, name);
         let entry = Entry { id: node.id, attr: self.shown(node.id, found.attr) };
         (node, entry)
     }

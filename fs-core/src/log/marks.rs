@@ -23,7 +23,7 @@ use crate::types::{Caller, NewMode};
 use super::record::Change;
 
 /// Who makes what the engine needs for itself.
-pub(super) const OURSELVES: Caller = Caller { uid: 0, gid: 0, thread: 0 };
+pub(crate) const OURSELVES: Caller = Caller { uid: 0, gid: 0, thread: 0 };
 
 /// An operation that took bytes from a file; or one of a batch (`together`).
 #[derive(Debug, Clone, PartialEq, Eq)]

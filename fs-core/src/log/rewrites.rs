@@ -208,7 +208,7 @@ impl<B: Backing> Log<B> {
     }
 
     /// Whether any file is protected.
-    pub(super) fn has_rewrites(&self) -> bool {
+    pub(crate) fn has_rewrites(&self) -> bool {
         self.files.all().iter().any(|file| file.is_rewriting())
     }
 

@@ -2,6 +2,7 @@
 //! was applied, until a group takes it into the log.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::format::{check_record, encode_record};
 use super::record::{Change, Record};
@@ -16,6 +17,8 @@ pub(crate) struct Stream<B: Backing> {
     /// Encoded records.
     pending: Vec<u8>,
     records: u32,
+    /// When the first of them came.
+    since: Option<Instant>,
     /// Number of the last of them.
     last_record: Lsn,
     /// Files whose content must be durable when the pending operations are: what
@@ -29,6 +32,7 @@ pub(crate) struct Stream<B: Backing> {
 pub(crate) struct Tail<B: Backing> {
     pub(crate) records: Vec<u8>,
     pub(crate) count: u32,
+    pub(crate) since: Option<Instant>,
     pub(crate) last_record: Lsn,
     pub(crate) joined: Vec<Arc<Tracked<B>>>,
     /// The last number given out when the tail was cut: everything up to it has
@@ -45,6 +49,7 @@ impl<B: Backing> Stream<B> {
             last,
             pending: Vec::new(),
             records: 0,
+            since: None,
             last_record: 0,
             joined: Vec::new(),
             inexpressible: false,
@@ -64,6 +69,7 @@ impl<B: Backing> Stream<B> {
     /// Takes in an operation that has just been applied.
     pub(crate) fn push(&mut self, change: Change) {
         self.last += 1;
+        self.since.get_or_insert_with(Instant::now);
         let record = Record { lsn: self.last, change };
         if let Err(error) = check_record(&record) {
             tracing::warn!(%error, "an operation cannot be logged; the next group is a commit");
@@ -94,6 +100,11 @@ impl<B: Backing> Stream<B> {
         self.pending.len()
     }
 
+    /// Operations that wait for a group, and since when the first of them.
+    pub(crate) fn waiting(&self) -> (u64, Option<Duration>) {
+        (u64::from(self.records), self.since.map(|since| since.elapsed()))
+    }
+
     /// Whether nothing waits for a group.
     pub(crate) const fn is_empty(&self) -> bool {
         self.records == 0 && self.joined.is_empty() && !self.inexpressible
@@ -104,6 +115,7 @@ impl<B: Backing> Stream<B> {
         Tail {
             records: std::mem::take(&mut self.pending),
             count: std::mem::take(&mut self.records),
+            since: self.since.take(),
             last_record: self.last_record,
             joined: std::mem::take(&mut self.joined),
             through: self.last,
@@ -119,6 +131,7 @@ impl<B: Backing> Stream<B> {
             self.last_record = tail.last_record;
         }
         self.records += tail.count;
+        self.since = tail.since.or(self.since);
         self.inexpressible |= tail.inexpressible;
         for file in tail.joined {
             self.join(file);

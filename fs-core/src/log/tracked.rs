@@ -25,7 +25,7 @@ use std::ffi::OsString;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::ranges::RangeSet;
 use crate::engine::Lsn;
@@ -81,6 +81,10 @@ struct FileState<B: Backing> {
     /// Writing may give pages a new place, because blocks are or were shared with
     /// another file: nothing ever counts as committed.
     moves: bool,
+    /// Looks of the committer that found it changed since it was durable.
+    looks: u32,
+    /// When it was opened or found durable last: what is not durable is no older.
+    durable_at: Instant,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -169,6 +173,8 @@ impl<B: Backing> Tracked<B> {
                 rewrite: None,
                 unseen: 0,
                 moves,
+                looks: 0,
+                durable_at: Instant::now(),
             }),
         }
     }
@@ -266,6 +272,41 @@ impl<B: Backing> Tracked<B> {
         self.lock().synced == Some(Synced::from(attr))
     }
 
+    /// Whether it is closed, and durable as it is.
+    pub(crate) fn is_settled(&self) -> bool {
+        let state = self.lock();
+        state.writers == 0 && state.clean
+    }
+
+    /// How often in a row it was found changed since it was last durable, now included; and
+    /// whether programs have it open for writing.
+    pub(crate) fn look(&self, attr: &Attr, times_are_exact: bool) -> (u32, bool) {
+        let mut state = self.lock();
+        let is_durable = times_are_exact && state.synced == Some(Synced::from(attr));
+        let is_open = state.writers > 0;
+        state.clean |= is_durable && !is_open;
+        state.looks = if is_durable { 0 } else { state.looks + 1 };
+        (state.looks, is_open)
+    }
+
+    /// How long ago it was durable last, or opened first; whether it is open for writing.
+    pub(crate) fn durable_age(&self) -> (Duration, bool) {
+        let state = self.lock();
+        (state.durable_at.elapsed(), state.writers > 0)
+    }
+
+    /// Notes that its content is being made durable.
+    pub(crate) fn commits(&self) {
+        self.lock().looks = 0;
+    }
+
+    /// Notes that it has no name any more; whether programs have it open for writing.
+    pub(crate) fn is_gone(&self) -> bool {
+        let mut state = self.lock();
+        state.clean |= state.writers == 0;
+        state.writers > 0
+    }
+
     /// A journal commit that began when everything up to `through` was durable in
     /// the log has succeeded.
     pub(crate) fn checkpointed(&self, through: Lsn) {
@@ -319,7 +360,9 @@ impl<B: Backing> TrackedFiles<B> {
         let mut state = file.lock();
         state.writers += 1;
         state.openings += 1;
-        state.clean = false;
+        if std::mem::take(&mut state.clean) {
+            state.durable_at = Instant::now();
+        }
         drop(state);
         file
     }
@@ -394,5 +437,32 @@ impl<B: Backing> TrackedFiles<B> {
     fn shard(&self, key: &ObjectKey) -> MutexGuard<'_, HashMap<ObjectKey, Arc<Tracked<B>>>> {
         let shard = self.hasher.hash_one(key) as usize % SHARDS;
         self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::sim::SimBacking;
+
+    /// A file that was opened, written and closed while everything was synced was forgotten
+    /// with those that the sync had covered: a rename over another file then did not know that
+    /// its content was not durable.
+    #[test]
+    fn a_file_that_is_written_during_a_sync_of_everything_stays_tracked() {
+        let files = TrackedFiles::<SimBacking>::new();
+        let key = |ino| ObjectKey { dev: 0, ino, handle: ([0; 40], 0, 0) };
+        for ino in [1, 2] {
+            let file = files.opened(&key(ino), Start::default);
+            files.closed(&file, None);
+        }
+        let closed = files.closed_files();
+        assert_eq!(closed.len(), 2);
+        // Everything is synced now; meanwhile:
+        let file = files.opened(&key(2), Start::default);
+        files.closed(&file, None);
+        files.forget_closed(&closed, true, 0);
+        assert!(files.find(&key(1)).is_none(), "the sync has covered it");
+        assert!(files.find(&key(2)).is_some(), "nobody knows whether the sync has covered it");
     }
 }

@@ -37,6 +37,7 @@ mod log;
 mod mount_clone;
 mod object;
 mod ordered;
+mod page_cache;
 mod xattr;
 
 pub use self::caller::{raise_open_files_limit, running_as_root};
@@ -572,6 +573,10 @@ impl Backing for LinuxBacking {
 
     fn start_write_back(&self, file: &Self::File) -> Result<()> {
         fence::start_write_back(file.as_fd())
+    }
+
+    fn unwritten_bytes(&self, file: &Self::File) -> Result<u64> {
+        page_cache::unwritten_bytes(file.as_fd())
     }
 
     fn finish_write_back(&self, file: &Self::File) -> Result<()> {

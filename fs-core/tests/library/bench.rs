@@ -23,7 +23,10 @@ pub struct Bench {
 impl Bench {
     pub fn without_log(model: DurabilityModel, config: FilesConfig) -> Self {
         let backing = SimBacking::new(SimOptions::new(model, 1));
-        let engine = Engine::new(&backing, EngineConfig { lanes: config.lanes() });
+        let engine = Engine::new(
+            &backing,
+            EngineConfig { lanes: config.lanes(), ..EngineConfig::default() },
+        );
         Self::on(backing, &engine, config)
     }
 
@@ -37,7 +40,13 @@ impl Bench {
         };
         let lanes = config.lanes();
         let shared = Arc::new(backing.clone());
-        let opened = Engine::with_log(&shared, EngineConfig { lanes }, log, None, &mut |_| {});
+        let opened = Engine::with_log(
+            &shared,
+            EngineConfig { lanes, ..EngineConfig::default() },
+            log,
+            None,
+            &mut |_| {},
+        );
         Self::on(backing, &opened.expect("a log opens").0, config)
     }
 

@@ -38,7 +38,7 @@ fn open_with_bug(place: &Path, config: FilesConfig) -> Files {
     let backing = Arc::new(LinuxBacking::open(place, options).expect("a plain directory"));
     let bugs = PlantedBugs { no_batch_marks: true, ..PlantedBugs::default() };
     let log = LogConfig { bytes: LOG_BYTES_MIN, bugs, ..LogConfig::default() };
-    let lanes = EngineConfig { lanes: config.lanes() };
+    let lanes = EngineConfig { lanes: config.lanes(), ..EngineConfig::default() };
     let (engine, _) = Engine::with_log(&backing, lanes, log, None, &mut |_| {}).expect("a log");
     let tree = engine.add_tree(Arc::clone(&backing)).expect("a tree");
     Files::on(tree, backing.own_caller(), config).expect("valid settings")

@@ -144,7 +144,7 @@ fn live(plan: &Plan, backing: &SimBacking, seed: u64, life: u32) -> Outcome {
     // Nobody comes while one thread waits: never hold a group.
     let policy = PolicyConfig { hold_ratio_max: 0.0, round_trip_ns: 0, ..PolicyConfig::default() };
     let lanes = LaneConfig { policy, ..LaneConfig::default() };
-    let engine = Engine::new(backing, EngineConfig { lanes });
+    let engine = Engine::new(backing, EngineConfig { lanes, ..EngineConfig::default() });
     let mut mounts = vec![Mount::new(&engine, backing.clone())];
     if plan.two_trees {
         mounts.extend(Mount::of_a_directory(&engine, backing));

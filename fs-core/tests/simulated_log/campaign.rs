@@ -13,6 +13,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use fs_core::durability::Durability;
 use fs_core::log::{LogConfig, PlantedBugs};
 use fs_core::platform::sim::{DurabilityModel, Random, SimOptions};
 
@@ -69,6 +70,7 @@ pub fn plan(model: DurabilityModel, seed: u64) -> Plan {
         options,
         shape,
         log,
+        durability: Durability::Fsync,
         steps: 120,
         lives: 2,
         fail_one_in: 0,
@@ -174,6 +176,27 @@ fn nothing_is_lost_on_ext4() {
 #[test]
 fn nothing_is_lost_on_xfs() {
     nothing_is_lost("nothing_is_lost_on_xfs", |seed| plan(DurabilityModel::Xfs, seed));
+}
+
+/// In the mode `close` a name that was changed and a file that was closed are promised when the
+/// call returns, with everything done before, and nobody asks for a sync.
+#[test]
+fn nothing_is_lost_that_was_closed() {
+    let sum = nothing_is_lost("nothing_is_lost_that_was_closed", |seed| Plan {
+        durability: Durability::Close,
+        ..plan(MODELS[seed as usize % 2], seed)
+    });
+    assert!(sum.owed * 5 > sum.steps as u64, "one operation in five is a name or a close");
+}
+
+/// In the mode `always` every operation is.
+#[test]
+fn nothing_is_lost_that_was_done() {
+    let sum = nothing_is_lost("nothing_is_lost_that_was_done", |seed| Plan {
+        durability: Durability::Always,
+        ..plan(MODELS[seed as usize % 2], seed)
+    });
+    assert!(sum.owed * 2 > sum.steps as u64, "most operations change something");
 }
 
 /// A failed sync is told to who asked for it; what others were promised holds.

@@ -94,7 +94,13 @@ pub fn start(
     let lanes = LaneConfig { policy, ..LaneConfig::default() };
     let backing = Arc::new(backing.clone());
     let log = elsewhere(&backing, shape);
-    Engine::with_log(&backing, EngineConfig { lanes }, config.clone(), log, progress)
+    Engine::with_log(
+        &backing,
+        EngineConfig { lanes, ..EngineConfig::default() },
+        config.clone(),
+        log,
+        progress,
+    )
 }
 
 /// Recovers a disk, as `lanefs recover` or as an engine that starts.

@@ -69,7 +69,7 @@ impl Lab {
         } else {
             let backing = SimBacking::new(options);
             let lanes = config.lanes();
-            let engine = Engine::new(&backing, EngineConfig { lanes });
+            let engine = Engine::new(&backing, EngineConfig { lanes, ..EngineConfig::default() });
             (backing, engine)
         };
         let tree = engine.add_tree(backing.clone()).expect("a tree");

@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use fs_core::engine::{Engine, FileId, NamesChanged, NodeId, Tree};
+use fs_core::durability::{Durability, Policy};
+use fs_core::engine::{Deed, Engine, FileId, NamesChanged, NodeId, Owed, Tree};
 use fs_core::error::Result;
 use fs_core::log::LogConfig;
 use fs_core::platform::Backing;
@@ -35,6 +36,8 @@ pub struct Plan {
     pub options: SimOptions,
     pub shape: LogShape,
     pub log: LogConfig,
+    /// What is promised without being asked for.
+    pub durability: Durability,
     /// Operations of all programs together.
     pub steps: usize,
     /// Boots, each ended by a power cut.
@@ -73,6 +76,8 @@ pub struct Outcome {
     pub marks: u64,
     pub compared: u64,
     pub syncs_kept: u64,
+    /// Operations that were not answered before they were durable.
+    pub owed: u64,
     pub syncs_failed: u64,
     pub kills: u64,
     pub given_up: u64,
@@ -97,6 +102,7 @@ impl Outcome {
         self.marks += other.marks;
         self.compared += other.compared;
         self.syncs_kept += other.syncs_kept;
+        self.owed += other.owed;
         self.syncs_failed += other.syncs_failed;
         self.kills += other.kills;
         self.given_up += other.given_up;
@@ -118,6 +124,8 @@ enum Target {
     Dir(usize, NodeId),
     /// A batch, and what was promised of its files.
     Names(NamesChanged, Vec<Promise>),
+    /// What an operation is not answered before.
+    Owed(Owed<SimBacking>),
 }
 
 /// What comes between two operations.
@@ -156,6 +164,8 @@ struct World {
     facts: Facts,
     opened: Vec<Opened>,
     blocked: [bool; PROGRAMS],
+    /// Of the operation that was just made, and the file whose content it promises.
+    owed: Option<(Owed<SimBacking>, Option<Id>)>,
     /// The open files that blocked programs sync.
     syncing: [Option<FileId>; PROGRAMS],
     steps_left: usize,
@@ -217,6 +227,7 @@ fn live(plan: &Plan, backing: &SimBacking, before: Option<&Facts>, seed: u64) ->
         facts,
         opened: Vec::new(),
         blocked: [false; PROGRAMS],
+        owed: None,
         syncing: [None; PROGRAMS],
         steps_left: plan.steps,
         log_is_held: false,
@@ -308,6 +319,7 @@ impl Run {
                 // One thread runs it all.
                 tree.submit_as_worker(caller(program), orders);
             }
+            Target::Owed(owed) => owed.settle(done),
         }
     }
 
@@ -408,11 +420,19 @@ impl World {
         self.outcome.loss = self.outcome.loss.take().or(told);
     }
 
+    /// Notes what is owed for an operation that was just made.
+    fn owes(&mut self, mount: usize, program: usize, deed: &Deed<'_>, file: Option<Id>) {
+        let owed = self.mounts[mount].tree.owed(caller(program), deed);
+        let owed = owed.expect("what was just named is there");
+        self.owed = (!owed.is_nothing()).then_some((owed, file));
+    }
+
     // ---- mounts ----
 
     fn mount_all(&mut self) {
         let engine = self.engine.clone().expect("an engine is there");
         let whole = engine.add_tree(self.backing.clone()).expect("the engine's own filesystem");
+        whole.set_policy(Policy::uniform(self.plan.durability));
         self.mounts.push(Mount::new(whole, ROOT));
         if !self.plan.two_trees {
             return;
@@ -423,6 +443,7 @@ impl World {
         let found = self.backing.lookup(&root, name).expect("it is there");
         if let Ok(directory) = self.backing.subtree(&found.object) {
             let tree = engine.add_tree(directory).expect("the engine's own filesystem");
+            tree.set_policy(Policy::uniform(self.plan.durability));
             self.mounts.push(Mount::new(tree, id));
         }
     }
@@ -441,6 +462,7 @@ impl World {
             self.outcome.compared += log.compared_pages;
             self.outcome.given_up += u64::from(log.failure.is_some());
         }
+        self.owed = None;
         self.opened.clear();
         self.mounts.clear();
     }

@@ -1,8 +1,9 @@
 //! `lanefs mount`.
 
 use super::MountArgs;
+use crate::config;
 use crate::failure::Failure;
-use crate::mount::options::log_bytes;
+use crate::mount::options::{durability, log_bytes};
 use crate::mount::{Mount, MountOptions, MountPlan, daemon, preflight};
 
 pub(super) fn run(args: &MountArgs) -> Result<(), Failure> {
@@ -25,6 +26,12 @@ fn plan(args: &MountArgs) -> Result<MountPlan, Failure> {
     for words in &args.options {
         options.apply(words)?;
     }
+    if let Some(mode) = &args.durability {
+        options.durability.durability = Some(durability(mode)?);
+    }
+    if let Some(interval) = &args.commit_interval {
+        options.durability.commit_interval = Some(config::commit_interval(interval)?);
+    }
     if let Some(path) = &args.log {
         options.log = Some(std::path::absolute(path).map_err(|error| {
             Failure::usage(format!("--log {} is no path: {error}", path.display()))
@@ -35,5 +42,7 @@ fn plan(args: &MountArgs) -> Result<MountPlan, Failure> {
     }
     options.check()?;
     let (backing, mount_point) = preflight::resolve(&args.backing, &args.mount_point)?;
-    Ok(MountPlan { backing, mount_point, options })
+    let (file, config) = config::load(args.config.as_deref())?;
+    let settings = config::settle(options.durability, file, &config, &mount_point)?;
+    Ok(MountPlan { backing, mount_point, settings, options })
 }

@@ -40,7 +40,7 @@ fn of(mount: &mounts::MountEntry) -> Result<Option<Value>, Failure> {
     match control::ask(mount, &Request::Status)? {
         Some(Response::Status { status }) => Ok(Some(status)),
         Some(Response::Failed { message }) => Err(Failure::new(message)),
-        Some(Response::Unmounted) => Err(Failure::new("the daemon answered something else")),
+        Some(_) => Err(Failure::new("the daemon answered something else")),
         None => Ok(None),
     }
 }
@@ -48,7 +48,14 @@ fn of(mount: &mounts::MountEntry) -> Result<Option<Value>, Failure> {
 fn shown(status: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
     let mut shown = format!("{} on {}\n", text(&status["backing"]), text(&status["mount_point"]));
-    shown.push_str(&table(&[mount_rows(status), lane_rows(&status["engine"]["lanes"])].concat()));
+    shown.push_str(&table(
+        &[
+            mount_rows(status),
+            lane_rows(&status["engine"]["lanes"]),
+            committer_rows(&status["engine"]["committer"]),
+        ]
+        .concat(),
+    ));
     if let Some(error) = status["engine"]["lanes"]["last_error"].as_str() {
         shown.push_str(&format!("  last error: {error}\n"));
     }
@@ -70,13 +77,18 @@ fn mount_rows(status: &Value) -> Vec<Vec<String>> {
         row([&"backing filesystem", &text(&status["filesystem"])]),
         row([&"read-only", &yes(&status["read_only"])]),
         row([&"transport", &text(&status["transport"])]),
+        row([&"durability", &text(&status["durability"]["mode"])]),
+    ]
+    .into_iter()
+    .chain(rule_rows(&status["durability"]["rules"]))
+    .chain([
+        row([&"commit interval", &text(&status["durability"]["commit_interval"])]),
         row([&"passthrough I/O", &yes(&status["passthrough"])]),
         row([&"file handles", &yes(&status["handles"])]),
         row([&"files belong to their callers", &yes(&status["impersonation"])]),
         row([&"fence", &format!("{} ({})", text(&engine["fence"]), text(&engine["mechanism"]))]),
         row([&"log", &text(&status["log"])]),
-    ]
-    .into_iter()
+    ])
     .chain(log_rows(&engine["log"]))
     .chain([
         row([&"nodes known", &status["nodes"]]),
@@ -84,6 +96,15 @@ fn mount_rows(status: &Value) -> Vec<Vec<String>> {
         row([&"  limit for writing", &status["open_files_max"]]),
     ])
     .collect()
+}
+
+/// The last rule that matches wins.
+fn rule_rows(rules: &Value) -> Vec<Vec<String>> {
+    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+    let rules = rules.as_array().map(Vec::as_slice).unwrap_or_default();
+    let rule =
+        |rule: &Value| row([&format!("  {}", text(&rule["path"])), &text(&rule["durability"])]);
+    rules.iter().map(rule).collect()
 }
 
 /// Nothing if no log is kept.
@@ -134,6 +155,20 @@ fn lane_rows(lanes: &Value) -> Vec<Vec<String>> {
         row([&"fence p50 / p99", &format!("{} / {}", us("fence_us_p50"), us("fence_us_p99"))]),
         row([&"sync errors", &lanes["errors"]]),
     ]
+}
+
+fn committer_rows(committer: &Value) -> Vec<Vec<String>> {
+    let mut rows = vec![
+        row([&"commits that nobody asked for", &committer["commits"]]),
+        row([&"  failed", &committer["errors"]]),
+    ];
+    if committer["late_syncs"].as_u64() > Some(0) {
+        rows.push(row([&"syncs answered before they were durable", &committer["late_syncs"]]));
+        rows.push(row([&"  waiting", &committer["late_syncs_waiting"]]));
+        rows.push(row([&"  later than promised", &committer["late_syncs_missed"]]));
+        rows.push(row([&"  failed", &committer["late_errors"]]));
+    }
+    rows
 }
 
 /// How many rewrites are not all or nothing, and why.

@@ -12,7 +12,7 @@ pub(super) fn run(args: &UmountArgs) -> Result<(), Failure> {
     match control::ask(&mount, &Request::Unmount { lazy: args.lazy })? {
         Some(Response::Unmounted) => Ok(()),
         Some(Response::Failed { message }) => Err(Failure::new(message)),
-        Some(Response::Status { .. }) => Err(Failure::new("the daemon answered something else")),
+        Some(_) => Err(Failure::new("the daemon answered something else")),
         None => clean_up(&mount, args.lazy),
     }
 }

@@ -15,6 +15,7 @@ use fs_core::platform::Backing;
 use fs_core::platform::linux::{LinuxBacking, LinuxLog};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::MountPlan;
 use super::options::{FenceChoice, MountOptions};
 use crate::failure::Failure;
 
@@ -34,12 +35,10 @@ pub struct MountEngine {
 ///
 /// # Errors
 /// The log was asked for and cannot be kept, or what is in it cannot be recovered.
-pub fn start(
-    backing: &Arc<LinuxBacking>,
-    path: &Path,
-    options: &MountOptions,
-) -> Result<MountEngine, Failure> {
-    let config = || EngineConfig { lanes: options.lanes() };
+pub fn start(backing: &Arc<LinuxBacking>, plan: &MountPlan) -> Result<MountEngine, Failure> {
+    let (path, options) = (plan.backing.as_path(), &plan.options);
+    let commit_interval = plan.settings.commit_interval;
+    let config = || EngineConfig { lanes: options.lanes(), commit_interval };
     // A log that was named must be there, whatever is chosen.
     drop(open_elsewhere(backing, options)?);
     let reason = reason_against(backing, options);

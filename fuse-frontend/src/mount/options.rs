@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use fs_core::durability::Durability;
 use fs_core::lane::LaneConfig;
 use fs_core::lane::policy::PolicyConfig;
 use fs_core::log::LogConfig;
 use fs_core::log::format::{LOG_BYTES_DEFAULT, LOG_BYTES_MAX, LOG_BYTES_MIN};
 use fs_core::platform::linux::{FenceMechanism, running_as_root};
 
+use crate::config::{Flags, commit_interval};
 use crate::failure::Failure;
 use crate::ring::Transport;
 
@@ -64,6 +66,8 @@ pub struct MountOptions {
     pub workers: usize,
     /// Pin known objects by descriptors instead of using file handles.
     pub pin_objects: bool,
+    /// What flags say about durability.
+    pub durability: Flags,
     /// What makes groups durable.
     pub fence: FenceChoice,
     /// A log outside of the backing directory.
@@ -104,6 +108,7 @@ impl Default for MountOptions {
             transport: Transport::Auto,
             workers: WORKERS_DEFAULT,
             pin_objects: false,
+            durability: Flags::default(),
             fence: FenceChoice::Auto,
             log: None,
             log_bytes: LOG_BYTES_DEFAULT,
@@ -144,6 +149,13 @@ Options for -o (several: comma-separated, or -o again):
                          transport=ring those that may wait for the disk
   handles, no_handles    know files by handle / pin each by a descriptor
                          (default: handles where privilege allows it)
+  durability=fsync|close|always|relaxed:MS
+                         what is durable when a call returns: what it asks for; also a
+                         written file at close and each change of names; every change;
+                         or nothing, but what was asked for MS milliseconds later
+                         (default fsync)
+  commit_interval=TIME   commit what was applied about so often although nobody asks,
+                         10ms to 3600s, 0 for never (default 1s)
   fence=auto|log|backing what makes a group durable: one write to the log (where the
                          backing filesystem allows it and it pays), or syncing the
                          backing directory (default auto)
@@ -232,6 +244,10 @@ impl MountOptions {
             ("transport", Some("auto")) => self.transport = Transport::Auto,
             ("transport", Some("ring")) => self.transport = Transport::Ring,
             ("transport", Some("classic")) => self.transport = Transport::Classic,
+            ("durability", Some(value)) => self.durability.durability = Some(durability(value)?),
+            ("commit_interval", Some(value)) => {
+                self.durability.commit_interval = Some(commit_interval(value)?);
+            }
             ("fence", Some("auto")) => self.fence = FenceChoice::Auto,
             ("fence", Some("log")) => self.fence = FenceChoice::Log,
             ("fence", Some("backing")) => self.fence = FenceChoice::Backing,
@@ -261,6 +277,14 @@ impl MountOptions {
         }
         Ok(())
     }
+}
+
+/// A durability mode.
+///
+/// # Errors
+/// It is none.
+pub fn durability(value: &str) -> Result<Durability, Failure> {
+    value.parse().map_err(|error| Failure::usage(format!("{error}")))
 }
 
 /// A size of a log as people write it: `64M`, `1G`, or bytes.

@@ -6,11 +6,12 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use fs_core::engine::{DirId, FileId, NodeId};
+use fs_core::engine::{Deed, DirId, FileId, NodeId};
 use fs_core::error::{Errno, Result};
 use fs_core::types::{NewMode, SetAttr, SetTime, SyncKind, Time};
 
 use super::abi::{opcode, u32_at, u64_at};
+use crate::skin::convert::attributes_set;
 use crate::skin::{Op, Write};
 
 /// `FUSE_WRITE_KILL_SUIDGID`.
@@ -49,7 +50,7 @@ pub(super) enum Request<'a> {
     Read { file: FileId, offset: u64, bytes: u32 },
     Write(Write<'a>),
     StatFs,
-    Flush,
+    Flush { file: FileId },
     Release { file: FileId },
     Fsync { file: FileId, kind: SyncKind },
     SetXattr { name: &'a OsStr, value: &'a [u8], flags: u32 },
@@ -112,7 +113,7 @@ pub(super) fn decode<'a>(opcode: u32, op_in: &[u8], payload: &'a [u8]) -> Result
             Request::Write(Write { file, offset, data, keep_suid, flags })
         }
         opcode::STATFS => Request::StatFs,
-        opcode::FLUSH => Request::Flush,
+        opcode::FLUSH => Request::Flush { file: file(0) },
         opcode::RELEASE => Request::Release { file: file(0) },
         opcode::FSYNC => {
             let is_data = word(8) & FSYNC_FDATASYNC != 0;
@@ -201,7 +202,7 @@ impl Request<'_> {
             Self::Read { .. } => Op::Read,
             Self::Write(_) => Op::Write,
             Self::StatFs => Op::StatFs,
-            Self::Flush => Op::Flush,
+            Self::Flush { .. } => Op::Flush,
             Self::Release { .. } => Op::Release,
             Self::Fsync { .. } => Op::Fsync,
             Self::SetXattr { .. } => Op::SetXattr,
@@ -218,6 +219,27 @@ impl Request<'_> {
             Self::Lseek { .. } => Op::Lseek,
             Self::CopyFileRange { .. } => Op::CopyFileRange,
         }
+    }
+
+    /// What it did to the object that its header names, for what is promised of that.
+    pub(super) fn deed(&self, node: NodeId) -> Option<Deed<'_>> {
+        Some(match *self {
+            Self::SetAttr { file, ref change } => attributes_set(node, file, change),
+            Self::SetXattr { .. } | Self::RemoveXattr { .. } => Deed::Attributes(node),
+            Self::Symlink { name, .. }
+            | Self::MkNod { name, .. }
+            | Self::MkDir { name, .. }
+            | Self::Unlink { name }
+            | Self::RmDir { name }
+            | Self::Link { name, .. } => Deed::Name(node, name),
+            Self::Rename { name, new_parent, new_name, .. } => {
+                Deed::Moved((node, name), (new_parent, new_name))
+            }
+            Self::Flush { file } => Deed::Closed(file),
+            Self::Fallocate { file, .. } => Deed::Content(file),
+            Self::CopyFileRange { target, .. } => Deed::Content(target.0),
+            _ => return None,
+        })
     }
 
     /// Whether it may wait for the disk, or take long, and so must not be carried out by

@@ -4,9 +4,11 @@
 //! (`fuse_permissible_uidgid`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
-use fs_core::engine::{DirId, NodeId};
+use fs_core::engine::{Deed, DirId, Entry, FileId, NodeId, Owed};
 use fs_core::error::{Errno, Result};
+use fs_core::platform::linux::LinuxBacking;
 use fs_core::types::Caller;
 
 use super::decode::{Request, decode};
@@ -17,7 +19,7 @@ use crate::skin::{Fitted, Skin, convert, fit};
 /// Answers a request from the kernel, now or when its group is durable; gives it back if
 /// that might wait for the disk, for [`serve_waiting`] on another thread.
 #[must_use = "a request that is given back is not answered"]
-pub(super) fn serve(skin: &Skin, ticket: Ticket) -> Option<Ticket> {
+pub(super) fn serve(skin: &Arc<Skin>, ticket: Ticket) -> Option<Ticket> {
     fenced(ticket, |ticket| {
         let request = match decode(ticket.opcode(), ticket.op_in(), ticket.payload()) {
             Ok(request) => request,
@@ -41,7 +43,9 @@ pub(super) fn serve(skin: &Skin, ticket: Ticket) -> Option<Ticket> {
             if renamed == Ok(false) {
                 return Some(ticket);
             }
-            ticket.answer(renamed.map(|_| Body::default()));
+            let deed = Deed::Moved(source, target);
+            let owed = renamed.and_then(|_| skin.tree.owed(ticket.caller(), &deed));
+            settle(skin, ticket, owed, Answer::of(Body::default()));
             return None;
         }
         handle(skin, ticket);
@@ -50,7 +54,7 @@ pub(super) fn serve(skin: &Skin, ticket: Ticket) -> Option<Ticket> {
 }
 
 /// Answers a request that may wait for the disk.
-pub(super) fn serve_waiting(skin: &Skin, ticket: Ticket) {
+pub(super) fn serve_waiting(skin: &Arc<Skin>, ticket: Ticket) {
     fenced(ticket, |ticket| handle(skin, ticket));
 }
 
@@ -64,7 +68,7 @@ fn fenced<T: Default>(ticket: Ticket, work: impl FnOnce(Ticket) -> T) -> T {
     })
 }
 
-fn handle(skin: &Skin, mut ticket: Ticket) {
+fn handle(skin: &Arc<Skin>, mut ticket: Ticket) {
     let request = match decode(ticket.opcode(), ticket.op_in(), ticket.payload()) {
         Ok(request) => request,
         Err(error) => return ticket.answer(Err(error)),
@@ -99,14 +103,92 @@ fn handle(skin: &Skin, mut ticket: Ticket) {
             skin.tree.sync_dir(caller, dir, Box::new(done));
         }
         request => {
-            let answer = answer(skin, caller, node, &request);
-            ticket.answer(answer);
+            let answer = match answer(skin, caller, node, &request) {
+                Ok(answer) => answer,
+                Err(error) => return ticket.answer(Err(error)),
+            };
+            let opened = answer.file.map(Deed::Opened);
+            match opened.or_else(|| request.deed(node)) {
+                Some(deed) => {
+                    let owed = skin.tree.owed(caller, &deed);
+                    settle(skin, ticket, owed, answer);
+                }
+                None => ticket.answer(Ok(answer.body)),
+            }
         }
     }
 }
 
-/// The answer to a request that is not parked.
-fn answer(skin: &Skin, caller: Caller, node: NodeId, request: &Request<'_>) -> Result<Body> {
+/// An answer, and what it refers to: to be given back if it is an error in the end.
+struct Answer {
+    body: Body,
+    node: Option<NodeId>,
+    file: Option<FileId>,
+}
+
+impl Answer {
+    fn of(body: Body) -> Self {
+        Self { body, node: None, file: None }
+    }
+}
+
+/// Answers when what is owed is settled.
+fn settle(skin: &Arc<Skin>, ticket: Ticket, owed: Result<Owed<LinuxBacking>>, answer: Answer) {
+    let give_back = |skin: &Skin, ticket: &Ticket, answer: &Answer| {
+        if let Some(file) = answer.file {
+            skin.release(answer.node.unwrap_or(ticket.node()), file);
+        }
+        if let Some(node) = answer.node {
+            skin.tree.forget(node, 1);
+        }
+    };
+    let owed = match owed {
+        Ok(owed) if owed.is_nothing() => return ticket.answer(Ok(answer.body)),
+        Ok(owed) => owed,
+        Err(error) => {
+            give_back(skin, &ticket, &answer);
+            return ticket.answer(Err(error));
+        }
+    };
+    let skin = Arc::clone(skin);
+    owed.settle(move |settled| {
+        if settled.is_err() {
+            give_back(&skin, &ticket, &answer);
+        }
+        ticket.answer(settled.map(|()| answer.body));
+    });
+}
+
+/// The answer to a request, before what is owed for it.
+fn answer(skin: &Skin, caller: Caller, node: NodeId, request: &Request<'_>) -> Result<Answer> {
+    let options = &skin.options;
+    let entry =
+        |entry: Entry| Answer { node: Some(entry.id), ..Answer::of(Body::entry(&entry, options)) };
+    match *request {
+        Request::Symlink { name, target } => {
+            skin.tree.make_symlink(caller, node, name, target).map(entry)
+        }
+        Request::MkNod { name, new, rdev } => {
+            skin.tree.make_node(caller, node, name, new, convert::device(rdev)).map(entry)
+        }
+        Request::MkDir { name, new } => skin.tree.make_dir(caller, node, name, new).map(entry),
+        Request::Link { node: linked, name } => skin.tree.link(linked, node, name).map(entry),
+        Request::Open { flags } => {
+            let opened = skin.open(caller, node, flags)?;
+            let body = Body::opened(&opened);
+            Ok(Answer { file: Some(opened.file), ..Answer::of(body) })
+        }
+        Request::Create { name, new, flags } => {
+            let (entry, opened) = skin.create(caller, node, name, new, flags)?;
+            let body = Body::created(&entry, &opened, options);
+            Ok(Answer { body, node: Some(entry.id), file: Some(opened.file) })
+        }
+        ref request => simple_answer(skin, caller, node, request).map(Answer::of),
+    }
+}
+
+/// The answer to a request that gives the kernel no reference to keep.
+fn simple_answer(skin: &Skin, caller: Caller, node: NodeId, request: &Request<'_>) -> Result<Body> {
     let (tree, options) = (&skin.tree, &skin.options);
     let entry = |entry| Body::entry(&entry, options);
     let attr = |attr| Body::attr(&attr, options);
@@ -120,27 +202,14 @@ fn answer(skin: &Skin, caller: Caller, node: NodeId, request: &Request<'_>) -> R
             tree.set_attr(caller, node, file, change).map(attr)
         }
         Request::ReadLink => tree.read_link(node).map(Body::data),
-        Request::Symlink { name, target } => {
-            tree.make_symlink(caller, node, name, target).map(entry)
-        }
-        Request::MkNod { name, new, rdev } => {
-            tree.make_node(caller, node, name, new, convert::device(rdev)).map(entry)
-        }
-        Request::MkDir { name, new } => tree.make_dir(caller, node, name, new).map(entry),
         Request::Unlink { name } => tree.unlink(node, name).map(nothing),
         Request::RmDir { name } => tree.remove_dir(node, name).map(nothing),
         Request::Rename { name, new_parent, new_name, flags } => {
             let mode = convert::rename_mode(flags)?;
             tree.rename((node, name), (new_parent, new_name), mode).map(nothing)
         }
-        Request::Link { node: linked, name } => tree.link(linked, node, name).map(entry),
-        Request::Open { flags } => Ok(Body::opened(&skin.open(caller, node, flags)?)),
-        Request::Create { name, new, flags } => {
-            let (entry, opened) = skin.create(caller, node, name, new, flags)?;
-            Ok(Body::created(&entry, &opened, options))
-        }
         Request::StatFs => Ok(Body::stats(&tree.stats()?)),
-        Request::Flush => Ok(Body::default()),
+        Request::Flush { .. } => Ok(Body::default()),
         Request::Release { file } => {
             skin.release(node, file);
             Ok(Body::default())
@@ -178,8 +247,14 @@ fn answer(skin: &Skin, caller: Caller, node: NodeId, request: &Request<'_>) -> R
         Request::Read { .. }
         | Request::Write(_)
         | Request::Fsync { .. }
-        | Request::FsyncDir { .. } => {
-            unreachable!("answered where the ticket is")
+        | Request::FsyncDir { .. }
+        | Request::Symlink { .. }
+        | Request::MkNod { .. }
+        | Request::MkDir { .. }
+        | Request::Link { .. }
+        | Request::Open { .. }
+        | Request::Create { .. } => {
+            unreachable!("answered where the ticket is, or with a reference")
         }
     }
 }

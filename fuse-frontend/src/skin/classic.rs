@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use fs_core::engine::{DirId, Entry, FileId, NodeId};
+use fs_core::engine::{Deed, DirId, Entry, FileId, NodeId};
 use fs_core::error::Result;
 use fs_core::platform::linux::LinuxBacking;
 use fs_core::platform::record::acting;
@@ -19,13 +19,15 @@ use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyWrite, ReplyXattr, Request, RequestId, TimeOrNow, WriteFlags,
 };
 
-use super::convert::{self, caller, errno, file_attr, file_type, node, rename_mode, time};
+use super::convert::{
+    self, attributes_set, caller, errno, file_attr, file_type, node, rename_mode, time,
+};
 use super::init::{self, Agreement};
 use super::wire::Body;
-use super::{Fitted, Op, Served, Skin, Write, fit, reply};
+use super::{Fitted, Op, Opened, Served, Skin, Write, fit, reply};
 
 /// fuser's view of a [`Skin`].
 pub struct Classic<B: Served = LinuxBacking> {
@@ -54,19 +56,59 @@ impl<B: Served> Classic<B> {
         self.handle(op, || acting(caller(request), handler));
     }
 
-    fn entry(&self, request: &Request, reply: ReplyEntry, result: Result<Entry>) {
+    fn entry(skin: &Skin<B>, unique: RequestId, reply: ReplyEntry, entry: &Entry) {
+        let body = Body::entry(entry, &skin.options);
+        // A reply that the kernel did not take (the caller was killed)
+        // holds no reference.
+        if !skin.channel.send(unique, &body) {
+            skin.tree.forget(entry.id, 1);
+        }
+        reply::answered(reply);
+    }
+
+    /// A new name, when it is as durable as is promised.
+    fn made(&self, req: &Request, reply: ReplyEntry, deed: &Deed<'_>, result: Result<Entry>) {
+        let entry = match result {
+            Ok(entry) => entry,
+            Err(error) => return reply.error(errno(error)),
+        };
+        let (skin, unique) = (Arc::clone(&self.skin), req.unique());
+        self.skin.settle(caller(req), deed, move |settled| match settled {
+            Ok(()) => Self::entry(&skin, unique, reply, &entry),
+            Err(error) => {
+                skin.tree.forget(entry.id, 1);
+                reply.error(errno(error));
+            }
+        });
+    }
+
+    /// Nothing but that it is done, when it is as durable as is promised.
+    fn done(&self, req: &Request, reply: ReplyEmpty, deed: &Deed<'_>, result: Result<()>) {
         match result {
-            Ok(entry) => {
-                let body = Body::entry(&entry, &self.skin.options);
-                // A reply that the kernel did not take (the caller was killed)
-                // holds no reference.
-                if !self.skin.channel.send(request.unique(), &body) {
-                    self.skin.tree.forget(entry.id, 1);
-                }
-                reply::answered(reply);
+            Ok(()) => {
+                self.skin.settle(caller(req), deed, move |result| Self::empty(reply, result));
             }
             Err(error) => reply.error(errno(error)),
         }
+    }
+
+    /// An open file, and its name if it was made with it, when it is as durable as is promised.
+    fn opened(
+        &self,
+        req: &Request,
+        id: NodeId,
+        opened: Opened,
+        body: Body,
+        answer: impl FnOnce(&Skin<B>, Result<&Body>) -> bool + Send + 'static,
+    ) {
+        let skin = Arc::clone(&self.skin);
+        let file = opened.file;
+        self.skin.settle(caller(req), &Deed::Opened(file), move |settled| {
+            if !answer(&skin, settled.map(|()| &body)) {
+                skin.release(id, file);
+            }
+            drop(opened);
+        });
     }
 
     fn empty(reply: ReplyEmpty, result: Result<()>) {
@@ -77,9 +119,9 @@ impl<B: Served> Classic<B> {
     }
 
     /// Attributes or an error, for getattr and setattr.
-    fn attr(&self, reply: ReplyAttr, result: Result<Attr>) {
+    fn attr(skin: &Skin<B>, reply: ReplyAttr, result: Result<Attr>) {
         match result {
-            Ok(attr) => reply.attr(&self.skin.options.attr_timeout, &file_attr(&attr)),
+            Ok(attr) => reply.attr(&skin.options.attr_timeout, &file_attr(&attr)),
             Err(error) => reply.error(errno(error)),
         }
     }
@@ -101,7 +143,7 @@ impl<B: Served> Filesystem for Classic<B> {
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.handle(Op::Lookup, || match self.skin.lookup(node(parent), name) {
-            Ok(Some(entry)) => self.entry(req, reply, Ok(entry)),
+            Ok(Some(entry)) => Self::entry(&self.skin, req.unique(), reply, &entry),
             Ok(None) => {
                 let _ = self.skin.channel.send(req.unique(), &Body::no_entry(&self.skin.options));
                 reply::answered(reply);
@@ -115,7 +157,7 @@ impl<B: Served> Filesystem for Classic<B> {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.handle(Op::GetAttr, || self.attr(reply, self.skin.tree.attr(node(ino))));
+        self.handle(Op::GetAttr, || Self::attr(&self.skin, reply, self.skin.tree.attr(node(ino))));
     }
 
     fn setattr(
@@ -140,8 +182,15 @@ impl<B: Served> Filesystem for Classic<B> {
             let perm = mode.map(|mode| mode & 0o7777);
             let (atime, mtime) = (atime.map(time), mtime.map(time));
             let change = SetAttr { perm, uid, gid, size, atime, mtime };
-            let file = fh.map(|fh| FileId(fh.0));
-            self.attr(reply, self.skin.tree.set_attr(caller(req), node(ino), file, &change));
+            let (id, file) = (node(ino), fh.map(|fh| FileId(fh.0)));
+            let attr = match self.skin.tree.set_attr(caller(req), id, file, &change) {
+                Ok(attr) => attr,
+                Err(error) => return reply.error(errno(error)),
+            };
+            let (skin, deed) = (Arc::clone(&self.skin), attributes_set(id, file, &change));
+            self.skin.settle(caller(req), &deed, move |settled| {
+                Self::attr(&skin, reply, settled.map(|()| attr));
+            });
         });
     }
 
@@ -165,7 +214,7 @@ impl<B: Served> Filesystem for Classic<B> {
         self.handle(Op::MkNod, || {
             let (new, device) = (NewMode { mode, umask }, convert::device(rdev));
             let result = self.skin.tree.make_node(caller(req), node(parent), name, new, device);
-            self.entry(req, reply, result);
+            self.made(req, reply, &Deed::Name(node(parent), name), result);
         });
     }
 
@@ -180,19 +229,22 @@ impl<B: Served> Filesystem for Classic<B> {
     ) {
         self.handle(Op::MkDir, || {
             let new = NewMode { mode, umask };
-            self.entry(req, reply, self.skin.tree.make_dir(caller(req), node(parent), name, new));
+            let result = self.skin.tree.make_dir(caller(req), node(parent), name, new);
+            self.made(req, reply, &Deed::Name(node(parent), name), result);
         });
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.handle_for(req, Op::Unlink, || {
-            Self::empty(reply, self.skin.tree.unlink(node(parent), name));
+            let result = self.skin.tree.unlink(node(parent), name);
+            self.done(req, reply, &Deed::Name(node(parent), name), result);
         });
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.handle_for(req, Op::RmDir, || {
-            Self::empty(reply, self.skin.tree.remove_dir(node(parent), name));
+            let result = self.skin.tree.remove_dir(node(parent), name);
+            self.done(req, reply, &Deed::Name(node(parent), name), result);
         });
     }
 
@@ -207,7 +259,7 @@ impl<B: Served> Filesystem for Classic<B> {
         self.handle(Op::Symlink, || {
             let target = target.as_os_str();
             let result = self.skin.tree.make_symlink(caller(req), node(parent), link_name, target);
-            self.entry(req, reply, result);
+            self.made(req, reply, &Deed::Name(node(parent), link_name), result);
         });
     }
 
@@ -225,7 +277,7 @@ impl<B: Served> Filesystem for Classic<B> {
             let (source, target) = ((node(parent), name), (node(newparent), newname));
             let result = rename_mode(flags.bits())
                 .and_then(|mode| self.skin.tree.rename(source, target, mode));
-            Self::empty(reply, result);
+            self.done(req, reply, &Deed::Moved(source, target), result);
         });
     }
 
@@ -238,20 +290,30 @@ impl<B: Served> Filesystem for Classic<B> {
         reply: ReplyEntry,
     ) {
         self.handle_for(req, Op::Link, || {
-            self.entry(req, reply, self.skin.tree.link(node(ino), node(newparent), newname));
+            let result = self.skin.tree.link(node(ino), node(newparent), newname);
+            self.made(req, reply, &Deed::Name(node(newparent), newname), result);
         });
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.handle(Op::Open, || match self.skin.open(caller(req), node(ino), flags.0) {
-            Ok(opened) if opened.backing.is_some() => {
-                if !self.skin.channel.send(req.unique(), &Body::opened(&opened)) {
-                    self.skin.release(node(ino), opened.file);
+        self.handle(Op::Open, || {
+            let (id, unique) = (node(ino), req.unique());
+            let opened = match self.skin.open(caller(req), id, flags.0) {
+                Ok(opened) => opened,
+                Err(error) => return reply.error(errno(error)),
+            };
+            let body = Body::opened(&opened);
+            self.opened(req, id, opened, body, move |skin, body| match body {
+                Ok(body) => {
+                    let sent = skin.channel.send(unique, body);
+                    reply::answered(reply);
+                    sent
                 }
-                reply::answered(reply);
-            }
-            Ok(opened) => reply.opened(FileHandle(opened.file.0), FopenFlags::empty()),
-            Err(error) => reply.error(errno(error)),
+                Err(error) => {
+                    reply.error(errno(error));
+                    false
+                }
+            });
         });
     }
 
@@ -266,18 +328,30 @@ impl<B: Served> Filesystem for Classic<B> {
         reply: ReplyCreate,
     ) {
         self.handle(Op::Create, || {
-            let new = NewMode { mode, umask };
-            match self.skin.create(caller(req), node(parent), name, new, flags) {
-                Ok((entry, opened)) => {
-                    let body = Body::created(&entry, &opened, &self.skin.options);
-                    if !self.skin.channel.send(req.unique(), &body) {
-                        self.skin.release(entry.id, opened.file);
-                        self.skin.tree.forget(entry.id, 1);
+            let (new, unique) = (NewMode { mode, umask }, req.unique());
+            let created = self.skin.create(caller(req), node(parent), name, new, flags);
+            let (entry, opened) = match created {
+                Ok(created) => created,
+                Err(error) => return reply.error(errno(error)),
+            };
+            let body = Body::created(&entry, &opened, &self.skin.options);
+            self.opened(req, entry.id, opened, body, move |skin, body| {
+                let sent = match body {
+                    Ok(body) => {
+                        let sent = skin.channel.send(unique, body);
+                        reply::answered(reply);
+                        sent
                     }
-                    reply::answered(reply);
+                    Err(error) => {
+                        reply.error(errno(error));
+                        false
+                    }
+                };
+                if !sent {
+                    skin.tree.forget(entry.id, 1);
                 }
-                Err(error) => reply.error(errno(error)),
-            }
+                sent
+            });
         });
     }
 
@@ -333,13 +407,13 @@ impl<B: Served> Filesystem for Classic<B> {
 
     fn flush(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.handle(Op::Flush, || reply.ok());
+        self.handle(Op::Flush, || self.done(req, reply, &Deed::Closed(FileId(fh.0)), Ok(())));
     }
 
     fn release(
@@ -479,7 +553,7 @@ impl<B: Served> Filesystem for Classic<B> {
         self.handle(Op::SetXattr, || {
             let flags = flags.cast_unsigned();
             let result = self.skin.tree.set_xattr(caller(req), node(ino), name, value, flags);
-            Self::empty(reply, result);
+            self.done(req, reply, &Deed::Attributes(node(ino)), result);
         });
     }
 
@@ -497,7 +571,8 @@ impl<B: Served> Filesystem for Classic<B> {
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.handle_for(req, Op::RemoveXattr, || {
-            Self::empty(reply, self.skin.tree.remove_xattr(node(ino), name));
+            let result = self.skin.tree.remove_xattr(node(ino), name);
+            self.done(req, reply, &Deed::Attributes(node(ino)), result);
         });
     }
 
@@ -519,7 +594,8 @@ impl<B: Served> Filesystem for Classic<B> {
     ) {
         self.handle(Op::Fallocate, || {
             let (file, mode) = (FileId(fh.0), mode.cast_unsigned());
-            Self::empty(reply, self.skin.tree.allocate(caller(req), file, mode, offset, length));
+            let result = self.skin.tree.allocate(caller(req), file, mode, offset, length);
+            self.done(req, reply, &Deed::Content(file), result);
         });
     }
 
@@ -556,10 +632,14 @@ impl<B: Served> Filesystem for Classic<B> {
     ) {
         self.handle(Op::CopyFileRange, || {
             let (source, target) = ((FileId(fh_in.0), offset_in), (FileId(fh_out.0), offset_out));
-            match self.skin.copy_range(caller(req), source, target, len) {
-                Ok(bytes) => reply.written(bytes),
+            let bytes = match self.skin.copy_range(caller(req), source, target, len) {
+                Ok(bytes) => bytes,
+                Err(error) => return reply.error(errno(error)),
+            };
+            self.skin.settle(caller(req), &Deed::Content(target.0), move |settled| match settled {
+                Ok(()) => reply.written(bytes),
                 Err(error) => reply.error(errno(error)),
-            }
+            });
         });
     }
 }

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fs_core::engine::NodeId;
+use fs_core::engine::{Deed, FileId, NodeId};
 use fs_core::error::{Errno, Result};
 use fs_core::platform::{OpenMode, RenameMode};
-use fs_core::types::{Attr, Caller, FileKind, SetTime, Time};
+use fs_core::types::{Attr, Caller, FileKind, SetAttr, SetTime, Time};
 use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
 
 pub(super) fn node(ino: INodeNo) -> NodeId {
@@ -41,6 +41,15 @@ pub(crate) fn open_mode(flags: i32) -> OpenMode {
         write: access != libc::O_RDONLY,
         truncate: flags & libc::O_TRUNC != 0,
         no_atime: flags & libc::O_NOATIME != 0,
+    }
+}
+
+/// What SETATTR has done. With a file that is open, its length is content to come.
+pub(crate) fn attributes_set(id: NodeId, file: Option<FileId>, change: &SetAttr) -> Deed<'static> {
+    match file {
+        _ if change.size.is_none() => Deed::Attributes(id),
+        Some(file) => Deed::Content(file),
+        None => Deed::Cut(id),
     }
 }
 

@@ -161,9 +161,10 @@ pub(super) fn rewriting(flags: i32, bytes: u64, under_way: bool) -> Rewriting {
 /// Files opened for synchronous writes, and those whose writes must be `seen`, get direct
 /// I/O on top: their writes then come to us, coherent with other passthrough opens of the
 /// inode, and each is answered when a group has made it durable, if that was asked for.
-/// `close` needs no FLUSH: there is nothing between the kernel and the backing file.
-pub(super) fn open_flags(flags: i32, seen: bool) -> u32 {
-    let mut reply = fopen::NOFLUSH;
+/// `close` needs no FLUSH unless it is to wait until the file is durable: there is nothing
+/// between the kernel and the backing file.
+pub(super) fn open_flags(flags: i32, seen: bool, asks_at_close: bool) -> u32 {
+    let mut reply = if asks_at_close { 0 } else { fopen::NOFLUSH };
     // O_SYNC contains O_DSYNC.
     if seen || flags & libc::O_DSYNC != 0 {
         reply |= fopen::DIRECT_IO | fopen::PARALLEL_DIRECT_WRITES;

@@ -50,6 +50,9 @@ pub struct PowercutArgs {
     /// Demand what the log promises of another fence: must find losses there.
     #[arg(long)]
     pub demand_log: bool,
+    /// Demand what the mode `close` promises of a mount in another mode, or of none: must find losses.
+    #[arg(long)]
+    pub demand_close: bool,
     /// A bug on purpose: the mount answers one sync in N without making it.
     #[arg(long, value_name = "N")]
     pub plant_lie: Option<u32>,
@@ -105,6 +108,12 @@ impl PowercutArgs {
         self.fence == "log" || self.demand_log
     }
 
+    pub(super) fn promises_at_close(&self) -> bool {
+        let modes = ["durability=close", "durability=always"];
+        let options = self.mount_options.split(',');
+        self.demand_close || options.into_iter().any(|option| modes.contains(&option))
+    }
+
     // ext4 answers an fsync well whose commit was aborted just before it looked: the transaction is
     // gone then, and `jbd2_complete_transaction` takes it for done (Linux 6.18; bare ext4, --faults).
     // With a log it is not ext4 that answers.
@@ -123,6 +132,7 @@ impl PowercutArgs {
             (self.faults, "a failing disk"),
             (self.kill, "killed daemons"),
             (self.demand_log, "the log's promises"),
+            (self.demand_close, "the promises of close"),
         ];
         let more = more.iter().filter(|(wanted, _)| *wanted).map(|(_, text)| format!(", {text}"));
         format!("{} with {lanefs}{}, seed {}", self.fs, more.collect::<String>(), self.seed)

@@ -3,6 +3,7 @@
 //! [`Mounted`](crate::mounted::Mounted) fails its test when anything is wrong with a mount; here things
 //! are made to go wrong, and what lanefs does then is told to the campaign.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -34,10 +35,23 @@ impl Daemon {
     /// # Errors
     /// What the command said.
     pub fn mount(backing: &Path, options: &str) -> Result<Self, String> {
+        Self::mount_with(backing, options, |_| Vec::new())
+    }
+
+    /// The same with more words on the command line, which may need the mount point.
+    ///
+    /// # Errors
+    /// What the command said.
+    pub fn mount_with(
+        backing: &Path,
+        options: &str,
+        words: impl FnOnce(&Path) -> Vec<OsString>,
+    ) -> Result<Self, String> {
         let scratch = Scratch::new(0);
         let mount_point = scratch.subdirectory("mount");
         let mut command = Command::new(binary::lanefs());
         command.arg("mount").arg(backing).arg(&mount_point).args(["--daemon", "-o", options]);
+        command.args(words(&mount_point));
         let outcome = run::run(&mut command, COMMAND_DEADLINE);
         if !outcome.status.success() {
             unmount_patiently(&mount_point, Duration::ZERO);
@@ -51,6 +65,11 @@ impl Daemon {
     /// The mount point.
     pub fn path(&self) -> &Path {
         &self.mount_point
+    }
+
+    /// The process that serves the mount.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
     }
 
     /// What `lanefs status --json` says.

@@ -216,6 +216,8 @@ pub struct Promised {
     actors: BTreeMap<u32, Progress>,
     /// The promises of the log count, and not only those of a filesystem.
     pub log: bool,
+    /// What was closed, and names, are promised: the modes `close` and `always`.
+    pub at_close: bool,
     /// Directories below the tree that must be exactly as they were seen; "" is the tree.
     pub exact: Vec<(String, Arc<Snapshot>)>,
 }
@@ -238,6 +240,12 @@ impl Promised {
         Promised { log, ..self }
     }
 
+    /// The same where what was closed is promised, or is not.
+    #[must_use]
+    pub fn promised_at_close(self, at_close: bool) -> Self {
+        Promised { at_close, ..self }
+    }
+
     /// The same with directories that must also be exactly so.
     #[must_use]
     pub fn exactly(
@@ -253,14 +261,14 @@ impl Promised {
     pub fn shifted(&self, actors: Range<u32>) -> Self {
         let first = actors.start;
         let actors = self.actors.range(actors).map(|(actor, p)| (actor - first, *p)).collect();
-        Promised { actors, log: self.log, exact: Vec::new() }
+        Promised { actors, log: self.log, at_close: self.at_close, exact: Vec::new() }
     }
 
     /// Equal promises of one recording have an equal digest.
     pub fn digest(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.actors.hash(&mut hasher);
-        self.log.hash(&mut hasher);
+        (self.log, self.at_close).hash(&mut hasher);
         for (directory, snapshot) in &self.exact {
             (directory, Arc::as_ptr(snapshot)).hash(&mut hasher);
         }
@@ -274,7 +282,7 @@ impl Promised {
             actors.map(|(actor, p)| json!([actor, p.acked, p.begun, p.covered])).collect();
         let exact = self.exact.iter();
         let exact: Vec<_> = exact.map(|(path, seen)| json!([path, seen.to_json()])).collect();
-        json!({ "actors": actors, "log": self.log, "exact": exact })
+        json!({ "actors": actors, "log": self.log, "at_close": self.at_close, "exact": exact })
     }
 
     /// The inverse of [`Promised::to_json`]; takes what earlier versions wrote, too.
@@ -294,7 +302,8 @@ impl Promised {
             Some((entry.get(0)?.as_str()?.to_owned(), Arc::new(snapshot)))
         };
         let exact = value["exact"].as_array()?.iter().map(directory).collect::<Option<_>>()?;
-        Some(Promised { actors: actors(&value["actors"])?, log: value["log"].as_bool()?, exact })
+        let (log, at_close) = (value["log"].as_bool()?, value["at_close"].as_bool() == Some(true));
+        Some(Promised { actors: actors(&value["actors"])?, log, at_close, exact })
     }
 }
 

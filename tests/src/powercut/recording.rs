@@ -67,6 +67,8 @@ pub struct Recording {
     pub history: History,
     /// The log's promises count.
     pub log: bool,
+    /// What was closed, and names, are promised.
+    pub at_close: bool,
     /// From a position on, directories that must be exactly so.
     pub exact: Vec<(Position, Trees)>,
     /// Where something special happened: cuts are worth more there.
@@ -86,7 +88,11 @@ impl Recording {
     pub fn promised(&self, position: Position) -> Promised {
         let exact = self.exact.iter().rev().find(|(from, _)| *from <= position);
         let exact = exact.map(|(_, directories)| directories.clone()).unwrap_or_default();
-        self.history.at(position).under_log(self.log).exactly(exact)
+        self.history
+            .at(position)
+            .under_log(self.log)
+            .promised_at_close(self.at_close)
+            .exactly(exact)
     }
 }
 
@@ -141,6 +147,8 @@ pub struct Run {
     pub mishap: Mishap,
     /// The log's promises count.
     pub log: bool,
+    /// What was closed, and names, are promised.
+    pub at_close: bool,
     /// A sync that was under way while the disk failed may have been answered wrongly: the
     /// filesystem alone does that.
     pub forgive_shaken: bool,
@@ -180,12 +188,14 @@ pub fn record(
     drop(scratch);
     disk.check()?;
     let promised = history.at(record.last_position());
-    let promised = promised.under_log(run.log).exactly(events.last_exact);
+    let promised =
+        promised.under_log(run.log).promised_at_close(run.at_close).exactly(events.last_exact);
     Ok(Recording {
         record: record.with_tearing(Tearing::sparing_superblock(filesystem.kernel_name())),
         start,
         history,
         log: run.log,
+        at_close: run.at_close,
         exact: events.exact,
         hot: events.hot,
         last: (disk.cached(), promised),

@@ -13,6 +13,7 @@ mod bytes;
 mod contents;
 mod files;
 mod history;
+mod legacy;
 mod many;
 mod names;
 mod order;
@@ -124,6 +125,9 @@ pub const WORKLOADS: &[Entry] = &[
     log_only("order", order::single),
     log_only("order-threads", order::threads),
     log_only("replace-unsynced", unsynced::replace),
+    log_only("legacy-rename", legacy::rename),
+    any("legacy-closed", legacy::closed),
+    log_only("legacy-rewrite", legacy::rewrite),
 ];
 
 /// The workload of this name.

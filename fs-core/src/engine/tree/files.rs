@@ -3,11 +3,13 @@
 use std::cell::Cell;
 use std::ffi::OsStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::describe::{self, made, nothing};
 use super::{Entry, FileId, OpenFile, Tree};
+use crate::durability::Durability;
 use crate::engine::Lsn;
+use crate::engine::committer::LateError;
 use crate::engine::nodes::{Node, NodeId};
 use crate::error::{Errno, Result};
 use crate::fence::SyncRequest;
@@ -47,6 +49,7 @@ impl<B: Backing> Tree<B> {
         if mode.write {
             open.tracked = self.track_open(&open, false);
         }
+        self.opening(&mut open, mode.truncate);
         Ok(FileId(self.files.insert(open)))
     }
 
@@ -151,12 +154,13 @@ impl<B: Backing> Tree<B> {
             },
         )?;
         let ((found, file, is_new), opened) = created;
-        let (node, mut entry) = self.enter(found);
+        let (node, mut entry) = self.enter(found, &dir, name);
         let file = OnceLock::from(Arc::new(file));
         let mut open = OpenFile::new(node, opened, file);
         if mode.write {
             open.tracked = self.track_open(&open, is_new);
         }
+        self.opening(&mut open, is_new || mode.truncate);
         let id = self.files.insert(open);
         if mode.truncate && !is_new {
             let cut = SetAttr { size: Some(0), ..SetAttr::default() };
@@ -188,7 +192,10 @@ impl<B: Backing> Tree<B> {
     /// written again is written in place then.
     pub fn release_may_wait(&self, file: FileId) -> bool {
         let open = self.files.get(file.0);
-        open.is_ok_and(|open| open.tracked.as_ref().is_some_and(|file| file.is_emptied()))
+        open.is_ok_and(|open| {
+            let emptied = open.tracked.as_ref().is_some_and(|file| file.is_emptied());
+            emptied || open.closed_empty.load(Ordering::Acquire)
+        })
     }
 
     /// Closes a file.
@@ -201,6 +208,11 @@ impl<B: Backing> Tree<B> {
                 log.set_unseen(tracked, &open.node.object, false);
             }
             log.closed(tracked, &open.node.object, file, open.cut_at.load(Ordering::Relaxed));
+        }
+        self.release_settles(&open);
+        if open.mode.write {
+            self.wrote.store(true, Ordering::SeqCst);
+            self.engine.unsynced();
         }
     }
 
@@ -372,7 +384,14 @@ impl<B: Backing> Tree<B> {
 
     /// Makes a file durable, then calls `done`; never waits for another group.
     pub fn sync_file(&self, caller: Caller, file: FileId, kind: SyncKind, done: Completion) {
-        match self.sync_request(caller, file, kind) {
+        let delay = self.durability(file).delay();
+        let kind = if delay.is_some() { SyncKind::Full } else { kind };
+        let request = self.sync_request(caller, file, kind);
+        if let (Ok(request), Some(delay), Ok(open)) = (&request, delay, self.files.get(file.0)) {
+            let request = SyncRequest::clone(request);
+            return done(self.sync_later(request, delay, &open.late_error));
+        }
+        match request {
             Ok(request) => self.engine.lanes.submit(u64::from(caller.thread), request, done),
             Err(error) => done(Err(error)),
         }
@@ -410,8 +429,20 @@ impl<B: Backing> Tree<B> {
 
 impl<B: Backing> OpenFile<B> {
     fn new(node: Arc<Node<B>>, mode: OpenMode, file: OnceLock<Arc<B::File>>) -> Self {
-        let (cut_at, unseen) = (AtomicU64::new(0), AtomicBool::new(false));
-        Self { node, mode, tracked: None, file, cut_at, unseen }
+        Self {
+            node,
+            mode,
+            tracked: None,
+            file,
+            cut_at: AtomicU64::new(0),
+            unseen: AtomicBool::new(false),
+            durability: Durability::default(),
+            is_new: false,
+            closed_empty: AtomicBool::new(false),
+            stamp: None,
+            late_error: LateError::default(),
+            looked: Mutex::default(),
+        }
     }
 }
 

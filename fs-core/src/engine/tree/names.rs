@@ -18,14 +18,14 @@ impl<B: Backing> Tree<B> {
     pub fn lookup(&self, dir: NodeId, name: &OsStr) -> Result<Entry> {
         let dir = self.nodes.get(dir)?;
         self.check_name(&dir, name, Errno::NOENT)?;
-        Ok(self.enter(self.backing.lookup(&dir.object, name)?).1)
+        Ok(self.enter(self.backing.lookup(&dir.object, name)?, &dir, name).1)
     }
 
     /// Finds a name in an open directory.
     pub fn lookup_in(&self, dir: DirId, name: &OsStr) -> Result<Entry> {
         let dir = self.dirs.get(dir.0)?;
         self.check_name(&dir.node, name, Errno::NOENT)?;
-        Ok(self.enter(self.backing.lookup(&dir.node.object, name)?).1)
+        Ok(self.enter(self.backing.lookup(&dir.node.object, name)?, &dir.node, name).1)
     }
 
     /// Gives references back.
@@ -84,7 +84,7 @@ impl<B: Backing> Tree<B> {
             || make(&dir.object),
             |_, _, found, changes| changes.push(made(dir.key(), name, found, target)),
         )?;
-        Ok(self.enter(found).1)
+        Ok(self.enter(found, &dir, name).1)
     }
 
     /// Gives a node one more name.
@@ -97,7 +97,7 @@ impl<B: Backing> Tree<B> {
             || self.backing.link(&node.object, &dir.object, name),
             |_, _, _, changes| changes.push(describe::linked(node.key(), dir.key(), name)),
         )?;
-        Ok(self.enter(found).1)
+        Ok(self.enter(found, &dir, name).1)
     }
 
     /// Removes a name that is not a directory's.
@@ -229,6 +229,10 @@ impl<B: Backing> Tree<B> {
         };
         if dir_moved {
             self.engine.dir_moved.fetch_max(lsn, Ordering::AcqRel);
+        }
+        self.moved_to(&to, target.1);
+        if mode.exchange {
+            self.moved_to(&from, source.1);
         }
         // Of two names of one object none was removed.
         let is_same = |found: &Found<B>| renamed.0.as_ref().is_some_and(|m| m.key == found.key);

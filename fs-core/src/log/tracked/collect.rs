@@ -1,6 +1,7 @@
 //! Which bytes of a file a sync has to log, and logging them.
 
 use std::ops::Range;
+use std::time::Instant;
 
 use super::{Before, FileState, LivePage, Logged, PAGE_BYTES, Synced, Tracked};
 use crate::engine::Lsn;
@@ -160,6 +161,7 @@ impl<B: Backing> Tracked<B> {
             state.durable_size = collected.length.or(state.durable_size);
             state.live.extend(collected.pages);
             state.synced = Some(Synced::from(attr));
+            state.durable_at = Instant::now();
             state.emptied = false;
             // With a copy that is still there, writing in place had failed.
             state.rewrite.take_if(|rewrite| rewrite.copy.is_none());
@@ -186,6 +188,7 @@ impl<B: Backing> Tracked<B> {
                 !committed.contains(&(start..start + u64::from(entry.bytes)))
             });
             state.synced = Some(Synced::from(attr));
+            state.durable_at = Instant::now();
             state.emptied = false;
             state.rewrite.take_if(|rewrite| rewrite.copy.is_none());
         }

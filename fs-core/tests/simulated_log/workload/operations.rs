@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use fs_core::engine::{Entry, NamesChanged};
+use fs_core::engine::{Deed, Entry, NamesChanged};
 use fs_core::platform::{Backing, OpenMode, RenameMode, os_name};
 use fs_core::types::{FileKind, NewMode, SetAttr, SetTime, SyncKind, Time};
 
@@ -39,24 +39,30 @@ impl World {
             33..38 => self.allocate(program),
             38..40 => self.open_cut(program),
             40..42 => self.copy(program),
-            42..49 => self.rename(false),
-            49..52 => self.replace(),
-            52..54 => self.rename(true),
-            54..56 => self.exchange(),
-            56..59 => self.link(),
-            59..64 => self.unlink(),
+            42..49 => self.rename(program, false),
+            49..52 => self.replace(program),
+            52..54 => self.rename(program, true),
+            54..56 => self.exchange(program),
+            56..59 => self.link(program),
+            59..64 => self.unlink(program),
             64..67 => self.make_dir(program),
-            67..69 => self.remove_dir(),
+            67..69 => self.remove_dir(program),
             69..71 => self.make_other(program),
             71..74 => self.set_attributes(program),
             74..76 => self.set_xattr(program),
             76..78 => self.forget(),
+            78..86 if self.plan.durability.at_close() => self.close(program),
             78..86 => return self.sync_file(program, SyncKind::Full),
             86..90 => return self.sync_file(program, SyncKind::Data),
             90..94 => return self.batch(program),
             _ => return self.sync_dir(program),
         }
-        Pause::Nothing
+        let Some((owed, file)) = self.owed.take() else { return Pause::Nothing };
+        self.blocked[program] = true;
+        self.outcome.owed += 1;
+        let promise = self.facts.promise(file);
+        self.facts.tell(|| format!("{program} waits for what it did, file {file:?}"));
+        Pause::Sync(Sync { program, promise, target: Target::Owed(owed) })
     }
 
     /// What happens seldom, and not to one program.
@@ -172,6 +178,7 @@ impl World {
         let entry = self.tree(mount).make_dir(by, parent, os_name(name.as_bytes()), DIRECTORY);
         let object = Object::new(FileKind::Directory, 0o755, (0, 0));
         let id = self.made(mount, dir, name, &entry.expect("a directory"), object);
+        self.owes(mount, program, &Deed::Name(parent, os_name(name.as_bytes())), None);
         self.facts.tell(|| format!("mkdir {dir}/{name} = {id}"));
     }
 
@@ -205,10 +212,11 @@ impl World {
             }
         };
         let id = self.made(mount, dir, name, &entry.expect("it can be made"), object);
+        self.owes(mount, program, &Deed::Name(parent, os), None);
         self.facts.tell(|| format!("make {dir}/{name} = {id}"));
     }
 
-    fn rename(&mut self, is_dir: bool) {
+    fn rename(&mut self, program: usize, is_dir: bool) {
         let Some((from, old_name, moved)) = self.named(|object| object.is_dir() == is_dir) else {
             return;
         };
@@ -216,16 +224,23 @@ impl World {
         let whiteout = self.random.one_in(12);
         let no_replace = !whiteout && self.random.one_in(8);
         let mode = RenameMode { whiteout, no_replace, exchange: false };
-        self.rename_as((from, &old_name, moved), (to, new_name), mode);
+        self.rename_as(program, (from, &old_name, moved), (to, new_name), mode);
     }
 
     /// A file replaces another: what programs rely on to be all or nothing.
-    fn replace(&mut self) {
+    fn replace(&mut self, program: usize) {
         let (Some(one), Some(other)) = (self.file(), self.file()) else { return };
-        self.rename_as((one.0, &one.1, one.2), (other.0, &other.1), RenameMode::default());
+        let mode = RenameMode::default();
+        self.rename_as(program, (one.0, &one.1, one.2), (other.0, &other.1), mode);
     }
 
-    fn rename_as(&mut self, from: (Id, &str, Id), to: (Id, &str), mode: RenameMode) {
+    fn rename_as(
+        &mut self,
+        program: usize,
+        from: (Id, &str, Id),
+        to: (Id, &str),
+        mode: RenameMode,
+    ) {
         let victim = self.facts.model.entries(to.0).get(to.1).copied();
         let mount = self.mount(&[from.0, to.0]);
         let (source, target) = (self.node(mount, from.0), self.node(mount, to.0));
@@ -236,6 +251,7 @@ impl World {
         if renamed.is_err() {
             return;
         }
+        self.owes(mount, program, &Deed::Moved((source, old), (target, new)), None);
         // Both names are the same object already: nothing is done.
         if victim == Some(from.2) {
             return self.facts.done();
@@ -265,41 +281,44 @@ impl World {
         }
     }
 
-    fn exchange(&mut self) {
+    fn exchange(&mut self, program: usize) {
         let (Some(one), Some(other)) = (self.named(|_| true), self.named(|_| true)) else { return };
         let mode = RenameMode { exchange: true, ..RenameMode::default() };
-        self.rename_as((one.0, &one.1, one.2), (other.0, &other.1), mode);
+        self.rename_as(program, (one.0, &one.1, one.2), (other.0, &other.1), mode);
     }
 
-    fn link(&mut self) {
+    fn link(&mut self, program: usize) {
         let Some((_, _, id)) = self.named(|object| !object.is_dir()) else { return };
         let (dir, name) = (self.dir(), self.name());
         let mount = self.mount(&[id, dir]);
         let (node, parent) = (self.node(mount, id), self.node(mount, dir));
         if let Ok(entry) = self.tree(mount).link(node, parent, os_name(name.as_bytes())) {
             self.mounts[mount].know(id, entry.id);
+            self.owes(mount, program, &Deed::Name(parent, os_name(name.as_bytes())), None);
             self.facts.model.set_name(dir, name, Some(id));
             self.facts.done();
             self.facts.tell(|| format!("link {id} {dir}/{name}"));
         }
     }
 
-    fn unlink(&mut self) {
+    fn unlink(&mut self, program: usize) {
         let Some((dir, name, id)) = self.named(|object| !object.is_dir()) else { return };
         let mount = self.mount(&[dir]);
         let parent = self.node(mount, dir);
         self.tree(mount).unlink(parent, os_name(name.as_bytes())).expect("a name goes");
+        self.owes(mount, program, &Deed::Name(parent, os_name(name.as_bytes())), None);
         self.facts.model.set_name(dir, &name, None);
         self.facts.done();
         self.facts.tell(|| format!("unlink {dir}/{name} = {id}"));
     }
 
-    fn remove_dir(&mut self) {
+    fn remove_dir(&mut self, program: usize) {
         let wish = |object: &Object| object.is_dir() && object.entries.is_empty();
         let Some((dir, name, id)) = self.named(wish) else { return };
         let mount = self.mount(&[dir]);
         let parent = self.node(mount, dir);
         self.tree(mount).remove_dir(parent, os_name(name.as_bytes())).expect("it is empty");
+        self.owes(mount, program, &Deed::Name(parent, os_name(name.as_bytes())), None);
         self.facts.model.set_name(dir, &name, None);
         self.facts.done();
         self.facts.tell(|| format!("rmdir {dir}/{name} = {id}"));
@@ -329,6 +348,7 @@ impl World {
         };
         let attr = self.tree(mount).set_attr(caller(program), node, None, &change);
         let attr = attr.expect("anything is allowed");
+        self.owes(mount, program, &Deed::Attributes(node), None);
         let look = &mut self.facts.model.objects[id].look;
         (look.perm, look.uid, look.gid) = (attr.perm, attr.uid, attr.gid);
         self.facts.done();
@@ -354,6 +374,7 @@ impl World {
             tree.set_xattr(caller(program), node, os, &value, 0).expect("there is room");
             xattrs.insert(name.to_owned(), value);
         }
+        self.owes(mount, program, &Deed::Attributes(node), None);
         self.facts.done();
         self.facts.tell(|| format!("xattr {id} {name}"));
     }
@@ -390,6 +411,24 @@ impl World {
         let promise = self.facts.promise(None);
         self.facts.tell(|| format!("{program} syncs directory {dir}"));
         Pause::Sync(Sync { program, promise, target: Target::Dir(mount, node) })
+    }
+
+    /// A program closes a file, and waits in the modes that say so.
+    fn close(&mut self, program: usize) {
+        let writing = self.opened.iter().enumerate().filter(|(_, open)| open.writes);
+        let writing: Vec<usize> = writing.map(|(index, _)| index).collect();
+        if writing.is_empty() {
+            return;
+        }
+        let index = self.pick(&writing);
+        let Opened { id, mount, file, .. } = self.opened[index];
+        if self.syncing.contains(&Some(file)) {
+            return;
+        }
+        self.owes(mount, program, &Deed::Closed(file), Some(id));
+        self.opened.swap_remove(index);
+        self.tree(mount).release(file);
+        self.facts.tell(|| format!("{program} closes {id}"));
     }
 
     fn opened(&mut self, opened: Opened) {

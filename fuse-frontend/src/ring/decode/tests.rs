@@ -188,7 +188,7 @@ fn files() {
     }
     let handle = OpIn::default().long(5).word(0).word(0).long(0).whole();
     expect(18, &handle, b"", Op::Release, |r| matches!(r, Request::Release { file: FileId(5) }));
-    expect(25, &handle, b"", Op::Flush, |r| matches!(r, Request::Flush));
+    expect(25, &handle, b"", Op::Flush, |r| matches!(r, Request::Flush { file: FileId(5) }));
     for (flags, kind) in [(0, SyncKind::Full), (1, SyncKind::Data)] {
         let fsync = OpIn::default().long(5).word(flags).word(0).whole();
         expect(20, &fsync, b"", Op::Fsync, |r| {

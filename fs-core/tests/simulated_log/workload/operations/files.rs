@@ -41,6 +41,7 @@ impl World {
         };
         self.facts.tell(|| format!("create {dir}/{name} = {id}, truncate {}", mode.truncate));
         self.opened(Opened { id, mount, file, writes: true });
+        self.owes(mount, program, &Deed::Opened(file), Some(id));
     }
 
     /// A file that is open; now and then another one is opened or one is closed.
@@ -120,6 +121,7 @@ impl World {
         content.resize(content.len().max(offset + bytes), 0);
         content[offset..offset + bytes].copy_from_slice(&data);
         self.facts.write(id, content);
+        self.owes(mount, program, &Deed::Content(file), Some(id));
         self.facts.tell(|| format!("write {id} {offset}..{} of {}", offset + bytes, data[0]));
     }
 
@@ -152,6 +154,7 @@ impl World {
         content.resize(content.len().max(offset + bytes), 0);
         content[offset..offset + bytes].copy_from_slice(&source[start..start + bytes]);
         self.facts.write(to.id, content);
+        self.owes(to.mount, program, &Deed::Content(to.file), Some(to.id));
         self.facts.tell(|| format!("copy {} {start} to {} {offset}, {bytes}", from.id, to.id));
     }
 
@@ -167,9 +170,11 @@ impl World {
         // A removed file that the kernel has forgotten has no number any more.
         let Some(&(node, _)) = self.mounts[mount].nodes.get(&id) else { return };
         let file = self.random.one_in(2).then_some(file);
+        let deed = file.map_or(Deed::Cut(node), Deed::Content);
         let set = self.tree(mount).set_attr(caller(program), node, file, &change);
         set.expect("any length is fine");
         self.cut(id, size);
+        self.owes(mount, program, &deed, None);
         self.facts.tell(|| format!("truncate {id} to {size}"));
     }
 
@@ -198,6 +203,7 @@ impl World {
         let taken = if takes { range.clone() } else { 0..0 };
         let sets_length = content.len() > old;
         self.facts.content_done(id, content, Effect::Cut { range: taken, sets_length });
+        self.owes(mount, program, &Deed::Content(file), Some(id));
         self.facts.tell(|| format!("allocate {id} {mode:#x} {range:?}"));
     }
 }

@@ -194,6 +194,9 @@ pub trait Backing: Send + Sync + Sized + 'static {
         mode: OpenMode,
         exclusive: bool,
     ) -> Result<(Found<Self>, Self::File, bool)>;
+    /// A program has closed a descriptor of the file; it may have others. Nothing to do
+    /// but for a backing that wants to know.
+    fn descriptor_closed(&self, _file: &Self::File) {}
     /// Reads at an offset; short only at the end of the file.
     fn read(&self, file: &Self::File, buffer: &mut [u8], offset: u64) -> Result<usize>;
     /// Writes all of `data` at an offset. `keep_suid` leaves set-user-id bits.

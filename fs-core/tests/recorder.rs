@@ -157,5 +157,6 @@ fn what_cannot_be_recorded_is_refused() {
     let mode = RenameMode { whiteout: true, ..RenameMode::default() };
     assert!(tree.rename((dir, name("there")), (dir, name("x")), mode).is_err());
     tree.release(file);
-    assert_eq!(calls(&tree.backing().trace()), ["7 close(there)"]);
+    // Nothing was changed, so that its close means nothing.
+    assert_eq!(calls(&tree.backing().trace()), [""; 0]);
 }

@@ -16,6 +16,7 @@ use std::cell::Cell;
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use self::fence::RecordingFencer;
 use self::tape::Tape;
@@ -63,7 +64,12 @@ pub struct Object<B: Backing> {
 pub struct File<B: Backing> {
     inner: Arc<B::File>,
     id: tape::Known,
-    writes: bool,
+    /// Changed through this open since its last close was noted.
+    is_changed: AtomicBool,
+    /// Made or cut by the opening itself. A shell that redirects a command to a file copies
+    /// the descriptor and closes the first one: only the last close counts for that, unless
+    /// one was noted.
+    is_begun: AtomicBool,
     thread: u32,
     tape: Arc<Tape>,
 }
@@ -75,11 +81,28 @@ pub struct Dir<B: Backing> {
     thread: u32,
 }
 
-impl<B: Backing> Drop for File<B> {
-    fn drop(&mut self) {
-        if let (true, Some(ino)) = (self.writes, self.id.ino) {
+impl<B: Backing> File<B> {
+    fn changed(&self) {
+        self.is_changed.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes a close, once for what was changed before it. The kernel tells of each close
+    /// before it returns (FLUSH), and of the last one once more, later (RELEASE).
+    fn note_close(&self, is_last: bool) {
+        let is_changed = self.is_changed.swap(false, Ordering::Relaxed);
+        if !is_changed && !is_last {
+            return;
+        }
+        let is_begun = self.is_begun.swap(false, Ordering::Relaxed);
+        if let Some(ino) = self.id.ino.filter(|_| is_changed || is_begun) {
             self.tape.lock().note(self.thread, Operation::Close { ino });
         }
+    }
+}
+
+impl<B: Backing> Drop for File<B> {
+    fn drop(&mut self) {
+        self.note_close(true);
     }
 }
 
@@ -125,12 +148,20 @@ impl<B: Backing> Recorder<B> {
         Ok(Found { key, object: Object { inner: object, ino: known.ino }, attr })
     }
 
-    fn file(&self, inner: B::File, id: tape::Known, mode: OpenMode, thread: u32) -> File<B> {
+    fn file(
+        &self,
+        inner: B::File,
+        id: tape::Known,
+        mode: OpenMode,
+        thread: u32,
+        is_begun: bool,
+    ) -> File<B> {
         if mode.write {
             self.tape.lock().opened(id, thread);
         }
-        let tape = Arc::clone(&self.tape);
-        File { inner: Arc::new(inner), id, writes: mode.write, thread, tape }
+        let (tape, is_changed) = (Arc::clone(&self.tape), AtomicBool::new(false));
+        let is_begun = AtomicBool::new(is_begun);
+        File { inner: Arc::new(inner), id, is_changed, is_begun, thread, tape }
     }
 
     /// A change of a file's content, and of the bits that it takes.
@@ -143,6 +174,7 @@ impl<B: Backing> Recorder<B> {
     ) -> Result<T> {
         let mut tape = self.tape.lock();
         let value = change()?;
+        file.changed();
         if let Some(operation) = note(&mut tape, &value) {
             tape.note(caller.thread, operation);
         }
@@ -226,8 +258,11 @@ impl<B: Backing> Backing for Recorder<B> {
     ) -> Result<Attr> {
         let mut tape = self.tape.lock();
         let before = self.inner.attr(&object.inner)?.size;
-        let file = file.map(|file| &*file.inner);
-        let attr = self.inner.set_attr(caller, &object.inner, file, change)?;
+        let inner = file.map(|file| &*file.inner);
+        let attr = self.inner.set_attr(caller, &object.inner, inner, change)?;
+        if let Some(file) = file.filter(|_| change.size.is_some()) {
+            file.changed();
+        }
         if let Some(ino) = object.ino {
             if let Some(bytes) = change.size.filter(|bytes| *bytes != before) {
                 tape.note(caller.thread, Operation::Resize { ino, bytes });
@@ -342,7 +377,7 @@ impl<B: Backing> Backing for Recorder<B> {
                 .map_or(tape::Known::NOTHING, |attr| tape.told_by(attr.ino)),
         };
         drop(tape);
-        Ok(self.file(file, id, mode, caller.thread))
+        Ok(self.file(file, id, mode, caller.thread, cut))
     }
 
     fn create(
@@ -364,8 +399,12 @@ impl<B: Backing> Backing for Recorder<B> {
             tape.find(&key)
         };
         drop(tape);
-        let file = self.file(file, id, mode, caller.thread);
+        let file = self.file(file, id, mode, caller.thread, is_new && mode.write);
         Ok((Found { key, object: Object { inner: object, ino: id.ino }, attr }, file, is_new))
+    }
+
+    fn descriptor_closed(&self, file: &File<B>) {
+        file.note_close(false);
     }
 
     fn read(&self, file: &File<B>, buffer: &mut [u8], offset: u64) -> Result<usize> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
@@ -16,6 +17,8 @@ const EXIT_INTERRUPTED: i32 = 130;
 #[derive(Debug, Default)]
 pub struct Children {
     running: Mutex<HashSet<u32>>,
+    /// A signal has come: this process is about to exit.
+    is_ending: AtomicBool,
 }
 
 /// A process is watched as long as this lives.
@@ -32,6 +35,7 @@ impl Children {
     }
 
     fn end(&self) {
+        self.is_ending.store(true, Ordering::SeqCst);
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         for process in running.iter().filter_map(|process| Pid::from_raw(*process as i32)) {
             // A program leads a group; a checker is process 1 of its namespace.
@@ -101,6 +105,11 @@ fn children_of_all_threads() -> Vec<Pid> {
 
 impl Drop for Watched<'_> {
     fn drop(&mut self) {
+        // Who was waiting for a process that was ended must not go on with that result, and
+        // exit with another code first.
+        while self.children.is_ending.load(Ordering::SeqCst) {
+            std::thread::park();
+        }
         let mut running = self.children.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.remove(&self.process);
     }

@@ -3,7 +3,7 @@
 use super::builder::{Append, Builder, SetSize, closed, data_of, rewrites};
 use super::{Model, Rules, Steps, SyncPoint, Tears};
 use crate::crash::trace::Operation;
-use crate::types::SyncKind;
+use crate::types::{FileKind, SyncKind};
 
 /// A lanefs mount with a log: a sync makes durable everything that was done to names
 /// before it, anywhere, and the bytes of its own file; a rename over a file is all or
@@ -47,7 +47,7 @@ impl Model for LanefsFsync {
     }
 
     fn source(&self) -> &'static str {
-        "docs/semantics.md"
+        "docs/semantics.md, docs/durability.md"
     }
 
     fn rules(&self, log: &Steps<'_>) -> Rules {
@@ -73,7 +73,7 @@ impl Model for LanefsClose {
     }
 
     fn source(&self) -> &'static str {
-        "docs/semantics.md"
+        "docs/semantics.md, docs/durability.md"
     }
 
     fn rules(&self, log: &Steps<'_>) -> Rules {
@@ -89,17 +89,15 @@ impl Model for LanefsClose {
         operations
             .filter_map(|(number, recorded)| {
                 let at = number + 1;
+                let sync = |ino| SyncPoint { at, from: at + 1, ino, kind: SyncKind::Full };
                 match &recorded.operation {
-                    Operation::Close { ino } | Operation::Rename { ino, .. } => {
-                        Some(SyncPoint { at, from: at + 1, ino: *ino, kind: SyncKind::Full })
-                    }
-                    Operation::Link { at: place, .. } | Operation::Remove { at: place, .. } => {
-                        Some(SyncPoint { at, from: at + 1, ino: place.dir, kind: SyncKind::Full })
-                    }
-                    Operation::Create { at: place, made, .. }
-                        if made.kind == crate::types::FileKind::Directory =>
-                    {
-                        Some(SyncPoint { at, from: at + 1, ino: place.dir, kind: SyncKind::Full })
+                    Operation::Close { ino } => Some(sync(*ino)),
+                    // Of directories: that covers names, and no bytes.
+                    Operation::Rename { to, .. } => Some(sync(to.dir)),
+                    Operation::Link { at, .. } | Operation::Remove { at, .. } => Some(sync(at.dir)),
+                    // A file is durable when it is closed.
+                    Operation::Create { at, made, .. } if made.kind != FileKind::Regular => {
+                        Some(sync(at.dir))
                     }
                     _ => None,
                 }

@@ -291,6 +291,9 @@ impl<B: Backing> Tree<B> {
 
     fn owed_at_close(self: &Arc<Self>, caller: Caller, file: FileId) -> Result<Owed<B>> {
         let open = self.files.get(file.0)?;
+        if let Some(file) = open.file.get() {
+            self.backing.descriptor_closed(file);
+        }
         if !open.asks_at_close() {
             return Ok(Owed::NOTHING);
         }

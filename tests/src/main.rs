@@ -9,6 +9,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tests::baseline::{self, BaselineArgs};
 #[cfg(feature = "library")]
 use tests::libraries::{self, LibrariesArgs};
+use tests::mapping::{self, StoreArgs};
 use tests::performance::{self, PerformanceArgs};
 use tests::powercut::{self, PowercutArgs};
 
@@ -39,6 +40,9 @@ enum Command {
     // Their help texts stand with their arguments.
     Baseline(BaselineArgs),
     Performance(PerformanceArgs),
+    // A part of `powercut`.
+    #[command(hide = true)]
+    StoreMapped(StoreArgs),
     #[cfg(feature = "library")]
     Libraries(LibrariesArgs),
 }
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
         Command::Powercut(args) => powercut::run(&args, &stop),
         Command::Baseline(args) => baseline::run(&args, &stop).map(|()| true),
         Command::Performance(args) => performance::run(&args, &stop),
+        Command::StoreMapped(args) => mapping::store(&args).map(|()| true),
         #[cfg(feature = "library")]
         Command::Libraries(args) => libraries::run(&args, &stop),
     };

@@ -5,8 +5,10 @@
 //! another process changing the file is not a data race in this one's eyes.
 
 use std::ffi::c_void;
-use std::fs::File;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::ptr;
 
 use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap, msync, munmap};
@@ -62,4 +64,56 @@ impl Drop for SharedMapping {
         // SAFETY: exactly the range that `new` mapped, and no reference into it was ever given out.
         let _ = unsafe { munmap(self.start, self.length) };
     }
+}
+
+/// Of the program `tests`: stores its standard input in a file through a mapping, and syncs that.
+#[derive(Debug, clap::Args)]
+pub struct StoreArgs {
+    /// The file.
+    path: PathBuf,
+    /// Bytes of it that are mapped.
+    length: usize,
+    /// Where to store.
+    offset: usize,
+}
+
+/// Has another process of this program store bytes through a mapping, and sync that.
+///
+/// A page fault on a mapping may wait for the disk, and keeps its process's memory map locked
+/// meanwhile. Where the disk is served by this very process, its threads would wait for that lock
+/// in turn as soon as they need memory: for ever.
+///
+/// # Errors
+/// What the other process said.
+pub fn store_elsewhere(path: &Path, length: usize, offset: usize, bytes: &[u8]) -> io::Result<()> {
+    let mut child = Command::new(std::env::current_exe()?)
+        .arg("store-mapped")
+        .arg(path)
+        .args([length.to_string(), offset.to_string()])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    child.stdin.take().expect("piped").write_all(bytes)?;
+    let outcome = child.wait_with_output()?;
+    if outcome.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&outcome.stderr);
+    Err(io::Error::other(format!("a mapped store: {}: {}", outcome.status, said.trim())))
+}
+
+/// The other process's part.
+///
+/// # Errors
+/// The file's, in words.
+pub fn store(args: &StoreArgs) -> Result<(), String> {
+    let stored = || {
+        let mut bytes = Vec::new();
+        io::stdin().read_to_end(&mut bytes)?;
+        let file = OpenOptions::new().read(true).write(true).open(&args.path)?;
+        let mapping = SharedMapping::new(&file, args.length)?;
+        mapping.write(args.offset, &bytes);
+        mapping.sync()
+    };
+    stored().map_err(|error: io::Error| format!("{}: {error}", args.path.display()))
 }

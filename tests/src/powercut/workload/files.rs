@@ -13,7 +13,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use super::contents::{SECTOR_BYTES, sectors};
 use super::history::{Change, FileHistory, Window};
 use super::{Place, Workload, run_actors};
-use crate::mapping::SharedMapping;
+use crate::mapping::store_elsewhere;
 use crate::powercut::notes::{Notes, Promised};
 use crate::random::Random;
 
@@ -181,10 +181,8 @@ impl FileWorkload {
         match (step.change, step.durability) {
             (Change::Write { first, count }, Durability::Msync) => {
                 let length = usize::try_from(MAPPED_SECTORS * SECTOR).expect("it is small");
-                let mapping = SharedMapping::new(file, length)?;
                 let offset = usize::try_from(first * SECTOR).expect("it is small");
-                mapping.write(offset, &bytes(first, count));
-                mapping.sync()?;
+                store_elsewhere(path, length, offset, &bytes(first, count))?;
             }
             (Change::Write { first, count }, Durability::Opened(flags)) => {
                 let file = OpenOptions::new().write(true).custom_flags(flags).open(path)?;

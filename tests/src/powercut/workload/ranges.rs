@@ -13,7 +13,7 @@ use rustix::io::{IoSlice, ReadWriteFlags, pwritev2};
 use super::bytes::{Edit, Layout, check};
 use super::contents::bytes;
 use super::{Place, Workload, run_actors};
-use crate::mapping::SharedMapping;
+use crate::mapping::store_elsewhere;
 use crate::powercut::notes::{Notes, Promised};
 use crate::random::Random;
 
@@ -281,9 +281,8 @@ fn write_durably(
     match how {
         How::Msync => {
             let length = usize::try_from(file.metadata()?.len()).expect("files are small");
-            let mapping = SharedMapping::new(file, length)?;
-            mapping.write(usize::try_from(offset).expect("files are small"), content);
-            mapping.sync()
+            let offset = usize::try_from(offset).expect("files are small");
+            store_elsewhere(path, length, offset, content)
         }
         How::Flags(flags) => write_with(file, flags, offset, content),
         How::OpenDsync => {

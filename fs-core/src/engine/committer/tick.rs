@@ -21,6 +21,9 @@ use crate::platform::Backing;
 const LOOKS_MAX: u32 = 2 * 5;
 /// Unwritten content of a file that is committed at the next look.
 const SMALL_BYTES_MAX: u64 = 1 << 20;
+/// Looks that find a file small before it is committed: a large stream has just begun when
+/// the first one comes, now and then.
+const SMALL_LOOKS_MIN: u32 = 2;
 /// Files that are committed one by one; with more everything is synced.
 const FILES_MAX: usize = 256;
 
@@ -94,7 +97,8 @@ impl<B: Backing> Engine<B> {
             if look.looks == 0 {
                 continue;
             }
-            if look.looks >= LOOKS_MAX || look.unwritten_bytes <= SMALL_BYTES_MAX {
+            let is_small = look.looks >= SMALL_LOOKS_MIN && look.unwritten_bytes <= SMALL_BYTES_MAX;
+            if look.looks >= LOOKS_MAX || is_small {
                 now.push(file);
             } else {
                 comes_back = true;

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Log, rewrites};
+use super::Log;
 use crate::error::Result;
 use crate::log::tracked::Closed;
 use crate::platform::Backing;
@@ -125,7 +125,7 @@ impl<B: Backing> Log<B> {
     fn run_checkpoints(self: &Arc<Self>) {
         let mut interval = self.config.checkpoint_interval;
         while self.checkpointer.wait(interval) {
-            self.settle_rewrites(rewrites::OPEN_MAX);
+            self.settle_old_rewrites();
             interval = match self.checkpoint() {
                 Ok(()) => self.config.checkpoint_interval,
                 Err(error) => {

@@ -349,6 +349,15 @@ const KEEP_SIZE: u32 = 0x01;
 /// `FALLOC_FL_PUNCH_HOLE`.
 const PUNCH_HOLE: u32 = 0x02;
 
+/// The length that an operation sets.
+const fn new_length(change: &Change) -> u64 {
+    match change {
+        Change::Resize { size, .. } => *size,
+        // A rewrite begins with nothing.
+        _ => 0,
+    }
+}
+
 /// Whether an operation takes bytes from a file: which, if so.
 fn taken_by(change: &Change) -> Option<std::ops::Range<u64>> {
     /// `FALLOC_FL_PUNCH_HOLE`, `FALLOC_FL_COLLAPSE_RANGE`, `FALLOC_FL_ZERO_RANGE`,
@@ -356,8 +365,7 @@ fn taken_by(change: &Change) -> Option<std::ops::Range<u64>> {
     const PUNCH_OR_ZERO: u32 = 0x02 | 0x10;
     const MOVES_ALL: u32 = 0x08 | 0x20;
     match change {
-        Change::Resize { size, .. } => Some(*size..u64::MAX),
-        Change::Rewrite { .. } => Some(0..u64::MAX),
+        Change::Resize { .. } | Change::Rewrite { .. } => Some(new_length(change)..u64::MAX),
         Change::Allocate { mode, offset, .. } if mode & MOVES_ALL != 0 => Some(*offset..u64::MAX),
         Change::Allocate { mode, offset, bytes, .. } if mode & PUNCH_OR_ZERO != 0 => {
             Some(*offset..offset.saturating_add(*bytes))

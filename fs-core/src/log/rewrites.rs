@@ -34,7 +34,7 @@ use crate::types::{Attr, FileKind};
 /// written data back by default (`dirty_expire_centisecs`). After a power cut it has
 /// what was written, as on any filesystem; a program's log file, emptied at its start
 /// weeks ago, must not come back as it was before.
-pub(super) const OPEN_MAX: Duration = Duration::from_secs(30);
+const OPEN_MAX: Duration = Duration::from_secs(30);
 
 /// What became of truncations to nothing of files that held something.
 #[derive(Debug, Default)]
@@ -190,21 +190,27 @@ impl<B: Backing> Log<B> {
         }
     }
 
-    /// Ends rewrites that have lasted for so long; with no age, all.
-    pub(super) fn settle_rewrites(&self, age: Duration) {
+    /// Ends rewrites of files that stay open.
+    pub(super) fn settle_old_rewrites(&self) {
+        let ended = self.settle_rewrites(OPEN_MAX);
+        self.rewrites.stayed_open.fetch_add(ended, Ordering::Relaxed);
+    }
+
+    /// Ends rewrites that have lasted for so long; says how many.
+    pub(super) fn settle_rewrites(&self, age: Duration) -> u64 {
+        let mut ended = 0;
         for file in self.files.all() {
             if !file.rewrite_is_older_than(age) {
                 continue;
             }
-            if !age.is_zero() {
-                self.rewrites.stayed_open.fetch_add(1, Ordering::Relaxed);
-            }
+            ended += 1;
             match self.backing.by_key(file.key()) {
                 Ok(found) => self.join(&file, &found.object),
                 // Without a name it comes back in no way.
                 Err(_) => self.leave_rewrite(&file),
             }
         }
+        ended
     }
 
     /// Whether any file is protected.

@@ -111,6 +111,26 @@ impl<B: Served> Classic<B> {
         });
     }
 
+    /// Sends a body of our own, or an error by fuser's reply; whether the kernel took the body.
+    fn send<R>(
+        skin: &Skin<B>,
+        (unique, reply): (RequestId, R),
+        body: Result<&Body>,
+        refuse: impl FnOnce(R, fuser::Errno),
+    ) -> bool {
+        match body {
+            Ok(body) => {
+                let sent = skin.channel.send(unique, body);
+                reply::answered(reply);
+                sent
+            }
+            Err(error) => {
+                refuse(reply, errno(error));
+                false
+            }
+        }
+    }
+
     fn empty(reply: ReplyEmpty, result: Result<()>) {
         match result {
             Ok(()) => reply.ok(),
@@ -303,16 +323,8 @@ impl<B: Served> Filesystem for Classic<B> {
                 Err(error) => return reply.error(errno(error)),
             };
             let body = Body::opened(&opened);
-            self.opened(req, id, opened, body, move |skin, body| match body {
-                Ok(body) => {
-                    let sent = skin.channel.send(unique, body);
-                    reply::answered(reply);
-                    sent
-                }
-                Err(error) => {
-                    reply.error(errno(error));
-                    false
-                }
+            self.opened(req, id, opened, body, move |skin, body| {
+                Self::send(skin, (unique, reply), body, ReplyOpen::error)
             });
         });
     }
@@ -336,17 +348,7 @@ impl<B: Served> Filesystem for Classic<B> {
             };
             let body = Body::created(&entry, &opened, &self.skin.options);
             self.opened(req, entry.id, opened, body, move |skin, body| {
-                let sent = match body {
-                    Ok(body) => {
-                        let sent = skin.channel.send(unique, body);
-                        reply::answered(reply);
-                        sent
-                    }
-                    Err(error) => {
-                        reply.error(errno(error));
-                        false
-                    }
-                };
+                let sent = Self::send(skin, (unique, reply), body, ReplyCreate::error);
                 if !sent {
                     skin.tree.forget(entry.id, 1);
                 }

@@ -2,9 +2,9 @@
 //!
 //! There are two looks in an interval, and what is younger than half of one is left alone: it
 //! is committed at the next look, or by the sync of a program that syncs by itself, whose groups
-//! are not disturbed so. Names and attributes are committed whole. Of content, what is small: a look that
-//! writes back a large stream again and again would cost it its speed, and the device its
-//! bandwidth. Such a file is left alone for [`LOOKS_MAX`] looks.
+//! are not disturbed so. Names and attributes are committed whole. Of content, what two looks have
+//! found small: a look that writes back a large stream again and again would cost it its speed, and
+//! the device its bandwidth. Such a file is left alone for [`LOOKS_MAX`] looks.
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
@@ -19,7 +19,7 @@ use crate::platform::Backing;
 
 /// Looks after which a file with much unwritten content is committed, too.
 const LOOKS_MAX: u32 = 2 * 5;
-/// Unwritten content of a file that is committed at the next look.
+/// Unwritten content of a file that is committed at the [`SMALL_LOOKS_MIN`]th look.
 const SMALL_BYTES_MAX: u64 = 1 << 20;
 /// Looks that find a file small before it is committed: a large stream has just begun when
 /// the first one comes, now and then.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use super::{KEEP_SIZE, in_order, taken_by};
+use super::{KEEP_SIZE, in_order, new_length, taken_by};
 use crate::engine::Lsn;
 use crate::log::format::LogContents;
 use crate::log::marks::Mark;
@@ -73,15 +73,15 @@ impl<'a> Plan<'a> {
                 }
                 Change::Checkpoint { .. } => continue,
                 Change::Rewrite { object } | Change::Resize { object, .. } => {
-                    let size = &if let Change::Resize { size, .. } = change { *size } else { 0 };
+                    let size = new_length(change);
                     let overlay = files.entry(*object).or_default();
-                    overlay.take(*size..u64::MAX, lsn > first_marker);
+                    overlay.take(size..u64::MAX, lsn > first_marker);
                     // Of an operation that was kept the disk has the length, or a later
                     // one: a file that has no content here may be cut without a mark.
                     overlay.size = if lsn > first_marker {
-                        Some(*size)
+                        Some(size)
                     } else {
-                        overlay.size.map(|old| old.min(*size))
+                        overlay.size.map(|old| old.min(size))
                     };
                 }
                 Change::Allocate { object, mode, offset, bytes } => {

@@ -7,7 +7,7 @@ use super::names::Name;
 use super::objects::{Known, Objects, type_bits};
 use super::overlay::Plan;
 use super::transient::{Step, Transient};
-use super::{KEEP_SIZE, RecoveryError, RecoveryReport};
+use super::{KEEP_SIZE, RecoveryError, RecoveryReport, new_length};
 use crate::engine::Lsn;
 use crate::error::{Errno, Result};
 use crate::log::home::Home;
@@ -135,14 +135,14 @@ impl<'a, B: Backing> Redo<'a, B> {
                 Ok(Outcome::Done)
             }
             Change::Rewrite { object } | Change::Resize { object, .. } => {
-                let size = &if let Change::Resize { size, .. } = change { *size } else { 0 };
+                let size = new_length(change);
                 let object = self.objects.get(object)?;
                 // A file is extended when it has been filled: what lies behind its end
                 // on the disk must not count as its content.
-                if self.backing.attr(&object.object)?.size <= *size {
+                if self.backing.attr(&object.object)?.size <= size {
                     return Ok(Outcome::Found);
                 }
-                let change = SetAttr { size: Some(*size), ..SetAttr::default() };
+                let change = SetAttr { size: Some(size), ..SetAttr::default() };
                 self.backing.set_attr(OURSELVES, &object.object, None, &change)?;
                 Ok(Outcome::Done)
             }

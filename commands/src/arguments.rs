@@ -33,7 +33,7 @@ pub enum Command {
 
 /// What `lanefs mount` takes on every platform.
 #[derive(Debug, Args)]
-pub struct MountArgs {
+pub struct CommonMountArgs {
     /// Directory that holds the files.
     pub backing: PathBuf,
     /// Where they shall appear; may be BACKING itself where the platform can.
@@ -197,4 +197,25 @@ pub struct DemoArgs {
     /// Print JSON instead of a table.
     #[arg(long)]
     pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    /// Clap finds names that are used twice only when it runs.
+    #[test]
+    fn the_definitions_are_consistent() {
+        use clap::CommandFactory;
+        Line::command().debug_assert();
+        let line = Line::try_parse_from(["lanefs", "umount", "--lazy", "/mnt"]).expect("a line");
+        assert!(matches!(line.command, Command::Umount(UmountArgs { lazy: true, .. })));
+    }
 }

@@ -57,7 +57,7 @@ pub enum Command {
 pub struct MountArgs {
     /// What every platform has.
     #[command(flatten)]
-    pub common: arguments::MountArgs,
+    pub common: arguments::CommonMountArgs,
     /// Return when the mount answers and serve in the background.
     #[arg(long)]
     pub daemon: bool,

@@ -3,6 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::commit_interval;
+use crate::failure::Failure;
+use crate::values::durability;
+
 /// What a client asks.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
@@ -53,4 +57,27 @@ pub enum Response {
         /// Cause and remedy.
         message: String,
     },
+}
+
+/// What `lanefs set` asks for. Everything is checked before anything is set.
+///
+/// # Errors
+/// Something is no setting, or has a value that is none.
+pub fn set_request(settings: &[String]) -> Result<Request, Failure> {
+    let (mut mode, mut interval) = (None, None);
+    for setting in settings {
+        match setting.split_once('=') {
+            Some(("durability", value)) => mode = Some(durability(value)?.to_string()),
+            Some(("commit-interval" | "commit_interval", value)) => {
+                commit_interval(value)?;
+                interval = Some(value.to_owned());
+            }
+            _ => {
+                return Err(Failure::usage(format!(
+                    "`{setting}` is no setting: give durability=MODE or commit-interval=TIME"
+                )));
+            }
+        }
+    }
+    Ok(Request::Set { durability: mode, commit_interval: interval })
 }

@@ -22,12 +22,14 @@
 //! through under names of extended attributes ([`xattr`]).
 
 use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::hash::BuildHasher;
 use std::ops::Range;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use windows_sys::Wdk::Storage::FileSystem as wdk;
 use windows_sys::Win32::Foundation::{ERROR_ALREADY_EXISTS, GetLastError};
@@ -37,9 +39,9 @@ use windows_sys::Win32::System::Threading::CreateMutexW;
 pub use self::directory::Dir;
 pub use self::fence::WindowsFencer;
 pub use self::log::WindowsLog;
-pub use self::object::Object;
-pub use self::xattr::{ATTRIBUTES, REPARSE, SECURITY, TIMES};
 use self::nt::{Opening, Which};
+pub use self::object::Object;
+pub use self::xattr::{ATTRIBUTES, REPARSE, SECURITY, SECURITY_PARTS, TIMES};
 use super::{Backing, Found, ObjectKey, OpenMode, RenameMode, Seek};
 use crate::error::{Errno, Result};
 use crate::types::{
@@ -48,6 +50,7 @@ use crate::types::{
 };
 
 mod attr;
+mod direct;
 mod directory;
 mod fence;
 mod log;
@@ -60,6 +63,15 @@ pub use super::native;
 /// Reading and changing whatever a file handle is for; deleting is asked for where it is done.
 const READ: u32 = fs::FILE_READ_DATA | fs::FILE_READ_ATTRIBUTES | fs::FILE_READ_EA;
 const WRITE: u32 = fs::FILE_WRITE_DATA | fs::FILE_WRITE_ATTRIBUTES | fs::FILE_WRITE_EA;
+
+/// How long is waited for others to close a file that is to be replaced, where that matters.
+const RENAME_PAUSES: [Duration; 5] = [
+    Duration::from_millis(1),
+    Duration::from_millis(2),
+    Duration::from_millis(4),
+    Duration::from_millis(8),
+    Duration::from_millis(16),
+];
 
 /// Why a directory cannot be a backing directory.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +116,10 @@ pub struct WindowsBacking {
     /// A mutex of the system that exists as long as somebody serves the directory.
     lock: Mutex<Option<OwnedHandle>>,
     boot: OnceLock<[u8; 16]>,
+    /// Objects that were changed and not flushed by [`Backing::sync_all`] since.
+    changed: Mutex<HashSet<[u8; 16]>>,
+    /// Objects that were pinned, to be found by id.
+    pinned: Mutex<HashMap<[u8; 16], Weak<Object>>>,
 }
 
 impl WindowsBacking {
@@ -134,7 +150,8 @@ impl WindowsBacking {
         let lock = lock.ok_or_else(|| OpenError::Locked(path.to_owned()))?;
         let filesystem = attr::filesystem_name(&root).unwrap_or_else(|_| "unknown".to_owned());
         let (lock, boot) = (Mutex::new(Some(lock)), OnceLock::new());
-        Ok(Self { root, options, volume, filesystem, lock, boot })
+        let (changed, pinned) = (Mutex::default(), Mutex::default());
+        Ok(Self { root, options, volume, filesystem, lock, boot, changed, pinned })
     }
 
     /// Opens `path` for a program that uses the engine as a library.
@@ -175,24 +192,51 @@ impl WindowsBacking {
         Ok(Found { key: object::key(&id, 0), object: Arc::new(Object::new(id)), attr })
     }
 
-    fn changes(&self) -> Result<()> {
-        if self.options.read_only { Err(Errno::ROFS) } else { Ok(()) }
+    /// To be called before these objects are changed.
+    fn changes<const N: usize>(&self, objects: [&[u8; 16]; N]) -> Result<()> {
+        if self.options.read_only {
+            return Err(Errno::ROFS);
+        }
+        self.lock_changed().extend(objects);
+        Ok(())
+    }
+
+    fn lock_changed(&self) -> MutexGuard<'_, HashSet<[u8; 16]>> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Flushes an object, whatever it is; one that is gone needs it no more.
+    fn flush_object(&self, id: &[u8; 16]) -> Result<()> {
+        let object = Object::new(*id);
+        let flushed = object.open(&self.root, Opening::existing(fs::FILE_WRITE_DATA));
+        match flushed.and_then(|handle| nt::flush(&handle)) {
+            Err(Errno::STALE | Errno::NOENT) => Ok(()),
+            // Its content was flushed when it became so.
+            Err(Errno::ACCES) if self.is_read_only(&object) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn is_read_only(&self, object: &Object) -> bool {
+        let handle = object.open(&self.root, Opening::existing(fs::FILE_READ_ATTRIBUTES));
+        handle.is_ok_and(|handle| attr::is_read_only(&handle))
+    }
+
+    /// A file that is about to become read-only cannot be flushed any more: a flush needs the right
+    /// to write.
+    fn flush_before_read_only(&self, object: &Object) -> Result<()> {
+        if self.is_read_only(object) { Ok(()) } else { self.flush_object(object.id()) }
     }
 
     /// Opens a name in a directory; the handle, and whether it was made.
-    fn at(
-        &self,
-        dir: &Arc<Object>,
-        name: &OsStr,
-        opening: Opening,
-    ) -> Result<(OwnedHandle, bool)> {
+    fn at(&self, dir: &Arc<Object>, name: &OsStr, opening: Opening) -> Result<(OwnedHandle, bool)> {
         let dir = self.opened(dir, fs::FILE_TRAVERSE)?;
         let (handle, done) = nt::open(&dir, Which::Name(name), opening)?;
         Ok((handle, done == nt::FILE_CREATED))
     }
 
     fn remove(&self, dir: &Arc<Object>, name: &OsStr, kind: u32) -> Result<()> {
-        self.changes()?;
+        self.changes([dir.id()])?;
         let access = fs::DELETE | fs::FILE_READ_ATTRIBUTES;
         let opening = Opening { options: kind, ..Opening::existing(access) };
         let (handle, _) = self.at(dir, name, opening)?;
@@ -201,25 +245,60 @@ impl WindowsBacking {
             | wdk::FILE_DISPOSITION_POSIX_SEMANTICS
             | wdk::FILE_DISPOSITION_IGNORE_READONLY_ATTRIBUTE;
         match nt::set(&handle, wdk::FileDispositionInformationEx, &flags.to_ne_bytes()) {
-            // Not every filesystem has these flags. The name goes with the last handle then.
+            // Not every filesystem has these flags. The name goes with the last handle then, and
+            // ours shall not be the last.
             Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => {
-                nt::set(&handle, wdk::FileDispositionInformation, &[1])
+                nt::set(&handle, wdk::FileDispositionInformation, &[1])?;
+                self.let_go_of(&handle);
+                Ok(())
             }
             other => other,
         }
     }
 
+    fn lock_pinned(&self) -> MutexGuard<'_, HashMap<[u8; 16], Weak<Object>>> {
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives up the handle by which we keep what has this name. True if there was one.
+    fn let_go(&self, dir: &OwnedHandle, name: &OsStr) -> bool {
+        let opening = Opening::existing(fs::FILE_READ_ATTRIBUTES);
+        let found = nt::open(dir, Which::Name(name), opening);
+        found.is_ok_and(|(file, _)| self.let_go_of(&file))
+    }
+
+    fn let_go_of(&self, file: &OwnedHandle) -> bool {
+        let Ok((id, _)) = object::identity(file) else { return false };
+        let kept = self.lock_pinned().remove(&id).and_then(|object| object.upgrade());
+        kept.inspect(|object| object.unpin()).is_some()
+    }
+
     /// Opens a file for itself, as a mode says.
-    fn open_file(&self, object: &Arc<Object>, mode: OpenMode) -> Result<OwnedHandle> {
+    fn open_file(&self, object: &Arc<Object>, mode: OpenMode) -> Result<File> {
         if mode.write || mode.truncate {
-            self.changes()?;
+            self.changes([object.id()])?;
         }
         let options = wdk::FILE_NON_DIRECTORY_FILE;
-        let file = object.open(&self.root, Opening { options, ..Opening::existing(rights(mode)) })?;
+        let handle =
+            object.open(&self.root, Opening { options, ..Opening::existing(rights(mode)) })?;
         if mode.truncate {
-            attr::set_length(&file, 0)?;
+            attr::set_length(&handle, 0)?;
         }
-        Ok(file)
+        Ok(File { handle, id: *object.id() })
+    }
+}
+
+/// An open file.
+pub struct File {
+    handle: OwnedHandle,
+    id: [u8; 16],
+}
+
+impl std::ops::Deref for File {
+    type Target = OwnedHandle;
+
+    fn deref(&self) -> &OwnedHandle {
+        &self.handle
     }
 }
 
@@ -251,7 +330,7 @@ fn take_lock(volume: u64, id: &[u8; 16]) -> Result<Option<OwnedHandle>> {
 
 impl Backing for WindowsBacking {
     type Object = Arc<Object>;
-    type File = OwnedHandle;
+    type File = File;
     type Dir = Dir;
     type Fencer = WindowsFencer;
     type Log = WindowsLog;
@@ -267,11 +346,13 @@ impl Backing for WindowsBacking {
 
     fn pin(&self, object: &Self::Object) -> Result<()> {
         object.pin(self.opened(object, READ)?);
+        self.lock_pinned().insert(*object.id(), Arc::downgrade(object));
         Ok(())
     }
 
     fn unpin(&self, object: &Self::Object) {
         object.unpin();
+        self.lock_pinned().remove(object.id());
     }
 
     fn kind_at(&self, dir: &Self::Object, name: &OsStr) -> Result<FileKind> {
@@ -289,7 +370,7 @@ impl Backing for WindowsBacking {
         file: Option<&Self::File>,
         change: &SetAttr,
     ) -> Result<Attr> {
-        self.changes()?;
+        self.changes([object.id()])?;
         if [change.uid, change.gid].into_iter().flatten().any(|id| id != 0) {
             return Err(Errno::PERM);
         }
@@ -298,6 +379,9 @@ impl Backing for WindowsBacking {
                 Some(file) => attr::set_length(file, size)?,
                 None => attr::set_length(&self.opened(object, fs::FILE_WRITE_DATA)?, size)?,
             }
+        }
+        if change.perm.is_some_and(|perm| perm & 0o222 == 0) {
+            self.flush_before_read_only(object)?;
         }
         let access = fs::FILE_READ_ATTRIBUTES | fs::FILE_WRITE_ATTRIBUTES;
         let handle = self.opened(object, access)?;
@@ -317,7 +401,7 @@ impl Backing for WindowsBacking {
         mode: NewMode,
         _device: (u32, u32),
     ) -> Result<Found<Self>> {
-        self.changes()?;
+        self.changes([dir.id()])?;
         if !matches!(mode.mode & S_IFMT, 0 | S_IFREG) {
             return Err(Errno::OPNOTSUPP);
         }
@@ -334,7 +418,7 @@ impl Backing for WindowsBacking {
         name: &OsStr,
         _mode: NewMode,
     ) -> Result<Found<Self>> {
-        self.changes()?;
+        self.changes([dir.id()])?;
         let (options, disposition) = (wdk::FILE_DIRECTORY_FILE, wdk::FILE_CREATE);
         let opening =
             Opening { options, disposition, ..Opening::existing(fs::FILE_READ_ATTRIBUTES) };
@@ -353,7 +437,7 @@ impl Backing for WindowsBacking {
     }
 
     fn link(&self, object: &Self::Object, dir: &Self::Object, name: &OsStr) -> Result<Found<Self>> {
-        self.changes()?;
+        self.changes([object.id(), dir.id()])?;
         let file = self.opened(object, fs::FILE_WRITE_ATTRIBUTES | fs::FILE_READ_ATTRIBUTES)?;
         let target = self.opened(dir, fs::FILE_TRAVERSE | fs::FILE_ADD_FILE)?;
         nt::set_name(&file, wdk::FileLinkInformation, 0, &target, name)?;
@@ -374,7 +458,7 @@ impl Backing for WindowsBacking {
         target: (&Self::Object, &OsStr),
         mode: RenameMode,
     ) -> Result<()> {
-        self.changes()?;
+        self.changes([source.0.id(), target.0.id()])?;
         if mode.exchange || mode.whiteout {
             return Err(Errno::INVAL);
         }
@@ -382,15 +466,29 @@ impl Backing for WindowsBacking {
         let (handle, _) = self.at(source.0, source.1, opening)?;
         let dir = self.opened(target.0, fs::FILE_TRAVERSE)?;
         let replace = if mode.no_replace { 0 } else { wdk::FILE_RENAME_REPLACE_IF_EXISTS };
-        let flags = replace
-            | wdk::FILE_RENAME_POSIX_SEMANTICS
-            | wdk::FILE_RENAME_IGNORE_READONLY_ATTRIBUTE;
-        match nt::set_name(&handle, wdk::FileRenameInformationEx, flags, &dir, target.1) {
-            Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => {
-                nt::set_name(&handle, wdk::FileRenameInformation, replace, &dir, target.1)
-            }
-            other => other,
+        let flags =
+            replace | wdk::FILE_RENAME_POSIX_SEMANTICS | wdk::FILE_RENAME_IGNORE_READONLY_ATTRIBUTE;
+        let rename =
+            || match nt::set_name(&handle, wdk::FileRenameInformationEx, flags, &dir, target.1) {
+                Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => {
+                    nt::set_name(&handle, wdk::FileRenameInformation, replace, &dir, target.1)
+                }
+                other => other,
+            };
+        // Without POSIX semantics what is open cannot be replaced, be it by ourselves.
+        let mut renamed = rename();
+        if replace != 0 && renamed == Err(Errno::ACCES) && self.let_go(&dir, target.1) {
+            renamed = rename();
         }
+        // A scanner has it open for a moment, or a flush that has just answered.
+        for pause in RENAME_PAUSES {
+            if replace == 0 || renamed != Err(Errno::ACCES) {
+                break;
+            }
+            std::thread::sleep(pause);
+            renamed = rename();
+        }
+        renamed
     }
 
     fn open(&self, _caller: Caller, object: &Self::Object, mode: OpenMode) -> Result<Self::File> {
@@ -406,18 +504,21 @@ impl Backing for WindowsBacking {
         mode: OpenMode,
         exclusive: bool,
     ) -> Result<(Found<Self>, Self::File, bool)> {
-        self.changes()?;
+        self.changes([dir.id()])?;
         let opening = Opening {
             access: rights(mode),
             disposition: if exclusive { wdk::FILE_CREATE } else { wdk::FILE_OPEN_IF },
             options: wdk::FILE_NON_DIRECTORY_FILE,
             attributes: attr::attributes_of_mode(new.mode),
         };
-        let (file, made) = self.at(dir, name, opening)?;
+        let (handle, made) = self.at(dir, name, opening)?;
         if mode.truncate && !made {
-            attr::set_length(&file, 0)?;
+            attr::set_length(&handle, 0)?;
         }
-        Ok((self.found(&file)?, file, made))
+        let found = self.found(&handle)?;
+        let id = *found.object.id();
+        self.changes([&id])?;
+        Ok((found, File { handle, id }, made))
     }
 
     fn read(&self, file: &Self::File, buffer: &mut [u8], offset: u64) -> Result<usize> {
@@ -432,7 +533,13 @@ impl Backing for WindowsBacking {
         offset: u64,
         _keep_suid: bool,
     ) -> Result<usize> {
+        self.changes([&file.id])?;
         nt::write(file, data, offset)
+    }
+
+    fn write_direct(&self, file: &Self::File, data: &[u8], offset: u64) -> Result<usize> {
+        self.changes([&file.id])?;
+        direct::write(file, data, offset)
     }
 
     fn allocate(
@@ -447,6 +554,7 @@ impl Backing for WindowsBacking {
             return Err(Errno::OPNOTSUPP);
         }
         let end = offset.checked_add(bytes).ok_or(Errno::FBIG)?;
+        self.changes([&file.id])?;
         if end > attr::length(file)? { attr::set_length(file, end) } else { Ok(()) }
     }
 
@@ -491,8 +599,7 @@ impl Backing for WindowsBacking {
         // A flush needs the right to change it.
         let all = fs::FILE_LIST_DIRECTORY | fs::FILE_READ_ATTRIBUTES | fs::FILE_TRAVERSE;
         let options = wdk::FILE_DIRECTORY_FILE;
-        let opening =
-            |access| Opening { options, ..Opening::existing(access) };
+        let opening = |access| Opening { options, ..Opening::existing(access) };
         let handle = match object.open(&self.root, opening(all | fs::FILE_ADD_FILE)) {
             // Somebody may list it and not change it: then there is nothing of his to flush.
             Err(Errno::ACCES | Errno::ROFS) => object.open(&self.root, opening(all))?,
@@ -526,12 +633,15 @@ impl Backing for WindowsBacking {
         value: &[u8],
         _flags: u32,
     ) -> Result<()> {
-        self.changes()?;
+        self.changes([object.id()])?;
+        if xattr::makes_read_only(name, value) {
+            self.flush_before_read_only(object)?;
+        }
         xattr::set(&|access| self.opened(object, access), name, value)
     }
 
     fn remove_xattr(&self, object: &Self::Object, name: &OsStr) -> Result<()> {
-        self.changes()?;
+        self.changes([object.id()])?;
         xattr::remove(&|access| self.opened(object, access), name)
     }
 
@@ -547,14 +657,19 @@ impl Backing for WindowsBacking {
         attr::filesystem_stats(&self.root)
     }
 
-    /// The directory itself is flushed: flushing a volume needs an administrator. What was changed
-    /// in other files and directories was flushed by who asked for it.
+    /// Flushing the volume's own handle needs an administrator: instead every object is flushed
+    /// that was changed through this value since the last time. The first error is told, and what
+    /// could not be flushed is tried again by the next call.
     fn sync_all(&self) -> Result<()> {
-        if self.options.read_only {
-            return Ok(());
+        let changed = std::mem::take(&mut *self.lock_changed());
+        let mut outcome = Ok(());
+        for id in changed {
+            if let Err(error) = self.flush_object(&id) {
+                self.lock_changed().insert(id);
+                outcome = outcome.and(Err(error));
+            }
         }
-        let root = self.open_dir(&self.root()?.object)?;
-        fence::flush_dir(&root)
+        outcome
     }
 
     fn log_obstacle(&self) -> Option<String> {
@@ -579,17 +694,17 @@ impl Backing for WindowsBacking {
     }
 
     fn file_attr(&self, file: &Self::File) -> Result<Attr> {
-        let (id, _) = object::identity(file)?;
-        attr::read(file, &id)
+        attr::read(file, &file.id)
     }
 
-    /// Nothing waits for write-back that could be waited for apart from a flush.
+    /// Windows has no call for it.
     fn start_write_back(&self, _file: &Self::File) -> Result<()> {
         Ok(())
     }
 
+    /// A flush: no other call waits for a file's data.
     fn finish_write_back(&self, file: &Self::File) -> Result<()> {
-        if nt::write_out(file)? { Ok(()) } else { nt::flush(file) }
+        nt::flush(file)
     }
 
     fn settled(&self, file: &Self::File) -> Result<Vec<Range<u64>>> {
@@ -632,7 +747,7 @@ impl Backing for WindowsBacking {
         bytes: u64,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self::Log> {
-        self.changes()?;
+        self.changes([dir.id()])?;
         let parent = self.opened(dir, fs::FILE_TRAVERSE | fs::FILE_ADD_FILE)?;
         let log = WindowsLog::make(&parent, name, bytes, progress)?;
         fence::flush_dir(&self.open_dir(dir)?)?;

@@ -42,8 +42,7 @@ pub(super) fn ticks(time: Time) -> i64 {
 /// Attributes of an open object.
 pub(super) fn read(handle: &OwnedHandle, id: &[u8; 16]) -> Result<Attr> {
     let basic: wdk::FILE_BASIC_INFORMATION = nt::query(handle, wdk::FileBasicInformation)?;
-    let standard: wdk::FILE_STANDARD_INFORMATION =
-        nt::query(handle, wdk::FileStandardInformation)?;
+    let standard: wdk::FILE_STANDARD_INFORMATION = nt::query(handle, wdk::FileStandardInformation)?;
     let kind = kind_of(handle, basic.FileAttributes)?;
     let is_dir = kind == FileKind::Directory;
     let is_read_only = basic.FileAttributes & fs::FILE_ATTRIBUTE_READONLY != 0;
@@ -77,8 +76,7 @@ pub(super) fn kind(handle: &OwnedHandle) -> Result<FileKind> {
 
 fn kind_of(handle: &OwnedHandle, attributes: u32) -> Result<FileKind> {
     if attributes & fs::FILE_ATTRIBUTE_REPARSE_POINT != 0 {
-        let tag: fs::FILE_ATTRIBUTE_TAG_INFO =
-            nt::query(handle, wdk::FileAttributeTagInformation)?;
+        let tag: fs::FILE_ATTRIBUTE_TAG_INFO = nt::query(handle, wdk::FileAttributeTagInformation)?;
         if is_link(tag.ReparseTag) {
             return Ok(FileKind::Symlink);
         }
@@ -128,7 +126,8 @@ pub(super) fn set(handle: &OwnedHandle, change: &SetAttr) -> Result<()> {
     };
     let is_dir = now.FileAttributes & fs::FILE_ATTRIBUTE_DIRECTORY != 0;
     if let Some(perm) = change.perm.filter(|_| !is_dir) {
-        let others = now.FileAttributes & !(fs::FILE_ATTRIBUTE_READONLY | fs::FILE_ATTRIBUTE_NORMAL);
+        let others =
+            now.FileAttributes & !(fs::FILE_ATTRIBUTE_READONLY | fs::FILE_ATTRIBUTE_NORMAL);
         let read_only = if perm & 0o222 == 0 { fs::FILE_ATTRIBUTE_READONLY } else { 0 };
         // 0 would leave them alone.
         basic.FileAttributes = match others | read_only {
@@ -152,6 +151,11 @@ fn when(time: SetTime) -> i64 {
             ticks(Time { secs: now.as_secs().cast_signed(), nanos: now.subsec_nanos() })
         }
     }
+}
+
+pub(super) fn is_read_only(handle: &OwnedHandle) -> bool {
+    let basic: Result<wdk::FILE_BASIC_INFORMATION> = nt::query(handle, wdk::FileBasicInformation);
+    basic.is_ok_and(|basic| basic.FileAttributes & fs::FILE_ATTRIBUTE_READONLY != 0)
 }
 
 /// Length in bytes.

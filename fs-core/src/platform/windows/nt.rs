@@ -69,12 +69,7 @@ pub(super) struct Opening {
 impl Opening {
     /// An object that is there, with these rights; a reparse point is opened itself.
     pub(super) const fn existing(access: u32) -> Self {
-        Self {
-            access,
-            disposition: wdk::FILE_OPEN,
-            options: 0,
-            attributes: FILE_ATTRIBUTE_NORMAL,
-        }
+        Self { access, disposition: wdk::FILE_OPEN, options: 0, attributes: FILE_ATTRIBUTE_NORMAL }
     }
 }
 
@@ -129,8 +124,7 @@ fn open_sharing(
         }
     };
     let bytes = (2 * name.len()) as u16;
-    let name =
-        UNICODE_STRING { Length: bytes, MaximumLength: bytes, Buffer: name.as_mut_ptr() };
+    let name = UNICODE_STRING { Length: bytes, MaximumLength: bytes, Buffer: name.as_mut_ptr() };
     let object = OBJECT_ATTRIBUTES {
         Length: size_of::<OBJECT_ATTRIBUTES>() as u32,
         RootDirectory: raw(at),
@@ -201,13 +195,7 @@ pub(super) fn set(file: &OwnedHandle, class: i32, bytes: &[u8]) -> Result<()> {
     }
     // SAFETY: the buffer is aligned, readable and as long as is said.
     with_io(|io| unsafe {
-        wdk::NtSetInformationFile(
-            raw(file),
-            io,
-            aligned.as_ptr().cast(),
-            bytes.len() as u32,
-            class,
-        )
+        wdk::NtSetInformationFile(raw(file), io, aligned.as_ptr().cast(), bytes.len() as u32, class)
     })
     .map(drop)
 }
@@ -316,22 +304,6 @@ pub(super) fn write(file: &OwnedHandle, data: &[u8], offset: u64) -> Result<usiz
 pub(super) fn flush(file: &OwnedHandle) -> Result<()> {
     // SAFETY: an open handle, and a status block that outlives the call.
     with_io(|io| unsafe { wdk::NtFlushBuffersFile(raw(file), io) }).map(drop)
-}
-
-/// Writes the file's dirty data without asking the device to keep it. False where the
-/// filesystem cannot (before Windows 8; wine).
-pub(super) fn write_out(file: &OwnedHandle) -> Result<bool> {
-    /// `FLUSH_FLAGS_NO_SYNC` (ntifs.h).
-    const NO_SYNC: u32 = 2;
-    // SAFETY: an open handle, no parameters, and a status block that outlives the call.
-    let flushed = with_io(|io| unsafe {
-        wdk::NtFlushBuffersFileEx(raw(file), NO_SYNC, std::ptr::null(), 0, io)
-    });
-    match flushed {
-        Ok(_) => Ok(true),
-        Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 /// Entries of a directory, as many as one call gives; empty at the end.

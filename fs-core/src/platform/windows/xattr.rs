@@ -6,6 +6,7 @@
 //! | name | value |
 //! | --- | --- |
 //! | `system.ntfs_acl` | the security descriptor, self-relative: owner, group, access list |
+//! | `system.ntfs_acl.4` | to be set only: the parts of it that the number names |
 //! | `system.ntfs_attrib` | the attributes (hidden, system, archive ...), 4 bytes |
 //! | `system.ntfs_times` | times of creation, last writing, last access, change; 8 bytes each |
 //! | `system.ntfs_reparse_data` | the reparse point (`REPARSE_DATA_BUFFER`) |
@@ -29,6 +30,9 @@ use crate::error::{Errno, Result};
 
 /// The security descriptor.
 pub const SECURITY: &str = "system.ntfs_acl";
+/// Before a number in hexadecimal: to set parts of the security descriptor only, those in
+/// `SECURITY_INFORMATION`.
+pub const SECURITY_PARTS: &str = "system.ntfs_acl.";
 /// The attributes.
 pub const ATTRIBUTES: &str = "system.ntfs_attrib";
 /// Times of creation, last writing, last access, change.
@@ -107,10 +111,20 @@ pub(super) fn names(open: Open<'_>) -> Result<Vec<u8>> {
     Ok(names)
 }
 
+/// Whether setting this makes a file read-only.
+pub(super) fn makes_read_only(name: &OsStr, value: &[u8]) -> bool {
+    let attributes = value.first_chunk().map_or(0, |value| u32::from_le_bytes(*value));
+    name == ATTRIBUTES && attributes & fs::FILE_ATTRIBUTE_READONLY != 0
+}
+
 /// Sets a value.
 pub(super) fn set(open: Open<'_>, name: &OsStr, value: &[u8]) -> Result<()> {
     match text(name)? {
         SECURITY => set_security(open, PARTS, value),
+        parts if parts.starts_with(SECURITY_PARTS) => {
+            let parts = u32::from_str_radix(&parts[SECURITY_PARTS.len()..], 16);
+            set_security(open, parts.map_err(|_| Errno::INVAL)?, value)
+        }
         ATTRIBUTES => {
             let attributes = u32::from_le_bytes(value.try_into().map_err(|_| Errno::INVAL)?);
             let attributes = match attributes & SETTABLE {

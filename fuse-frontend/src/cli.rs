@@ -19,6 +19,7 @@ mod set;
 mod status;
 mod table;
 mod umount;
+pub mod volume_plugin;
 
 /// Exit codes, shown below every help text.
 const EXIT_CODES: &str = "\
@@ -57,6 +58,11 @@ pub enum Command {
     Log(LogArgs),
     /// Find out what a power cut does to a program's files.
     CrashTest(Box<crash_test::CrashTestArgs>),
+    /// Serve volumes for Docker and Podman: containers share their fsyncs.
+    VolumePlugin(volume_plugin::VolumePluginArgs),
+    /// Serve the mounts of volumes; started by `volume-plugin`.
+    #[command(hide = true)]
+    VolumeEngine(volume_plugin::VolumeEngineArgs),
     /// Show what lanefs does: writers on a scratch mount and without it, a power cut, all verified.
     Demo(DemoArgs),
 }
@@ -311,6 +317,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Check(args) => recover::check(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Log(LogArgs { command: LogCommand::Format(args) }) => log::format(&args),
+        Command::VolumePlugin(args) => volume_plugin::run(args),
+        Command::VolumeEngine(args) => volume_plugin::run_engine(args),
         Command::CrashTest(args) => crash_test::run(&args),
         Command::Demo(args) => demo::run(&args),
     }

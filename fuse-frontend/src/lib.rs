@@ -7,6 +7,7 @@
 //! | [`mount`] | a mount's life: checks, the kernel's mount, daemon, shutdown |
 //! | [`config`] | settings from a file and the environment |
 //! | [`control`] | the socket through which a running mount is asked and told |
+//! | [`volumes`] | volumes for containers |
 //! | [`cli`] | the command line's definition and the commands |
 //!
 //! Architecture invariant: no policy here. What an operation does and when a
@@ -22,3 +23,4 @@ pub mod failure;
 pub mod mount;
 pub mod ring;
 pub mod skin;
+pub mod volumes;

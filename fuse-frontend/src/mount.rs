@@ -250,7 +250,7 @@ impl Mount {
 /// An engine's tree, for those who make mounts without a command line.
 pub type MountedTree = Tree<LinuxBacking>;
 
-fn backing_options(options: &MountOptions) -> BackingOptions {
+pub(crate) fn backing_options(options: &MountOptions) -> BackingOptions {
     BackingOptions {
         read_only: options.read_only,
         no_atime: options.no_atime,
@@ -261,7 +261,7 @@ fn backing_options(options: &MountOptions) -> BackingOptions {
     }
 }
 
-fn skin_options(options: &MountOptions) -> SkinOptions {
+pub(crate) fn skin_options(options: &MountOptions) -> SkinOptions {
     SkinOptions {
         attr_timeout: options.attr_timeout,
         entry_timeout: options.entry_timeout,

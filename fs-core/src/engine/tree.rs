@@ -110,7 +110,9 @@ pub struct Tree<B: Backing> {
 impl<B: Backing> Tree<B> {
     pub(super) fn new(engine: Arc<Engine<B>>, backing: Arc<B>) -> Result<Self> {
         let root = backing.root()?;
-        let hides_home = backing.lookup(&root.object, OsStr::new(HOME_NAME)).is_ok();
+        // In other trees of the engine the name is one like any other.
+        let hides_home = engine.home_parent == Some(root.key)
+            && backing.lookup(&root.object, OsStr::new(HOME_NAME)).is_ok();
         Ok(Self {
             engine,
             backing,

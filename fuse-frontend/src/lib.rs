@@ -8,7 +8,7 @@
 //! | [`config`] | settings from a file and the environment |
 //! | [`control`] | the socket through which a running mount is asked and told |
 //! | [`volumes`] | volumes for containers |
-//! | [`cli`] | the command line's definition and the commands |
+//! | [`cli`] | the commands, and of the command line what only Linux has |
 //!
 //! Architecture invariant: no policy here. What an operation does and when a
 //! sync is answered is decided in `fs_core`.
@@ -16,11 +16,11 @@
 #![deny(unsafe_code)]
 
 pub mod cli;
-pub mod config;
 pub mod control;
 pub mod crash;
-pub mod failure;
 pub mod mount;
 pub mod ring;
 pub mod skin;
 pub mod volumes;
+
+pub use commands::{config, failure};

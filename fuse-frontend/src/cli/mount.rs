@@ -1,5 +1,7 @@
 //! `lanefs mount`.
 
+use std::path::PathBuf;
+
 use super::MountArgs;
 use crate::config;
 use crate::failure::Failure;
@@ -22,14 +24,15 @@ pub(super) fn run(args: &MountArgs) -> Result<(), Failure> {
 }
 
 fn plan(args: &MountArgs) -> Result<MountPlan, Failure> {
+    let common = &args.common;
     let mut options = MountOptions::default();
-    for words in &args.options {
+    for words in &common.options {
         options.apply(words)?;
     }
-    if let Some(mode) = &args.durability {
+    if let Some(mode) = &common.durability {
         options.durability.durability = Some(durability(mode)?);
     }
-    if let Some(interval) = &args.commit_interval {
+    if let Some(interval) = &common.commit_interval {
         options.durability.commit_interval = Some(config::commit_interval(interval)?);
     }
     if let Some(path) = &args.log {
@@ -41,8 +44,18 @@ fn plan(args: &MountArgs) -> Result<MountPlan, Failure> {
         options.log_bytes = log_bytes(size)?;
     }
     options.check()?;
-    let (backing, mount_point) = preflight::resolve(&args.backing, &args.mount_point)?;
-    let (file, config) = config::load(args.config.as_deref())?;
+    let (backing, mount_point) = preflight::resolve(&common.backing, &common.mount_point)?;
+    let (file, config) = config::load(common.config.as_deref(), usual_file())?;
     let settings = config::settle(options.durability, file, &config, &mount_point)?;
     Ok(MountPlan { backing, mount_point, settings, options })
+}
+
+/// Where settings of mounts are if nobody says otherwise.
+pub(super) fn usual_file() -> Option<PathBuf> {
+    if nix::unistd::geteuid().is_root() {
+        return Some(PathBuf::from("/etc/lanefs.toml"));
+    }
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
+    let base = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home);
+    base.map(|base| base.join("lanefs.toml"))
 }

@@ -11,6 +11,8 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::EXIT_CODES;
+use super::mount::usual_file;
+use crate::config;
 use crate::failure::Failure;
 use crate::mount::daemon;
 use crate::volumes::driver::Driver;
@@ -113,7 +115,13 @@ pub(super) fn run(args: VolumePluginArgs) -> Result<(), Failure> {
 
 pub(super) fn run_engine(args: VolumeEngineArgs) -> Result<(), Failure> {
     let settings = EngineSettings { options: args.options, config: args.config };
-    let started = daemon::detach().and_then(|()| VolumeEngine::start(&args.root, &settings));
+    let start = || {
+        let options = settings.mount_options()?;
+        let config = config::load(settings.config.as_deref(), usual_file())?;
+        daemon::detach()?;
+        VolumeEngine::start(&args.root, options, config)
+    };
+    let started = start();
     report(started.as_ref().map(|_| ()));
     let (engine, ends) = started?;
     engine.serve(&ends)

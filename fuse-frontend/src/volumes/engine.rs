@@ -89,11 +89,13 @@ impl VolumeEngine {
     ///
     /// # Errors
     /// Another engine serves it, or the log cannot be kept or recovered.
-    pub fn start(root: &Path, settings: &EngineSettings) -> Result<(Arc<Self>, Ends), Failure> {
+    pub fn start(
+        root: &Path,
+        options: MountOptions,
+        config: (Option<PathBuf>, ConfigFile),
+    ) -> Result<(Arc<Self>, Ends), Failure> {
         let layout = Layout::new(root)?;
-        let options = settings.mount_options()?;
         let open_files_max = raise_open_files_limit();
-        let config = config::load(settings.config.as_deref())?;
         let common =
             config::settle(options.durability, config.0.clone(), &config.1, layout.root())?;
         let backing = LinuxBacking::open(layout.root(), mount::backing_options(&options))

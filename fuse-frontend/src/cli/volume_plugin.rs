@@ -82,7 +82,9 @@ pub struct VolumeEngineArgs {
 
 pub(super) fn run(args: VolumePluginArgs) -> Result<(), Failure> {
     if !nix::unistd::geteuid().is_root() {
-        return Err(Failure::usage("volume-plugin mounts for containers of all users: run it as root"));
+        return Err(Failure::usage(
+            "volume-plugin mounts for containers of all users: run it as root",
+        ));
     }
     let settings = EngineSettings { options: args.options, config: absolute(args.config)? };
     settings.mount_options()?;

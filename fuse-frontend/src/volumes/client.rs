@@ -1,6 +1,7 @@
 //! The plugin's side of the engine: starts it, asks it, and starts it anew when it has died.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -60,7 +61,8 @@ impl Client {
     /// # Errors
     /// As [`Self::ask`]; or an engine of another version that speaks otherwise is in use.
     pub(super) fn list(&self) -> Result<Listed, Failure> {
-        let Response::Volumes { protocol, version, pid, volumes } = self.ask(&Request::List)? else {
+        let Response::Volumes { protocol, version, pid, volumes } = self.ask(&Request::List)?
+        else {
             return Err(Failure::new("the engine answered something else"));
         };
         if version == env!("CARGO_PKG_VERSION") && protocol == PROTOCOL {
@@ -131,6 +133,7 @@ impl Client {
             |error: std::io::Error| Failure::new(format!("cannot start the engine: {error}"));
         // By this name it is our own version, also when the file has been replaced meanwhile.
         let mut child = Command::new("/proc/self/exe")
+            .arg0("lanefs")
             .arg("volume-engine")
             .arg("--root")
             .arg(&self.root)

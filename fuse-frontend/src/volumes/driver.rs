@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ use crate::mount::mounts;
 /// A mount request younger than that counts as a use, whatever the kernel says: between the
 /// answer and the container's mount namespace an engine takes a moment.
 const USER_AGE_MIN: Duration = Duration::from_secs(15);
+const RESTART_PAUSE: Duration = Duration::from_millis(20);
+const RESTART_PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// Permissions of a new volume's root.
 const MODE_DEFAULT: u32 = 0o755;
 
@@ -45,6 +48,8 @@ pub struct Driver {
     store: Mutex<Store>,
     locks: Mutex<HashMap<String, Arc<Mutex<()>>>>,
     client: Client,
+    /// The plugin ends: an engine that ends is not started anew.
+    ending: AtomicBool,
     /// Held as long as we serve the root.
     _lock: File,
 }
@@ -71,7 +76,14 @@ impl Driver {
         let lock = layout.lock()?;
         let store = Mutex::new(Store::open(&layout.state_file())?);
         let client = Client::new(&layout, settings)?;
-        let driver = Self { layout, store, locks: Mutex::default(), client, _lock: lock };
+        let driver = Self {
+            layout,
+            store,
+            locks: Mutex::default(),
+            client,
+            ending: AtomicBool::new(false),
+            _lock: lock,
+        };
         if let Err(failure) = purge::remove_all(&driver.layout.removed()) {
             tracing::warn!("{failure}");
         }
@@ -200,7 +212,9 @@ impl Driver {
         match live_status(&mount_point) {
             Ok(Some(live)) => {
                 status["mounted"] = true.into();
-                for key in ["durability", "read_only", "log", "requests", "engine", "uptime_s", "pid"] {
+                for key in
+                    ["durability", "read_only", "log", "requests", "engine", "uptime_s", "pid"]
+                {
                     status[key] = live[key].clone();
                 }
             }
@@ -221,6 +235,7 @@ impl Driver {
     /// Ends the engine, unless somebody uses a volume: then it goes on, and the next plugin
     /// finds it.
     pub fn stop(&self) {
+        self.ending.store(true, Ordering::Release);
         match self.client.list() {
             Ok(listed) if listed.volumes.is_empty() => self.client.end(),
             Ok(listed) => tracing::warn!(
@@ -289,9 +304,14 @@ impl Driver {
         let watch = move || {
             while let Some(driver) = driver.upgrade() {
                 driver.client.wait_for_end();
+                if driver.ending.load(Ordering::Acquire) {
+                    return;
+                }
+                // An engine that dies again and again must not keep us busy.
+                std::thread::sleep(RESTART_PAUSE);
                 if let Err(failure) = driver.reconcile() {
                     tracing::error!("{failure}");
-                    std::thread::sleep(Duration::from_secs(1));
+                    std::thread::sleep(RESTART_PAUSE_AFTER_FAILURE);
                 }
             }
         };
@@ -369,7 +389,8 @@ impl Driver {
         }
         let root = self.layout.root();
         let device = |path: &Path| {
-            let failed = |error| Failure::new(format!("cannot look at {}: {error}", path.display()));
+            let failed =
+                |error| Failure::new(format!("cannot look at {}: {error}", path.display()));
             path.metadata().map(|stat| stat.dev()).map_err(failed)
         };
         if device(source)? != device(root)? {
@@ -402,8 +423,9 @@ impl Driver {
             self.check_source(name, &source, state)?;
         }
         options.durability()?;
-        let failed =
-            |error: std::io::Error| Failure::new(format!("cannot make {}: {error}", source.display()));
+        let failed = |error: std::io::Error| {
+            Failure::new(format!("cannot make {}: {error}", source.display()))
+        };
         let made = match std::fs::DirBuilder::new().mode(MODE_DEFAULT).create(&source) {
             Ok(()) => true,
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => false,

@@ -20,7 +20,7 @@ use super::session::{self, Session, Shared};
 use super::wire::{self, MountedVolume, Order, PROTOCOL, Request, Response};
 use crate::config::{self, ConfigFile};
 use crate::failure::Failure;
-use crate::mount::{self, MountOptions, MountPlan, engine, kernel, mounts};
+use crate::mount::{self, MountOptions, MountPlan, MountedTree, engine, kernel, mounts};
 use crate::ring::Transport;
 
 /// FUSE workers of each volume: one may lead a group, two others keep answering.
@@ -78,6 +78,9 @@ pub struct VolumeEngine {
     base: MountPlan,
     config: (Option<PathBuf>, ConfigFile),
     backing: Arc<LinuxBacking>,
+    /// No mount: syncs of everything go by an engine's first tree, and volumes come and go and may
+    /// be read-only.
+    _root: Arc<MountedTree>,
     shared: Shared,
     volumes: Mutex<BTreeMap<String, Session>>,
     socket: PathBuf,
@@ -109,11 +112,25 @@ impl VolumeEngine {
             options,
         };
         let engine::MountEngine { engine, no_log } = engine::start(&backing, &base)?;
+        let root = engine.add_tree(Arc::clone(&backing)).map_err(|error| {
+            Failure::new(format!("cannot serve {}: {error}", layout.root().display()))
+        })?;
         let shared = Shared { engine, no_log, open_files_max };
         let socket = wire::socket_path(layout.root())?;
         let (end, ends) = channel();
         let volumes = Mutex::new(BTreeMap::new());
-        let this = Arc::new(Self { layout, base, config, backing, shared, volumes, socket, end });
+        let this = Self {
+            layout,
+            base,
+            config,
+            backing,
+            _root: root,
+            shared,
+            volumes,
+            socket,
+            end,
+        };
+        let this = Arc::new(this);
         this.listen()?;
         this.watch_signals()?;
         Ok((this, ends))

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -61,6 +62,7 @@ pub async fn serve(
     end: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
     let mut end = std::pin::pin!(end);
+    let calls = Arc::new(AtomicUsize::new(0));
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -72,21 +74,25 @@ pub async fn serve(
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        connections.spawn(serve_connection(stream, Arc::clone(&driver)));
+        connections.spawn(serve_connection(stream, Arc::clone(&driver), Arc::clone(&calls)));
         while connections.try_join_next().is_some() {}
     }
     drop(listener);
-    // Engines keep idle connections open; only calls are waited for, and they hold the driver.
+    // Engines keep idle connections open: only calls are waited for.
     let last = tokio::time::Instant::now() + LAST_CALLS_MAX;
-    while Arc::strong_count(&driver) > 1 + connections.len() && tokio::time::Instant::now() < last {
+    while calls.load(Ordering::Acquire) > 0 && tokio::time::Instant::now() < last {
         tokio::time::sleep(Duration::from_millis(5)).await;
-        while connections.try_join_next().is_some() {}
     }
     Ok(())
 }
 
-async fn serve_connection(stream: UnixStream, driver: Arc<Driver>) {
-    let service = service_fn(|request| answer(request, &driver));
+async fn serve_connection(stream: UnixStream, driver: Arc<Driver>, calls: Arc<AtomicUsize>) {
+    let service = service_fn(|request| async {
+        calls.fetch_add(1, Ordering::AcqRel);
+        let answered = answer(request, &driver).await;
+        calls.fetch_sub(1, Ordering::AcqRel);
+        answered
+    });
     let connection = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
         .await;
@@ -107,7 +113,8 @@ async fn answer(
             let (driver, body) = (Arc::clone(driver), body.to_bytes());
             // Mounting waits for disks: not on the thread that all connections share.
             let called = tokio::task::spawn_blocking(move || call(&driver, &path, &body)).await;
-            called.unwrap_or_else(|_| failed("the call failed inside; the plugin's messages say why"))
+            called
+                .unwrap_or_else(|_| failed("the call failed inside; the plugin's messages say why"))
         }
         Err(error) => failed(&format!("the request cannot be read: {error}")),
     };
@@ -136,9 +143,7 @@ fn call(driver: &Driver, path: &str, body: &[u8]) -> (StatusCode, Value) {
     let result = match path {
         "/Plugin.Activate" => Ok(json!({ "Implements": ["VolumeDriver"] })),
         "/VolumeDriver.Capabilities" => Ok(json!({ "Capabilities": { "Scope": "local" } })),
-        "/VolumeDriver.Create" => {
-            done(driver.create(&call.name, &call.opts.unwrap_or_default()))
-        }
+        "/VolumeDriver.Create" => done(driver.create(&call.name, &call.opts.unwrap_or_default())),
         "/VolumeDriver.Remove" => done(driver.remove(&call.name)),
         "/VolumeDriver.Mount" => place(driver.mount(&call.name, &call.id)),
         "/VolumeDriver.Unmount" => done(driver.unmount(&call.name, &call.id)),

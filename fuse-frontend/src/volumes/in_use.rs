@@ -56,7 +56,8 @@ pub fn is_busy(mount_point: &Path) -> bool {
 }
 
 fn foreign_place(table: &[MountEntry], device: &str, mount_point: &Path) -> Option<PathBuf> {
-    let elsewhere = |mount: &&MountEntry| mount.device == device && mount.mount_point != mount_point;
+    let elsewhere =
+        |mount: &&MountEntry| mount.device == device && mount.mount_point != mount_point;
     table.iter().find(elsewhere).map(|mount| mount.mount_point.clone())
 }
 

@@ -41,7 +41,9 @@ impl Layout {
             _ => Failure::new(format!("cannot use root {shown}: {error}")),
         })?;
         if !root.is_dir() {
-            return Err(Failure::usage(format!("root {shown} is not a directory: name a directory")));
+            return Err(Failure::usage(format!(
+                "root {shown} is not a directory: name a directory"
+            )));
         }
         let layout = Self { root };
         for directory in [layout.volumes(), layout.mounts(), layout.removed()] {
@@ -210,8 +212,13 @@ mod tests {
         std::fs::create_dir(place.path().join("apart")).unwrap();
         std::os::unix::fs::symlink(place.path().join("a"), place.path().join("link")).unwrap();
         let taken = |path: &str| vec![("volume x".to_owned(), place.path().join(path))];
-        for (source, other) in [("a", "a"), ("a/b", "a"), ("a", "a/b"), ("link/b", "a"), ("a", "link")] {
-            assert!(check_apart(&place.path().join(source), &taken(other)).is_err(), "{source} {other}");
+        for (source, other) in
+            [("a", "a"), ("a/b", "a"), ("a", "a/b"), ("link/b", "a"), ("a", "link")]
+        {
+            assert!(
+                check_apart(&place.path().join(source), &taken(other)).is_err(),
+                "{source} {other}"
+            );
         }
         check_apart(&place.path().join("apart"), &taken("a")).unwrap();
     }

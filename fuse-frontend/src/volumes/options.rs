@@ -124,7 +124,9 @@ fn id(name: &str, value: &str) -> Result<u32, Failure> {
 fn mode(value: &str) -> Result<u32, Failure> {
     match u32::from_str_radix(value.trim_start_matches("0o"), 8) {
         Ok(mode) if mode <= MODE_MAX => Ok(mode),
-        _ => Err(Failure::usage(format!("mode={value}: give permissions in octal, like mode=0750"))),
+        _ => {
+            Err(Failure::usage(format!("mode={value}: give permissions in octal, like mode=0750")))
+        }
     }
 }
 

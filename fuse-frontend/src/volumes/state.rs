@@ -79,11 +79,9 @@ impl Store {
         let boot_id = boot_id()?;
         let state = match std::fs::read(path) {
             Ok(text) => parse(&text, path)?,
-            Err(error) if error.kind() == ErrorKind::NotFound => State {
-                version: STATE_VERSION,
-                boot_id: boot_id.clone(),
-                volumes: BTreeMap::new(),
-            },
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                State { version: STATE_VERSION, boot_id: boot_id.clone(), volumes: BTreeMap::new() }
+            }
             Err(error) => {
                 return Err(Failure::new(format!("cannot read {}: {error}", path.display())));
             }
@@ -192,7 +190,11 @@ mod tests {
             .unwrap();
         let again = Store::open(&path).unwrap();
         assert!(again.volume("a").unwrap().users.contains_key("one"));
-        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "no temporary file is left");
+        assert_eq!(
+            std::fs::read_dir(place.path()).unwrap().count(),
+            1,
+            "no temporary file is left"
+        );
     }
 
     #[test]

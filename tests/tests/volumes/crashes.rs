@@ -140,7 +140,8 @@ impl Container {
         let place = plugin.scratch().join("in-container");
         fs::create_dir(&place).expect("mkdir");
         let ready = plugin.scratch().join("ready");
-        let script = "mount --bind \"$1\" \"$2\" && umount \"$1\" && touch \"$3\" && exec sleep 300";
+        let script =
+            "mount --bind \"$1\" \"$2\" && umount \"$1\" && touch \"$3\" && exec sleep 300";
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
         command.arg(plugin.mount_point(name)).arg(&place).arg(&ready).stdin(Stdio::null());
@@ -280,11 +281,7 @@ fn write_in(place: &Path, name: &str) -> std::io::Result<()> {
 }
 
 /// What was acknowledged is there; what was cut off is taken over as it is, after a repetition.
-fn check(
-    plugin: &Plugin,
-    volumes: &mut BTreeMap<String, Acknowledged>,
-    cut: Option<&str>,
-) {
+fn check(plugin: &Plugin, volumes: &mut BTreeMap<String, Acknowledged>, cut: Option<&str>) {
     let names = plugin.names();
     for (name, volume) in volumes {
         if cut == Some(name) {

@@ -109,13 +109,21 @@ impl Stage {
         self.revive(victim);
         let said = self.said(&name);
         self.ensure_running(&name);
-        assert!(self.count(&name) >= said, "{name}: acknowledged {said}, there is {}", self.count(&name));
+        assert!(
+            self.count(&name) >= said,
+            "{name}: acknowledged {said}, there is {}",
+            self.count(&name)
+        );
         let before = self.count(&name);
         self.wait_for_count(&name, before + 2);
 
         self.with_kill(victim, &name, |stage| stage.runtime.run(&["stop", "-t", "0", &name]));
         let said = self.said(&name);
-        assert!(self.count(&name) >= said, "{name}: acknowledged {said}, there is {}", self.count(&name));
+        assert!(
+            self.count(&name) >= said,
+            "{name}: acknowledged {said}, there is {}",
+            self.count(&name)
+        );
         self.with_kill(victim, &name, |stage| stage.runtime.run(&["rm", "-f", &name]));
         self.remove_container(&name);
         self.with_kill(victim, &name, |stage| stage.runtime.run(&["volume", "rm", &name]));
@@ -249,7 +257,11 @@ impl Stage {
     fn wait_for_count(&self, name: &str, least: u64) {
         let counted = || (self.count(name) >= least).then_some(());
         let counted = run::poll(PATIENCE, counted);
-        assert!(counted.is_some(), "{name} does not count: {}", self.runtime.run(&["logs", name]).describe());
+        assert!(
+            counted.is_some(),
+            "{name} does not count: {}",
+            self.runtime.run(&["logs", name]).describe()
+        );
     }
 
     /// Nothing is mounted, nothing is known, nobody uses anything.

@@ -72,7 +72,14 @@ impl Plugin {
         let messages = scratch.path().join("messages");
         let words = words.iter().map(|word| (*word).to_owned()).collect();
         let root = root.canonicalize().expect("the root");
-        let mut plugin = Plugin { root, socket: socket.to_owned(), messages, child: None, words, _scratch: scratch };
+        let mut plugin = Plugin {
+            root,
+            socket: socket.to_owned(),
+            messages,
+            child: None,
+            words,
+            _scratch: scratch,
+        };
         plugin.start();
         plugin
     }
@@ -237,7 +244,8 @@ impl Plugin {
 
     /// Whether a volume is mounted and answers.
     pub fn is_mounted(&self, name: &str) -> bool {
-        leftovers::is_mounted(&self.mount_point(name)) && fs::metadata(self.mount_point(name)).is_ok()
+        leftovers::is_mounted(&self.mount_point(name))
+            && fs::metadata(self.mount_point(name)).is_ok()
     }
 
     /// Waits until a volume is mounted and answers, after an engine has died.

@@ -232,7 +232,8 @@ fn volumes_are_mounts_like_others_for_people() {
     let metadata = fs::metadata(plugin.mount_point("a")).expect("the root");
     assert_eq!(metadata.permissions().mode() & 0o7777, 0o755);
     let table = fs::read_to_string("/proc/self/mounts").expect("mounts");
-    let line = table.lines().find(|line| line.contains(&*plugin.mount_point("a").to_string_lossy()));
+    let line =
+        table.lines().find(|line| line.contains(&*plugin.mount_point("a").to_string_lossy()));
     assert!(line.is_some_and(|line| line.contains("allow_other")), "{line:?}");
 
     // One plugin for a root, one for a socket, and mistakes in one line.

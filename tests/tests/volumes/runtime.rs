@@ -62,7 +62,8 @@ impl Runtime {
                 (tools::debian("docker.io", "docker"), vec!["-H".to_owned(), host])
             }
             Kind::Podman => {
-                let words = ["--root", &path("store"), "--runroot", &path("run")].map(str::to_owned);
+                let words =
+                    ["--root", &path("store"), "--runroot", &path("run")].map(str::to_owned);
                 let more = ["--storage-driver", "vfs", "--tmpdir", &path("tmp")].map(str::to_owned);
                 (tools::debian("podman", "podman"), [words, more].concat())
             }
@@ -98,8 +99,8 @@ impl Runtime {
         if self.kind == Kind::Podman {
             return;
         }
-        let messages = fs::File::options().create(true).append(true);
-        let messages = messages.open(self.path().join("dockerd.log")).expect("a file");
+        let log = self.path().join("dockerd.log");
+        let messages = fs::File::options().create(true).append(true).open(log).expect("a file");
         let path = |name: &str| self.path().join(name);
         let mut command = Command::new(tools::debian("docker.io", "dockerd"));
         command.arg("--data-root").arg(path("store")).arg("--exec-root").arg(path("run"));

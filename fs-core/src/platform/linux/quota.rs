@@ -39,7 +39,8 @@ pub fn limit_directory(directory: &Path, bytes: u64) -> Result<()> {
     let file = File::open(directory).map_err(Errno::from)?;
     // The number of the directory's inode is nobody else's.
     let stat = rustix::fs::fstat(&file)?;
-    let project = u32::try_from(stat.st_ino).map_err(|_| Errno::from(rustix::io::Errno::OVERFLOW))?;
+    let project =
+        u32::try_from(stat.st_ino).map_err(|_| Errno::from(rustix::io::Errno::OVERFLOW))?;
     // Fails where no quotas are kept, before anything is changed.
     quota(&file, libc::Q_GETQUOTA, project, &mut no_limit())?;
     if std::fs::read_dir(directory).map_err(Errno::from)?.next().is_some() {

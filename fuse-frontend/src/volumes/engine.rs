@@ -119,17 +119,8 @@ impl VolumeEngine {
         let socket = wire::socket_path(layout.root())?;
         let (end, ends) = channel();
         let volumes = Mutex::new(BTreeMap::new());
-        let this = Self {
-            layout,
-            base,
-            config,
-            backing,
-            _root: root,
-            shared,
-            volumes,
-            socket,
-            end,
-        };
+        let this =
+            Self { layout, base, config, backing, _root: root, shared, volumes, socket, end };
         let this = Arc::new(this);
         this.listen()?;
         this.watch_signals()?;

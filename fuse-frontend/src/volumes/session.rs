@@ -58,6 +58,8 @@ impl Session {
             Failure::new(format!("cannot serve {}: {error}", plan.backing.display()))
         })?;
         tree.set_policy(plan.settings.policy.clone());
+        // A container sees its own volumes; two of one container are two mounts.
+        tree.set_apart();
 
         let (device, counters) = (Arc::new(Channel::default()), Arc::new(Counters::default()));
         let skin_options = mount::skin_options(options);

@@ -12,15 +12,10 @@ use tests::scratch::Scratch;
 use tests::{leftovers, require};
 
 use crate::plugin::{Plugin, signal};
-use crate::runtime::{Kind, Runtime, plugin_name, plugin_socket};
+use crate::runtime::{Kind, LIBRARIES, Runtime, plugin_name, plugin_socket};
 
 /// Patience with an engine that gets back on its feet; above the age of a user that is gone.
 const PATIENCE: Duration = Duration::from_secs(45);
-
-/// What a container does: counts in a file, each number replaced crash-safe, then said.
-const COUNT: &str = "n=$(cat /data/n 2>/dev/null || echo 0); while :; do n=$((n+1)); \
-    echo $n > /data/new && fsync /data/new && mv /data/new /data/n && fsync /data || exit 1; \
-    echo $n; sleep 0.01; done";
 
 /// Who is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,9 +187,9 @@ impl Stage {
 
     fn start_container(&self, name: &str) -> Outcome {
         let volume = format!("{name}:/data");
-        let volumes = [volume.as_str()];
+        let volumes = [&[volume.as_str()], LIBRARIES].concat();
         let words = self.runtime.run_words(name, &volumes);
-        self.runtime.run(&[words.as_slice(), &["sh", "-c", COUNT]].concat())
+        self.runtime.run(&[words.as_slice(), &["writer", "count", "/data"]].concat())
     }
 
     /// As an administrator does: start it; if that fails, make it anew.

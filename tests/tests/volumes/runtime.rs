@@ -18,7 +18,9 @@ use crate::plugin::signal;
 
 const COMMAND_DEADLINE: Duration = Duration::from_secs(60);
 const START_DEADLINE: Duration = Duration::from_secs(60);
-/// The name of the image that containers are made of: busybox, nothing else.
+/// What the program `writer` needs of the machine, as volumes of a container.
+pub const LIBRARIES: &[&str] = &["/lib:/lib:ro", "/lib64:/lib64:ro", "/usr/lib:/usr/lib:ro"];
+/// The name of the image that containers are made of: busybox and `writer`, nothing else.
 pub const IMAGE: &str = "localhost/busybox:test";
 /// The name under which the engine knows the plugin.
 pub fn plugin_name() -> String {
@@ -137,9 +139,8 @@ impl Runtime {
             fs::create_dir_all(rootfs.join(directory)).expect("mkdir");
         }
         fs::copy(busybox, rootfs.join("bin/busybox")).expect("a copy");
-        for applet in ["sh", "cat", "fsync", "mv", "sleep", "test", "touch"] {
-            std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).expect("a link");
-        }
+        std::os::unix::fs::symlink("busybox", rootfs.join("bin/sh")).expect("a link");
+        fs::copy(env!("CARGO_BIN_EXE_writer"), rootfs.join("bin/writer")).expect("a copy");
         let tar = self.path().join("rootfs.tar");
         let mut command = Command::new("tar");
         command.arg("-C").arg(&rootfs).arg("-cf").arg(&tar).arg(".");

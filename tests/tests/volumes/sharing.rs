@@ -11,15 +11,19 @@ use tests::scratch::Scratch;
 use tests::{require, run};
 
 use crate::plugin::Plugin;
-use crate::runtime::{Kind, Runtime, plugin_name, plugin_socket};
+use crate::runtime::{Kind, LIBRARIES, Runtime, plugin_name, plugin_socket};
 
 const CONTAINERS: usize = 20;
 const FLUSH_TIME: Duration = Duration::from_millis(2);
 const TURN: Duration = Duration::from_millis(1500);
 const TURNS: usize = 2;
 const READY_DEADLINE: Duration = Duration::from_secs(120);
-/// The least by which flushes per sync must be fewer. Measured: docs/containers.md.
-const GAIN_MIN: f64 = 5.0;
+/// What containers do, and the least by which their flushes per sync must be fewer. ext4 lets half
+/// of all waiters share, so that one flush for all twenty is at most 2 times fewer where a sync is one
+/// flush (overwriting), and 4 times where it is a journal commit of two. More is saved only
+/// where a sync needs no flush at all: of a directory, right after that of a new file in it.
+const KINDS: [(&str, f64); 4] =
+    [("create", 5.0), ("append", 2.5), ("replace", 2.5), ("overwrite", 1.3)];
 
 #[test]
 fn twenty_containers_share_their_flushes() {
@@ -40,11 +44,10 @@ fn twenty_containers_share_their_flushes() {
     let plugin = Plugin::at(Scratch::new(0), &root, &plugin_socket(), &[]);
     let control = runtime.path().join("control");
     fs::create_dir(&control).expect("mkdir");
-    fs::copy(env!("CARGO_BIN_EXE_writer"), control.join("writer")).expect("a copy");
 
     start_containers(&runtime, &place, &control);
     println!("{CONTAINERS} containers, flush of {FLUSH_TIME:?}, flushes per sync (syncs)");
-    for (number, kind) in ["overwrite", "append"].into_iter().enumerate() {
+    for (number, (kind, gain_min)) in KINDS.into_iter().enumerate() {
         let mut flushes = [[0.0; 2]; 2];
         for turn in 0..TURNS {
             for (side, directory) in ["/bare", "/data"].into_iter().enumerate() {
@@ -62,7 +65,7 @@ fn twenty_containers_share_their_flushes() {
             "{kind:<10} bind mounts {bare:.4} ({}), volumes {volume:.4} ({}): {gain:.1} times fewer",
             flushes[0][1], flushes[1][1]
         );
-        assert!(gain >= GAIN_MIN, "{kind}: only {gain:.2} times fewer flushes for each sync");
+        assert!(gain >= gain_min, "{kind}: only {gain:.2} times fewer flushes for each sync");
     }
     fs::write(control.join("end"), "").expect("a file");
     let status = plugin.get("v0").expect_success()["Volume"]["Status"].clone();
@@ -70,7 +73,6 @@ fn twenty_containers_share_their_flushes() {
 }
 
 fn start_containers(runtime: &Runtime, place: &Path, control: &Path) {
-    let libraries = ["/lib:/lib:ro", "/lib64:/lib64:ro", "/usr/lib:/usr/lib:ro"];
     let control_word = format!("{}:/control", control.display());
     for number in 0..CONTAINERS {
         let bare = place.join(format!("bare{number}"));
@@ -80,10 +82,9 @@ fn start_containers(runtime: &Runtime, place: &Path, control: &Path) {
         let words = ["volume", "create", "-d", &plugin_name(), &volume_name];
         runtime.run(&words).expect_success();
         let bare = format!("{}:/bare", bare.display());
-        let volumes: Vec<&str> =
-            [volume.as_str(), &bare, &control_word].into_iter().chain(libraries).collect();
+        let volumes = [&[volume.as_str(), &bare, &control_word], LIBRARIES].concat();
         let mut words = runtime.run_words(&name, &volumes);
-        words.extend(["/control/writer", "/control", &name]);
+        words.extend(["writer", "/control", &name]);
         runtime.run(&words).expect_success();
     }
     let ready = || {

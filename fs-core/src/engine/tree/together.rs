@@ -250,6 +250,7 @@ impl<B: Backing> Tree<B> {
             // Somebody else has changed a name meanwhile: it is looked at again.
             let Some(applied) = applied else { continue };
             gone.iter().for_each(|found| self.forget_removed(Some(found)));
+            self.last_change.fetch_max(applied.lsn, Ordering::AcqRel);
             if applied.is_overdue {
                 self.engine.submit_overdue();
             }

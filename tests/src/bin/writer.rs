@@ -1,7 +1,7 @@
 //! A process in a container that syncs in a loop, for a while that somebody else decides.
 //!
 //! `writer CONTROL NAME` waits for orders in the directory CONTROL. The file `N.go` (N from 0 up)
-//! holds a line `overwrite`, `append`, `replace` or `create` and a directory; it is obeyed until
+//! holds a line `overwrite`, `append`, `replace`, `create` or `deliver` and a directory; it is obeyed until
 //! `N.stop` is there. Then `N.NAME.count` gets how many syncs were answered. The file `end` ends it.
 
 //!
@@ -42,7 +42,7 @@ fn main() -> io::Result<()> {
             sleep(LOOK_INTERVAL);
         };
         let stop = control.join(format!("{number}.stop"));
-        let count = obey(order.trim(), || stop.exists())?;
+        let count = obey(order.trim(), name, || stop.exists())?;
         // By another name first: whoever reads it reads all of it.
         let (new, done) = (format!("{number}.{name}.new"), format!("{number}.{name}.count"));
         fs::write(control.join(&new), count.to_string())?;
@@ -67,7 +67,7 @@ fn count_for_ever(place: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn obey(order: &str, stop: impl Fn() -> bool) -> io::Result<u64> {
+fn obey(order: &str, name: &str, stop: impl Fn() -> bool) -> io::Result<u64> {
     let (kind, directory) = order.split_once(' ').ok_or_else(|| Error::other("no order"))?;
     let path = Path::new(directory).join(kind);
     let mut count = 0;
@@ -114,6 +114,18 @@ fn obey(order: &str, stop: impl Fn() -> bool) -> io::Result<u64> {
             }
             // The next order finds an empty one.
             fs::remove_dir_all(&path)?;
+        }
+        // Into a directory that all writers share, as mail is delivered; the files stay.
+        "deliver" => {
+            let directory = File::open(directory)?;
+            while !stop() {
+                let path = path.with_file_name(format!("{name}-{}", count / 2));
+                let mut file = File::create(path)?;
+                file.write_all(&[b'x'; LINE_BYTES])?;
+                file.sync_all()?;
+                directory.sync_all()?;
+                count += 2;
+            }
         }
         _ => return Err(Error::other("no such order")),
     }

@@ -6,6 +6,7 @@
 //! cut leaves what the backing filesystem keeps.
 
 use std::ffi::{OsStr, OsString};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::describe::{self, nothing};

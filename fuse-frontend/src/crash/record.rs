@@ -158,8 +158,7 @@ fn copy(directory: &Path, to: &Path) -> Result<(), Failure> {
 /// # Errors
 /// It cannot be read.
 pub fn read_directory(directory: &Path) -> Result<Trace, Failure> {
-    let plan = RecordPlan { tree: OsString::from("."), told: None, told_file: None };
-    Ok(open(directory, plan)?.trace())
+    Ok(open(directory, RecordPlan::of("."))?.trace())
 }
 
 fn open(directory: &Path, plan: RecordPlan) -> Result<Recorder<LinuxBacking>, Failure> {

@@ -12,9 +12,9 @@ use fs_core::crash::trace::{Actor, Trace};
 use fs_core::engine::{Engine, EngineConfig, FileId, NodeId, Tree};
 use fs_core::error::{Errno, Result};
 use fs_core::faults::FaultRule;
+use fs_core::platform::OpenMode;
 use fs_core::platform::record::{CrashPoint, Live, RecordPlan, Recorder, Witness, WriteCall};
 use fs_core::platform::sim::{DurabilityModel, SimBacking, SimOptions};
-use fs_core::platform::OpenMode;
 use fs_core::types::{Caller, NewMode, SyncKind};
 
 const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, no_atime: false };
@@ -143,8 +143,7 @@ fn the_program_of_the_rule_gets_the_error_and_nobody_else() {
 // bytes are gone although it reads them.
 #[test]
 fn a_second_fsync_lies_as_on_ext4() {
-    let lab =
-        Lab::new("[[fault]]\noperation = 'fsync'\nnth = 2\nerror = 'EIO'\npages = 'ext4'\n");
+    let lab = Lab::new("[[fault]]\noperation = 'fsync'\nnth = 2\nerror = 'EIO'\npages = 'ext4'\n");
     let file = lab.create(7, "a").expect("create");
     lab.write(7, file, &[b'1'; 5000], 0).expect("write");
     lab.sync(7, file).expect("the first");
@@ -167,8 +166,7 @@ fn a_second_fsync_lies_as_on_ext4() {
 
 #[test]
 fn a_failed_fsync_takes_the_file_back_as_on_btrfs() {
-    let lab =
-        Lab::new("[[fault]]\noperation = 'fsync'\nnth = 2\nerror = 'EIO'\npages = 'btrfs'\n");
+    let lab = Lab::new("[[fault]]\noperation = 'fsync'\nnth = 2\nerror = 'EIO'\npages = 'btrfs'\n");
     let file = lab.create(7, "a").expect("create");
     lab.write(7, file, &[b'1'; 5000], 0).expect("write");
     lab.sync(7, file).expect("the first");

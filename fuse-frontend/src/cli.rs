@@ -17,6 +17,7 @@ mod at_risk;
 mod config;
 pub mod crash_test;
 mod demo;
+pub mod fault;
 mod log;
 mod mount;
 mod probe;
@@ -52,6 +53,8 @@ pub enum Command {
     /// Serve the mounts of volumes; started by `volume-plugin`.
     #[command(hide = true)]
     VolumeEngine(volume_plugin::VolumeEngineArgs),
+    /// Make operations fail, or the power, on a mount made with `-o faults`.
+    Fault(fault::FaultArgs),
     /// Show what lanefs does: writers on a scratch mount and without it, a power cut, all verified.
     #[command(after_help = format!("{DEMO_TEXT}\n\n{EXIT_CODES}"))]
     Demo(DemoArgs),
@@ -142,6 +145,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::CrashTest(args) => crash_test::run(&args),
         Command::VolumePlugin(args) => volume_plugin::run(args),
         Command::VolumeEngine(args) => volume_plugin::run_engine(args),
+        Command::Fault(args) => fault::run(&args),
         Command::Demo(args) => demo::run(&args),
     }
 }

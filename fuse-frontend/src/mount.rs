@@ -124,7 +124,8 @@ impl Mount {
             transport: kernel.transport().to_owned(),
             settings: Mutex::new(plan.settings.clone()),
         };
-        let control = ControlServer::start(kernel.device_number(), status, event_sender.clone())?;
+        let control =
+            ControlServer::start(kernel.device_number(), Arc::new(status), event_sender.clone())?;
         watch_signals(event_sender)?;
         kernel.wait_until_it_answers()?;
         // What others wrote to the backing directory before must not count as
@@ -270,7 +271,7 @@ pub(crate) fn skin_options(options: &MountOptions) -> SkinOptions {
     }
 }
 
-fn watch_signals(events: Sender<Event>) -> Result<(), Failure> {
+pub(crate) fn watch_signals(events: Sender<Event>) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::new(format!("cannot watch signals: {error}"));
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
     let watch = move || {

@@ -5,22 +5,45 @@ use std::path::PathBuf;
 use super::MountArgs;
 use crate::config;
 use crate::failure::Failure;
+use crate::faults::FaultMount;
 use crate::mount::options::{durability, log_bytes};
 use crate::mount::{Mount, MountOptions, MountPlan, daemon, preflight};
 
 pub(super) fn run(args: &MountArgs) -> Result<(), Failure> {
     if !args.daemon {
-        return Mount::start(plan(args)?)?.serve();
+        return Served::start(plan(args)?)?.serve();
     }
     if !daemon::is_child() {
         return daemon::start_in_background();
     }
     let started = plan(args).and_then(|plan| {
         daemon::detach()?;
-        Mount::start(plan)
+        Served::start(plan)
     });
     daemon::report(started.as_ref().map(|_| ()));
     started?.serve()
+}
+
+/// A mount, or one that fails on purpose.
+enum Served {
+    Usual(Box<Mount>),
+    Failing(Box<FaultMount>),
+}
+
+impl Served {
+    fn start(plan: MountPlan) -> Result<Self, Failure> {
+        if plan.options.faults {
+            return FaultMount::start(plan).map(Box::new).map(Self::Failing);
+        }
+        Mount::start(plan).map(Box::new).map(Self::Usual)
+    }
+
+    fn serve(self) -> Result<(), Failure> {
+        match self {
+            Self::Usual(mount) => mount.serve(),
+            Self::Failing(mount) => mount.serve(),
+        }
+    }
 }
 
 fn plan(args: &MountArgs) -> Result<MountPlan, Failure> {

@@ -52,6 +52,9 @@ impl EngineSettings {
                 "transport=ring serves one mount; volumes share an engine: leave it out",
             ));
         }
+        if options.faults {
+            return Err(Failure::usage("faults are for mounts of their own, by `lanefs mount`"));
+        }
         options.transport = Transport::Classic;
         options.workers = WORKERS;
         options.check()?;

@@ -79,7 +79,7 @@ impl Session {
             transport: kernel.transport().to_owned(),
             settings: Mutex::new(plan.settings),
         };
-        let control = ControlServer::start(kernel.device_number(), status, event_sender);
+        let control = ControlServer::start(kernel.device_number(), Arc::new(status), event_sender);
         let control = control.inspect_err(|_| kernel.unmount_now())?;
         kernel.wait_until_it_answers()?;
         let (end, ended) = channel();

@@ -22,9 +22,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Settings, Source, commit_interval, shown_interval};
 use crate::failure::Failure;
-use crate::mount::mounts::MountEntry;
+use crate::mount::mounts::{self, MountEntry};
 use crate::mount::options::durability;
-use crate::mount::{Event, MountPlan, MountedTree};
+use crate::mount::{DRAIN_MAX, Event, MountPlan, MountedTree};
 use crate::skin::{Counters, Skin};
 
 /// Version of what `status --json` prints; raised when a field changes its meaning.
@@ -53,6 +53,10 @@ pub enum Request {
         /// How often is committed what nobody asks for, as it is written.
         commit_interval: Option<String>,
     },
+    /// Make everything that was done so far durable, with an empty log.
+    Flush,
+    /// Whether the mount can take changes, if the kernel lets them through.
+    MayWrite,
     /// Flush everything, unmount, end.
     Unmount {
         /// Detach even while files are open.
@@ -81,6 +85,8 @@ pub enum Response {
         /// How often is committed what nobody asks for.
         commit_interval: String,
     },
+    /// To `Flush` and `MayWrite`: it is so.
+    Done,
     /// To `Unmount`: everything is durable and unmounted.
     Unmounted,
     /// It did not work.
@@ -226,6 +232,30 @@ impl Status {
         Ok(Response::Set { durability, commit_interval })
     }
 
+    /// mount(8) can change it behind our back: the kernel asks nobody.
+    fn is_read_only(&self) -> bool {
+        let mount = || mounts::at(&self.plan.mount_point).ok().flatten();
+        self.plan.options.read_only || mount().is_some_and(|mount| mount.read_only)
+    }
+
+    fn flush(&self) -> Result<Response, Failure> {
+        self.tree.engine().flush(DRAIN_MAX).map(|()| Response::Done).map_err(|error| {
+            let shown = self.plan.mount_point.display();
+            Failure::new(format!("not everything on {shown} could be made durable: {error}"))
+        })
+    }
+
+    fn may_write(&self) -> Result<Response, Failure> {
+        if self.plan.options.read_only {
+            return Err(Failure::new(format!(
+                "{} was mounted read-only and has no log to write to: unmount it, then mount it \
+                 without `ro`",
+                self.plan.mount_point.display()
+            )));
+        }
+        Ok(Response::Done)
+    }
+
     fn log_state(&self) -> String {
         let failure = || self.tree.engine().log().and_then(|log| log.status().failure);
         match &self.no_log {
@@ -244,7 +274,7 @@ impl Status {
             backing: self.plan.backing.clone(),
             filesystem: self.filesystem,
             uptime_s: self.started.elapsed().as_secs(),
-            read_only: self.plan.options.read_only,
+            read_only: self.is_read_only(),
             transport: self.transport.clone(),
             durability: self.durability(),
             passthrough: self.skin.is_passthrough(),
@@ -393,12 +423,20 @@ fn answer(mut connection: &UnixStream, status: &Weak<Status>, events: &Sender<Ev
             }
             None => Response::Failed { message: "the mount is ending".to_owned() },
         },
+        Ok(Request::Flush) => with(status, Status::flush),
+        Ok(Request::MayWrite) => with(status, Status::may_write),
         Ok(Request::Unmount { lazy }) => ask_to_unmount(lazy, events),
         Err(error) => Response::Failed { message: format!("not a request: {error}") },
     };
     let mut text = serde_json::to_string(&response).expect("a response is plain data");
     text.push('\n');
     let _ = connection.write_all(text.as_bytes());
+}
+
+fn with(status: &Weak<Status>, ask: impl FnOnce(&Status) -> Result<Response, Failure>) -> Response {
+    let ending = || Failure::new("the mount is ending");
+    let answer = status.upgrade().ok_or_else(ending).and_then(|status| ask(&status));
+    answer.unwrap_or_else(|failure| Response::Failed { message: failure.message })
 }
 
 fn report(status: &Status) -> Response {
@@ -428,8 +466,10 @@ pub fn ask(mount: &MountEntry, request: &Request) -> Result<Option<Response>, Fa
         |error: std::io::Error| Failure::new(format!("the daemon did not answer: {error}"));
     let Some(mut connection) = connect(mount)? else { return Ok(None) };
     let limit = match request {
-        Request::Status | Request::AtRisk | Request::Set { .. } => Duration::from_secs(10),
-        Request::Unmount { .. } => UNMOUNT_TIME_MAX + Duration::from_secs(10),
+        Request::Status | Request::AtRisk | Request::MayWrite | Request::Set { .. } => {
+            Duration::from_secs(10)
+        }
+        Request::Flush | Request::Unmount { .. } => UNMOUNT_TIME_MAX + Duration::from_secs(10),
     };
     connection.set_read_timeout(Some(limit)).map_err(failed)?;
     let daemon = daemon_of(&connection);

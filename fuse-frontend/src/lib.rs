@@ -7,6 +7,7 @@
 //! | [`mount`] | a mount's life: checks, the kernel's mount, daemon, shutdown |
 //! | [`config`] | settings from a file and the environment |
 //! | [`control`] | the socket through which a running mount is asked and told |
+//! | [`mount_helper`] | the command as mount(8) and umount(8) call it |
 //! | [`cli`] | the command line's definition and the commands |
 //!
 //! Architecture invariant: no policy here. What an operation does and when a
@@ -20,5 +21,6 @@ pub mod control;
 pub mod crash;
 pub mod failure;
 pub mod mount;
+pub mod mount_helper;
 pub mod ring;
 pub mod skin;

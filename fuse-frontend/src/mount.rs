@@ -30,13 +30,14 @@ use crate::skin::{Counters, Skin, SkinOptions};
 
 pub mod daemon;
 pub mod engine;
+pub mod fstab;
 pub mod kernel;
 pub mod mounts;
 pub mod options;
 pub mod preflight;
 
 /// How long a shutdown waits for sync requests that are under way.
-const DRAIN_MAX: Duration = Duration::from_secs(30);
+pub const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// How long `lanefs umount` tries again before it says that the mount is busy.
 const BUSY_RETRY_MAX: Duration = Duration::from_millis(500);
 /// How long a signal waits for programs to let go of the mount before it is

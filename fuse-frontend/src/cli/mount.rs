@@ -1,12 +1,18 @@
 //! `lanefs mount`.
 
+use std::path::PathBuf;
+
 use super::MountArgs;
+use super::table::print;
 use crate::config;
 use crate::failure::Failure;
 use crate::mount::options::{durability, log_bytes};
-use crate::mount::{Mount, MountOptions, MountPlan, daemon, preflight};
+use crate::mount::{Mount, MountOptions, MountPlan, daemon, fstab, preflight};
 
 pub(super) fn run(args: &MountArgs) -> Result<(), Failure> {
+    if args.print_fstab {
+        return print_fstab(args);
+    }
     if !args.daemon {
         return Mount::start(plan(args)?)?.serve();
     }
@@ -19,6 +25,30 @@ pub(super) fn run(args: &MountArgs) -> Result<(), Failure> {
     });
     daemon::report(started.as_ref().map(|_| ()));
     started?.serve()
+}
+
+/// Checks what can be checked without mounting.
+pub(crate) fn check(args: &MountArgs) -> Result<(), Failure> {
+    preflight::check(&plan(args)?)
+}
+
+/// The line is only printed if it can be mounted.
+fn print_fstab(args: &MountArgs) -> Result<(), Failure> {
+    let plan = plan(args)?;
+    preflight::check_paths(&plan)?;
+    let words = args.options.iter().flat_map(|words| words.split(','));
+    let mut options: Vec<_> = words.filter(|word| !word.is_empty()).map(str::to_owned).collect();
+    let mut add = |name: &str, value: Option<String>| {
+        options.extend(value.map(|value| format!("{name}={value}")));
+    };
+    add("durability", args.durability.clone());
+    add("commit_interval", args.commit_interval.clone());
+    add("log_size", args.log_size.clone());
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    add("log", args.log.as_ref().and(path(&plan.options.log)));
+    add("config", args.config.as_ref().and(path(&plan.options.config)));
+    let line = fstab::line(&plan.backing, &plan.mount_point, &options)?;
+    print(&format!("{line}\n"))
 }
 
 fn plan(args: &MountArgs) -> Result<MountPlan, Failure> {
@@ -37,12 +67,17 @@ fn plan(args: &MountArgs) -> Result<MountPlan, Failure> {
             Failure::usage(format!("--log {} is no path: {error}", path.display()))
         })?);
     }
+    if let Some(path) = &args.config {
+        options.config = Some(std::path::absolute(path).map_err(|error| {
+            Failure::usage(format!("--config {} is no path: {error}", path.display()))
+        })?);
+    }
     if let Some(size) = &args.log_size {
         options.log_bytes = log_bytes(size)?;
     }
     options.check()?;
     let (backing, mount_point) = preflight::resolve(&args.backing, &args.mount_point)?;
-    let (file, config) = config::load(args.config.as_deref())?;
+    let (file, config) = config::load(options.config.as_deref())?;
     let settings = config::settle(options.durability, file, &config, &mount_point)?;
     Ok(MountPlan { backing, mount_point, settings, options })
 }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use nix::mount::MntFlags;
+
 use super::UmountArgs;
 use crate::control::{self, Request, Response};
 use crate::failure::Failure;
@@ -17,8 +19,18 @@ pub(super) fn run(args: &UmountArgs) -> Result<(), Failure> {
     }
 }
 
+/// Ends a mount without asking its daemon, which then makes durable what it has: programs on the
+/// mount get errors. For a mount that does not answer.
+pub(crate) fn cut_off(path: &Path) -> Result<(), Failure> {
+    let mount = find(path)?;
+    let detach = MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH;
+    nix::mount::umount2(&mount.mount_point, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW)
+        .or_else(|_| nix::mount::umount2(&mount.mount_point, detach))
+        .map_err(|error| Failure::new(format!("cannot cut {} off: {error}", path.display())))
+}
+
 /// The lanefs mount at a path.
-pub(super) fn find(path: &Path) -> Result<mounts::MountEntry, Failure> {
+pub(crate) fn find(path: &Path) -> Result<mounts::MountEntry, Failure> {
     let place = absolute(path);
     let failed = |error| Failure::new(format!("cannot read the mount table: {error}"));
     match mounts::at(&place).map_err(failed)? {

@@ -51,6 +51,18 @@ pub fn dead_mount(path: &Path) -> Failure {
 /// Paths inside each other, a mount point in use, or no FUSE on this machine, or not the
 /// FUSE that was asked for.
 pub fn check(plan: &MountPlan) -> Result<(), Failure> {
+    check_paths(plan)?;
+    let may_hold_files = plan.backing == plan.mount_point || plan.options.nonempty;
+    check_mount_point(&plan.mount_point, may_hold_files)?;
+    check_device()?;
+    ring::check(plan.options.transport)
+}
+
+/// Checks how a plan's directories lie to each other.
+///
+/// # Errors
+/// One is inside the other.
+pub fn check_paths(plan: &MountPlan) -> Result<(), Failure> {
     let (backing, mount_point) = (&plan.backing, &plan.mount_point);
     let same = backing == mount_point;
     if !same && mount_point.starts_with(backing) {
@@ -69,9 +81,7 @@ pub fn check(plan: &MountPlan) -> Result<(), Failure> {
             mount_point.display()
         )));
     }
-    check_mount_point(mount_point, same || plan.options.nonempty)?;
-    check_device()?;
-    ring::check(plan.options.transport)
+    Ok(())
 }
 
 fn check_mount_point(mount_point: &Path, may_hold_files: bool) -> Result<(), Failure> {

@@ -10,13 +10,16 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use clap::Parser;
+use commands::arguments;
+use fs_core::platform::linux::running_as_root;
 
 use crate::cli::{self, Command, MountArgs, UmountArgs};
 use crate::control::Request;
 use crate::failure::{EXIT_USAGE, Failure};
-use crate::mount::{MountOptions, daemon, kernel};
+use crate::mount::{MountOptions, daemon, kernel, mounts};
 
 mod remount;
 
@@ -163,11 +166,12 @@ fn mount(words: &MountWords) -> Result<(), Failure> {
     if remount::is_asked_for(&options) {
         return remount::run(&words.mount_point, &options, words.fake);
     }
-    let args = MountArgs { daemon: !words.fake, ..mount_args(words, options) };
+    let args = mount_args(words, options);
     if words.fake {
         return cli::check_mount(&args);
     }
     cli::run_command(Command::Mount(args))?;
+    note_for_umount(words);
     if words.verbose && !daemon::is_child() {
         let (source, mount_point) = (words.source.display(), words.mount_point.display());
         println!("mount.lanefs: {source} mounted on {mount_point}");
@@ -175,16 +179,36 @@ fn mount(words: &MountWords) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Makes umount(8) look for our helper. It asks the mount by statfs(2) for its type, gets `fuse`
+/// like every FUSE mount, and finds `umount.fuse.lanefs` only if /run/mount/utab has the mount, in
+/// which mount(8) keeps options that the kernel does not know (util-linux 2.38,
+/// `lookup_umount_fs_by_statfs`). If fstab has an `x-` option, it is there anyhow. `--fake` writes the
+/// table and mounts nothing. Without it umount(8) works, but does not wait for the daemon.
+fn note_for_umount(words: &MountWords) {
+    let (Ok(source), Ok(place)) = (words.source.canonicalize(), words.mount_point.canonicalize())
+    else {
+        return;
+    };
+    let mut command = std::process::Command::new("mount");
+    command.args(["--fake", "--internal-only", "-t", mounts::FILESYSTEM_TYPE, "-o", "x-lanefs"]);
+    command.arg(source).arg(place).stdin(Stdio::null()).stdout(Stdio::null());
+    if running_as_root() && !daemon::is_child() {
+        let _ = command.stderr(Stdio::null()).status();
+    }
+}
+
 fn mount_args(words: &MountWords, options: Vec<String>) -> MountArgs {
     MountArgs {
-        backing: words.source.clone(),
-        mount_point: words.mount_point.clone(),
-        options,
-        daemon: false,
+        common: arguments::CommonMountArgs {
+            backing: words.source.clone(),
+            mount_point: words.mount_point.clone(),
+            options,
+            durability: None,
+            commit_interval: None,
+            config: None,
+        },
+        daemon: !words.fake,
         print_fstab: false,
-        durability: None,
-        commit_interval: None,
-        config: None,
         log: None,
         log_size: None,
     }
@@ -214,8 +238,8 @@ fn umount(words: &UmountWords) -> Result<(), Failure> {
     } else if words.lazy {
         detach(mount_point)
     } else {
-        let args = UmountArgs { mount_point: mount_point.clone(), lazy: false };
-        cli::run_command(Command::Umount(args))
+        let args = UmountArgs { mount_point: mount_point.clone(), lazy: false, dead: false };
+        cli::run_command(Command::Common(arguments::Command::Umount(args)))
     };
     match ended {
         Err(failure) if words.or_read_only => {

@@ -20,8 +20,10 @@ pub(super) fn run(args: &MountArgs) -> Result<(), Failure> {
         return daemon::start_in_background();
     }
     let started = plan(args).and_then(|plan| {
-        daemon::detach()?;
-        Mount::start(plan)
+        daemon::leave_directory()?;
+        let mount = Mount::start(plan)?;
+        daemon::leave_session();
+        Ok(mount)
     });
     daemon::report(started.as_ref().map(|_| ()));
     started?.serve()
@@ -36,30 +38,31 @@ pub(crate) fn check(args: &MountArgs) -> Result<(), Failure> {
 fn print_fstab(args: &MountArgs) -> Result<(), Failure> {
     let plan = plan(args)?;
     preflight::check_paths(&plan)?;
-    let words = args.options.iter().flat_map(|words| words.split(','));
+    let words = args.common.options.iter().flat_map(|words| words.split(','));
     let mut options: Vec<_> = words.filter(|word| !word.is_empty()).map(str::to_owned).collect();
     let mut add = |name: &str, value: Option<String>| {
         options.extend(value.map(|value| format!("{name}={value}")));
     };
-    add("durability", args.durability.clone());
-    add("commit_interval", args.commit_interval.clone());
+    add("durability", args.common.durability.clone());
+    add("commit_interval", args.common.commit_interval.clone());
     add("log_size", args.log_size.clone());
     let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
     add("log", args.log.as_ref().and(path(&plan.options.log)));
-    add("config", args.config.as_ref().and(path(&plan.options.config)));
+    add("config", args.common.config.as_ref().and(path(&plan.options.config)));
     let line = fstab::line(&plan.backing, &plan.mount_point, &options)?;
     print(&format!("{line}\n"))
 }
 
 fn plan(args: &MountArgs) -> Result<MountPlan, Failure> {
+    let common = &args.common;
     let mut options = MountOptions::default();
-    for words in &args.options {
+    for words in &common.options {
         options.apply(words)?;
     }
-    if let Some(mode) = &args.durability {
+    if let Some(mode) = &common.durability {
         options.durability.durability = Some(durability(mode)?);
     }
-    if let Some(interval) = &args.commit_interval {
+    if let Some(interval) = &common.commit_interval {
         options.durability.commit_interval = Some(config::commit_interval(interval)?);
     }
     if let Some(path) = &args.log {
@@ -67,7 +70,7 @@ fn plan(args: &MountArgs) -> Result<MountPlan, Failure> {
             Failure::usage(format!("--log {} is no path: {error}", path.display()))
         })?);
     }
-    if let Some(path) = &args.config {
+    if let Some(path) = &common.config {
         options.config = Some(std::path::absolute(path).map_err(|error| {
             Failure::usage(format!("--config {} is no path: {error}", path.display()))
         })?);
@@ -76,8 +79,18 @@ fn plan(args: &MountArgs) -> Result<MountPlan, Failure> {
         options.log_bytes = log_bytes(size)?;
     }
     options.check()?;
-    let (backing, mount_point) = preflight::resolve(&args.backing, &args.mount_point)?;
-    let (file, config) = config::load(options.config.as_deref())?;
+    let (backing, mount_point) = preflight::resolve(&common.backing, &common.mount_point)?;
+    let (file, config) = config::load(options.config.as_deref(), usual_file())?;
     let settings = config::settle(options.durability, file, &config, &mount_point)?;
     Ok(MountPlan { backing, mount_point, settings, options })
+}
+
+/// Where settings of mounts are if nobody says otherwise.
+pub(super) fn usual_file() -> Option<PathBuf> {
+    if nix::unistd::geteuid().is_root() {
+        return Some(PathBuf::from("/etc/lanefs.toml"));
+    }
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
+    let base = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home);
+    base.map(|base| base.join("lanefs.toml"))
 }

@@ -10,12 +10,24 @@ use crate::failure::Failure;
 use crate::mount::{kernel, mounts};
 
 pub(super) fn run(args: &UmountArgs) -> Result<(), Failure> {
+    if args.dead {
+        return clean_up_if_dead(&args.mount_point);
+    }
     let mount = find(&args.mount_point)?;
     match control::ask(&mount, &Request::Unmount { lazy: args.lazy })? {
         Some(Response::Unmounted) => Ok(()),
         Some(Response::Failed { message }) => Err(Failure::new(message)),
         Some(_) => Err(Failure::new("the daemon answered something else")),
         None => clean_up(&mount, args.lazy),
+    }
+}
+
+fn clean_up_if_dead(path: &Path) -> Result<(), Failure> {
+    let failed = |error| Failure::new(format!("cannot read the mount table: {error}"));
+    let is_ours = |mount: &mounts::MountEntry| mount.filesystem == mounts::FILESYSTEM_TYPE;
+    match mounts::at(&absolute(path)).map_err(failed)?.filter(is_ours) {
+        Some(mount) if control::ask(&mount, &Request::Status)?.is_none() => clean_up(&mount, false),
+        _ => Ok(()),
     }
 }
 

@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use crate::failure::Failure;
+use crate::supervisor::SOCKET_VARIABLE;
 
 /// Set in the environment of the serving process.
 pub const CHILD_VARIABLE: &str = "LANEFS_DAEMON_CHILD";
@@ -25,6 +26,8 @@ pub fn start_in_background() -> Result<(), Failure> {
         .arg0(words.next().unwrap_or_default())
         .args(words)
         .env(CHILD_VARIABLE, "1")
+        // A service manager knows the command that waits, not the process that serves.
+        .env_remove(SOCKET_VARIABLE)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -56,8 +59,23 @@ pub fn is_child() -> bool {
 /// # Errors
 /// The system refused.
 pub fn detach() -> Result<(), Failure> {
+    leave_session();
+    leave_directory()
+}
+
+/// Leaves the terminal. Not before the mount answers: at a place of systemd's automount only
+/// processes of its own process group get past autofs, to which this one belongs until now; all
+/// others wait for the mount that it makes.
+pub fn leave_session() {
     // A process that leads a session already (started so by a supervisor) may stay.
     let _ = rustix::process::setsid();
+}
+
+/// Leaves the current directory, which may have to be unmounted.
+///
+/// # Errors
+/// The system refused.
+pub fn leave_directory() -> Result<(), Failure> {
     std::env::set_current_dir("/").map_err(|error| Failure::new(format!("cannot go to /: {error}")))
 }
 

@@ -52,8 +52,8 @@ pub fn dead_mount(path: &Path) -> Failure {
 /// FUSE that was asked for.
 pub fn check(plan: &MountPlan) -> Result<(), Failure> {
     check_paths(plan)?;
-    let may_hold_files = plan.backing == plan.mount_point || plan.options.nonempty;
-    check_mount_point(&plan.mount_point, may_hold_files)?;
+    let over_itself = plan.backing == plan.mount_point;
+    check_mount_point(&plan.mount_point, over_itself, plan.options.nonempty)?;
     check_device()?;
     ring::check(plan.options.transport)
 }
@@ -84,10 +84,16 @@ pub fn check_paths(plan: &MountPlan) -> Result<(), Failure> {
     Ok(())
 }
 
-fn check_mount_point(mount_point: &Path, may_hold_files: bool) -> Result<(), Failure> {
+fn check_mount_point(mount_point: &Path, over_itself: bool, nonempty: bool) -> Result<(), Failure> {
     let shown = mount_point.display();
     let failed = |error| Failure::new(format!("cannot look at mount point {shown}: {error}"));
     let mounted = mounts::at(mount_point).map_err(failed)?;
+    if over_itself && mounted.as_ref().is_some_and(|mount| mount.filesystem == "autofs") {
+        return Err(Failure::usage(format!(
+            "{shown} is hidden by an automount point, so it cannot be mounted over itself: leave \
+             out x-systemd.automount, or choose another mount point"
+        )));
+    }
     if let Some(mount) = mounted.filter(|mount| mount.filesystem == mounts::FILESYSTEM_TYPE) {
         // The kernel may still show the root of a dead mount from its cache.
         if matches!(control::ask(&mount, &control::Request::Status), Ok(None)) {
@@ -97,7 +103,7 @@ fn check_mount_point(mount_point: &Path, may_hold_files: bool) -> Result<(), Fai
             "{shown} is a lanefs mount already: run `lanefs umount {shown}` first"
         )));
     }
-    if may_hold_files {
+    if over_itself || nonempty {
         return Ok(());
     }
     let mut entries = std::fs::read_dir(mount_point).map_err(failed)?;

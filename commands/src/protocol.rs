@@ -1,0 +1,62 @@
+//! What a running mount is asked and told: one line of JSON each way, over whatever channel the
+//! platform has.
+
+use serde::{Deserialize, Serialize};
+
+/// What a client asks.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Request {
+    /// Figures and settings.
+    Status,
+    /// What a power cut now would lose.
+    AtRisk,
+    /// Change what is durable when.
+    Set {
+        /// The mode of the mount, as it is written.
+        durability: Option<String>,
+        /// How often is committed what nobody asks for, as it is written.
+        commit_interval: Option<String>,
+    },
+    /// Make everything that was done so far durable, with an empty log.
+    Flush,
+    /// Whether the mount can take changes, if the kernel lets them through.
+    MayWrite,
+    /// Flush everything, unmount, end.
+    Unmount {
+        /// Detach even while files are open.
+        lazy: bool,
+    },
+}
+
+/// What comes back.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "snake_case")]
+pub enum Response {
+    /// To `Status`: the report as JSON.
+    Status {
+        /// See `docs/status.md`.
+        status: serde_json::Value,
+    },
+    /// To `AtRisk`: see [`fs_core::engine::AtRisk`].
+    AtRisk {
+        /// As JSON.
+        at_risk: serde_json::Value,
+    },
+    /// To `Set`: what holds now.
+    Set {
+        /// The mode of the mount.
+        durability: String,
+        /// How often is committed what nobody asks for.
+        commit_interval: String,
+    },
+    /// To `Flush` and `MayWrite`: it is so.
+    Done,
+    /// To `Unmount`: everything is durable and unmounted.
+    Unmounted,
+    /// It did not work.
+    Failed {
+        /// Cause and remedy.
+        message: String,
+    },
+}

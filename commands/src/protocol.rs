@@ -1,6 +1,9 @@
 //! What a running mount is asked and told: one line of JSON each way, over whatever channel the
 //! platform has.
 
+use std::path::PathBuf;
+
+use fs_core::faults::{FaultReport, FaultRule, PowerCut};
 use serde::{Deserialize, Serialize};
 
 /// What a client asks.
@@ -18,6 +21,11 @@ pub enum Request {
         /// How often is committed what nobody asks for, as it is written.
         commit_interval: Option<String>,
     },
+    /// About failures on purpose.
+    Fault {
+        /// What.
+        about: FaultRequest,
+    },
     /// Make everything that was done so far durable, with an empty log.
     Flush,
     /// Whether the mount can take changes, if the kernel lets them through.
@@ -26,6 +34,34 @@ pub enum Request {
     Unmount {
         /// Detach even while files are open.
         lazy: bool,
+    },
+}
+
+/// What a client asks about failures on purpose.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "about", rename_all = "snake_case")]
+pub enum FaultRequest {
+    /// Add rules: all, or none if one is wrong.
+    Add {
+        /// The rules.
+        rules: Vec<FaultRule>,
+    },
+    /// Which rules there are, and what they have met.
+    List,
+    /// Remove rules.
+    Clear {
+        /// This one; all if none.
+        id: Option<u64>,
+    },
+    /// Let the page cache forget what failed syncs have left in it.
+    Forget,
+    /// The power fails.
+    Crash {
+        /// How.
+        cut: PowerCut,
+        /// Lay what is left out in this directory, and go on; without one the mount ends, and
+        /// what is left is the backing directory.
+        to: Option<PathBuf>,
     },
 }
 
@@ -49,6 +85,23 @@ pub enum Response {
         durability: String,
         /// How often is committed what nobody asks for.
         commit_interval: String,
+    },
+    /// To `Fault` with `Add`, `List` or `Clear`: the rules in force.
+    Faults {
+        /// In the order in which they were added.
+        faults: Vec<FaultReport>,
+    },
+    /// To `Fault` with `Forget`.
+    Forgotten {
+        /// Bytes that read as before the failed sync again.
+        bytes: u64,
+    },
+    /// To `Fault` with `Crash`.
+    Crashed {
+        /// The crash is after so many operations since the mount began.
+        operations: usize,
+        /// Where what is left is.
+        directory: PathBuf,
     },
     /// To `Flush` and `MayWrite`: it is so.
     Done,

@@ -19,6 +19,7 @@ mod at_risk;
 mod config;
 pub mod crash_test;
 mod demo;
+pub mod fault;
 mod log;
 mod mount;
 mod probe;
@@ -48,6 +49,8 @@ pub enum Command {
     Log(LogArgs),
     /// Find out what a power cut does to a program's files.
     CrashTest(Box<crash_test::CrashTestArgs>),
+    /// Make operations fail, or the power, on a mount made with `-o faults`.
+    Fault(fault::FaultArgs),
     /// Show what lanefs does: writers on a scratch mount and without it, a power cut, all verified.
     #[command(after_help = format!("{DEMO_TEXT}\n\n{EXIT_CODES}"))]
     Demo(DemoArgs),
@@ -148,6 +151,7 @@ pub fn run_command(command: Command) -> Result<(), Failure> {
         Command::Common(command) => run_common(command),
         Command::Log(LogArgs { command: LogCommand::Format(args) }) => log::format(&args),
         Command::CrashTest(args) => crash_test::run(&args),
+        Command::Fault(args) => fault::run(&args),
         Command::Demo(args) => demo::run(&args),
     }
 }

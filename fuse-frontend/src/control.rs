@@ -29,7 +29,7 @@ use crate::mount::{DRAIN_MAX, Event, MountPlan, MountedTree};
 use crate::skin::{Counters, Skin};
 
 /// Longest request line in bytes.
-const REQUEST_BYTES_MAX: u64 = 4096;
+const REQUEST_BYTES_MAX: u64 = 1 << 20;
 /// How long a client may take to send its line.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long the socket of a live mount may be missing.
@@ -205,7 +205,11 @@ impl ControlServer {
     ///
     /// # Errors
     /// The socket cannot be made.
-    pub fn start(device: &str, status: Status, events: Sender<Event>) -> Result<Self, Failure> {
+    pub fn start(
+        device: &str,
+        answers: Arc<dyn Answers>,
+        events: Sender<Event>,
+    ) -> Result<Self, Failure> {
         let path = socket_path(nix::unistd::geteuid().as_raw(), device);
         let failed = |error: std::io::Error| {
             Failure::new(format!("cannot make the control socket {}: {error}", path.display()))
@@ -216,20 +220,19 @@ impl ControlServer {
         let open = Arc::new(AtomicUsize::new(0));
         let server = Self { path: path.clone(), inode, stopped, open };
         let (stop, open) = (Arc::clone(&server.stopped), Arc::clone(&server.open));
-        // The status goes with the mount: a client that lingers must not keep
+        // What answers goes with the mount: a client that lingers must not keep
         // the engine, and so the lock on the backing directory, alive.
-        let status = Arc::new(status);
         let listen = move || {
             for connection in listener.incoming() {
                 if stop.load(Ordering::Acquire) {
                     return;
                 }
                 let Ok(connection) = connection else { continue };
-                let (status, events) = (Arc::downgrade(&status), events.clone());
+                let (answers, events) = (Arc::downgrade(&answers), events.clone());
                 let counted = CountedConnection::new(&open);
                 std::thread::spawn(move || {
                     let _counted = counted;
-                    answer(&connection, &status, &events);
+                    answer(&connection, &answers, &events);
                 });
             }
         };
@@ -295,7 +298,48 @@ impl Drop for CountedConnection {
     }
 }
 
-fn answer(mut connection: &UnixStream, status: &Weak<Status>, events: &Sender<Event>) {
+/// What of a mount answers clients, but for `Unmount`.
+pub trait Answers: Send + Sync + 'static {
+    /// Does what is asked.
+    fn answer(&self, request: Request) -> Response;
+}
+
+impl Answers for Status {
+    fn answer(&self, request: Request) -> Response {
+        match request {
+            Request::Status => {
+                let status = serde_json::to_value(self.report()).expect("a report is plain data");
+                Response::Status { status }
+            }
+            Request::AtRisk => {
+                let at_risk = self.tree.engine().at_risk();
+                let at_risk = serde_json::to_value(at_risk).expect("a report is plain data");
+                Response::AtRisk { at_risk }
+            }
+            Request::Set { durability, commit_interval } => {
+                or_failed(self.set(durability.as_deref(), commit_interval.as_deref()))
+            }
+            Request::Flush => or_failed(self.flush()),
+            Request::MayWrite => or_failed(self.may_write()),
+            Request::Fault { .. } => Response::Failed {
+                message: "this mount has no failures on purpose: mount it with `-o faults`"
+                    .to_owned(),
+            },
+            Request::Unmount { .. } => unanswerable(),
+        }
+    }
+}
+
+fn or_failed(answer: Result<Response, Failure>) -> Response {
+    answer.unwrap_or_else(|failure| Response::Failed { message: failure.message })
+}
+
+/// To requests that somebody else answers.
+pub(crate) fn unanswerable() -> Response {
+    Response::Failed { message: "this mount cannot do that".to_owned() }
+}
+
+fn answer(mut connection: &UnixStream, answers: &Weak<dyn Answers>, events: &Sender<Event>) {
     let _ = connection.set_read_timeout(Some(REQUEST_TIME_MAX));
     let mut line = String::new();
     let mut limited = BufReader::new(std::io::Read::take(connection, REQUEST_BYTES_MAX));
@@ -303,44 +347,16 @@ fn answer(mut connection: &UnixStream, status: &Weak<Status>, events: &Sender<Ev
         return;
     }
     let response = match serde_json::from_str(&line) {
-        Ok(Request::Status) => match status.upgrade() {
-            Some(status) => report(&status),
-            None => Response::Failed { message: "the mount is ending".to_owned() },
-        },
-        Ok(Request::AtRisk) => match status.upgrade() {
-            Some(status) => {
-                let at_risk = status.tree.engine().at_risk();
-                let at_risk = serde_json::to_value(at_risk).expect("a report is plain data");
-                Response::AtRisk { at_risk }
-            }
-            None => Response::Failed { message: "the mount is ending".to_owned() },
-        },
-        Ok(Request::Set { durability, commit_interval }) => match status.upgrade() {
-            Some(status) => {
-                let set = status.set(durability.as_deref(), commit_interval.as_deref());
-                set.unwrap_or_else(|failure| Response::Failed { message: failure.message })
-            }
-            None => Response::Failed { message: "the mount is ending".to_owned() },
-        },
-        Ok(Request::Flush) => with(status, Status::flush),
-        Ok(Request::MayWrite) => with(status, Status::may_write),
         Ok(Request::Unmount { lazy }) => ask_to_unmount(lazy, events),
+        Ok(request) => match answers.upgrade() {
+            Some(answers) => answers.answer(request),
+            None => Response::Failed { message: "the mount is ending".to_owned() },
+        },
         Err(error) => Response::Failed { message: format!("not a request: {error}") },
     };
     let mut text = serde_json::to_string(&response).expect("a response is plain data");
     text.push('\n');
     let _ = connection.write_all(text.as_bytes());
-}
-
-fn with(status: &Weak<Status>, ask: impl FnOnce(&Status) -> Result<Response, Failure>) -> Response {
-    let ending = || Failure::new("the mount is ending");
-    let answer = status.upgrade().ok_or_else(ending).and_then(|status| ask(&status));
-    answer.unwrap_or_else(|failure| Response::Failed { message: failure.message })
-}
-
-fn report(status: &Status) -> Response {
-    let status = serde_json::to_value(status.report()).expect("a report is plain data");
-    Response::Status { status }
 }
 
 fn ask_to_unmount(lazy: bool, events: &Sender<Event>) -> Response {
@@ -368,6 +384,8 @@ pub fn ask(mount: &MountEntry, request: &Request) -> Result<Option<Response>, Fa
         Request::Status | Request::AtRisk | Request::MayWrite | Request::Set { .. } => {
             Duration::from_secs(10)
         }
+        // A state of the whole directory may be laid out.
+        Request::Fault { .. } => UNMOUNT_TIME_MAX,
         Request::Flush | Request::Unmount { .. } => UNMOUNT_TIME_MAX + Duration::from_secs(10),
     };
     connection.set_read_timeout(Some(limit)).map_err(failed)?;

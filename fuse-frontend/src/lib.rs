@@ -5,6 +5,7 @@
 //! | [`skin`] | the FUSE side: decode a request, one call into `fs_core`, encode the reply |
 //! | [`ring`] | the second transport: requests through io_uring |
 //! | [`mount`] | a mount's life: checks, the kernel's mount, daemon, shutdown |
+//! | [`faults`] | a mount that fails on purpose |
 //! | [`config`] | settings from a file and the environment |
 //! | [`control`] | the socket through which a running mount is asked and told |
 //! | [`supervisor`] | what systemd is told: ready, alive, ending |
@@ -19,6 +20,7 @@
 pub mod cli;
 pub mod control;
 pub mod crash;
+pub mod faults;
 pub mod mount;
 pub mod mount_helper;
 pub mod ring;

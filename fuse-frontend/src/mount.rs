@@ -130,7 +130,8 @@ impl Mount {
             transport: kernel.transport().to_owned(),
             settings: Mutex::new(plan.settings.clone()),
         };
-        let control = ControlServer::start(kernel.device_number(), status, event_sender.clone())?;
+        let control =
+            ControlServer::start(kernel.device_number(), Arc::new(status), event_sender.clone())?;
         watch_signals(event_sender)?;
         kernel.wait_until_it_answers()?;
         // What others wrote to the backing directory before must not count as
@@ -272,7 +273,7 @@ impl Mount {
 /// An engine's tree, for those who make mounts without a command line.
 pub type MountedTree = Tree<LinuxBacking>;
 
-fn backing_options(options: &MountOptions) -> BackingOptions {
+pub(crate) fn backing_options(options: &MountOptions) -> BackingOptions {
     BackingOptions {
         read_only: options.read_only,
         no_atime: options.no_atime,
@@ -283,7 +284,7 @@ fn backing_options(options: &MountOptions) -> BackingOptions {
     }
 }
 
-fn skin_options(options: &MountOptions) -> SkinOptions {
+pub(crate) fn skin_options(options: &MountOptions) -> SkinOptions {
     SkinOptions {
         attr_timeout: options.attr_timeout,
         entry_timeout: options.entry_timeout,
@@ -292,7 +293,7 @@ fn skin_options(options: &MountOptions) -> SkinOptions {
     }
 }
 
-fn watch_signals(events: Sender<Event>) -> Result<(), Failure> {
+pub(crate) fn watch_signals(events: Sender<Event>) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::new(format!("cannot watch signals: {error}"));
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
     let watch = move || {

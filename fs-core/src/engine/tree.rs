@@ -274,6 +274,12 @@ impl<B: Backing> Tree<B> {
     /// a log that means everything applied so far; without, that nothing in the
     /// directory changed since it was last made durable.
     pub fn sync_dir(&self, caller: Caller, dir: DirId, done: Completion) {
+        let asked = self.dirs.get(dir.0).and_then(|open| {
+            self.backing.asked_to_sync(caller, &SyncTarget::Dir(Arc::clone(&open.dir)))
+        });
+        if let Err(error) = asked {
+            return done(Err(error));
+        }
         if let Some(delay) = self.dir_delay(dir) {
             return done(self.sync_dir_later(dir, delay));
         }

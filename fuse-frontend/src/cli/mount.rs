@@ -6,6 +6,7 @@ use super::MountArgs;
 use super::table::print;
 use crate::config;
 use crate::failure::Failure;
+use crate::faults::FaultMount;
 use crate::mount::options::{durability, log_bytes};
 use crate::mount::{Mount, MountOptions, MountPlan, daemon, fstab, preflight};
 
@@ -14,19 +15,41 @@ pub(super) fn run(args: &MountArgs) -> Result<(), Failure> {
         return print_fstab(args);
     }
     if !args.daemon {
-        return Mount::start(plan(args)?)?.serve();
+        return Served::start(plan(args)?)?.serve();
     }
     if !daemon::is_child() {
         return daemon::start_in_background();
     }
     let started = plan(args).and_then(|plan| {
         daemon::leave_directory()?;
-        let mount = Mount::start(plan)?;
+        let mount = Served::start(plan)?;
         daemon::leave_session();
         Ok(mount)
     });
     daemon::report(started.as_ref().map(|_| ()));
     started?.serve()
+}
+
+/// A mount, or one that fails on purpose.
+enum Served {
+    Usual(Box<Mount>),
+    Failing(Box<FaultMount>),
+}
+
+impl Served {
+    fn start(plan: MountPlan) -> Result<Self, Failure> {
+        if plan.options.faults {
+            return FaultMount::start(plan).map(Box::new).map(Self::Failing);
+        }
+        Mount::start(plan).map(Box::new).map(Self::Usual)
+    }
+
+    fn serve(self) -> Result<(), Failure> {
+        match self {
+            Self::Usual(mount) => mount.serve(),
+            Self::Failing(mount) => mount.serve(),
+        }
+    }
 }
 
 /// Checks what can be checked without mounting.

@@ -84,6 +84,8 @@ pub struct MountOptions {
     /// A planted bug, for tests of tests: one sync in this many is answered
     /// without being made. Not in the help text, and loud.
     pub lie_one_in: Option<u64>,
+    /// Failures on purpose can be asked for.
+    pub faults: bool,
     /// A fixed waiting time for groups instead of the adaptive rule.
     pub window: Option<Duration>,
     /// Most sync requests in a group.
@@ -119,6 +121,7 @@ impl Default for MountOptions {
             checkpoint_interval: LogConfig::default().checkpoint_interval,
             mechanism: FenceMechanism::Auto,
             lie_one_in: None,
+            faults: false,
             window: None,
             group_ops_max: policy.group_ops_max,
             queue_ops_max: lanes.queue_ops_max,
@@ -172,6 +175,8 @@ Options for -o (several: comma-separated, or -o again):
   sync_by=auto|uring|threads
                          how the backing directory syncs a group: one journal
                          commit where possible (auto), or each file in parallel
+  faults                 record the mount, so that `lanefs fault` can make operations fail and
+                         the power go; for tests of programs: slow, all in memory, no log
   window_us=N            wait a fixed time for a group, 0 to 1000000, instead of
                          only for writers that are about to return
   group_ops_max=N        most sync requests in one group (default 4096)
@@ -221,6 +226,12 @@ impl MountOptions {
     /// # Errors
     /// Options that contradict each other.
     pub fn check(&self) -> Result<(), Failure> {
+        if self.faults && (self.read_only || self.fence == FenceChoice::Log || self.log.is_some()) {
+            return Err(Failure::usage(
+                "faults cannot be combined with ro, fence=log or log=PATH: a mount that fails on \
+                 purpose keeps no log",
+            ));
+        }
         if self.allow_other && !self.default_permissions {
             return Err(Failure::usage(
                 "allow_other without default_permissions would let every user do everything: \
@@ -294,6 +305,7 @@ impl MountOptions {
             ("test_lie_one_in", Some(value)) => {
                 self.lie_one_in = Some(number(name, value, 1, 1_000_000)? as u64);
             }
+            ("faults", None) => self.faults = true,
             ("window_us", Some(value)) => {
                 let window_us = number(name, value, 0, 1_000_000)?;
                 self.window = Some(Duration::from_micros(window_us as u64));

@@ -23,10 +23,13 @@ pub fn build(out: Option<&Path>, lintian: bool) -> Result<()> {
         "lanefs",
     ]))?;
     // Where cargo-deb looks for what is built (fuse-frontend/Cargo.toml).
-    write_all(&target.join("release/packaging"))?;
+    let pages = target.join("release/packaging");
+    write_all(&pages)?;
+    // cargo-deb compresses what is not in the target folder only. `-n`: no time in it.
+    run(Command::new("sh").args(["-c", "gzip -9n \"$1\"/man/*", "sh"]).arg(&pages))?;
     fresh(&out)?;
     run(Command::new(tool)
-        .args(["deb", "--no-build", "--package", "fuse-frontend", "--output"])
+        .args(["deb", "--no-build", "--strip", "--package", "fuse-frontend", "--output"])
         .arg(&out))?;
     let package = only_package(&out)?;
     println!("{}", package.display());

@@ -224,6 +224,8 @@ exec /lib/systemd/systemd --system --unit=lanefs-tests.target --log-target=null 
 "#;
 
 /// The units of this repository.
-pub fn units() -> PathBuf {
-    workspace::root().join("packaging/systemd")
+pub fn units() -> Vec<PathBuf> {
+    let folder = workspace::root().join("packaging/systemd");
+    let in_folder = |name| std::fs::read_dir(folder.join(name)).expect("units").flatten();
+    ["mounts", "volumes"].into_iter().flat_map(in_folder).map(|entry| entry.path()).collect()
 }

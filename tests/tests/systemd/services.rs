@@ -25,9 +25,10 @@ impl Stage {
         tools::debian("systemd", "systemd-analyze");
         let filesystem = LoopFs::ext4(128);
         let machine = Machine::with_command(Init::Systemd, &[(filesystem.path(), "/srv")]);
-        for unit in fs::read_dir(units()).expect("the units").flatten() {
-            let there = format!("/usr/lib/systemd/system/{}", unit.file_name().to_string_lossy());
-            fs::copy(unit.path(), machine.path(&there)).expect("a copy");
+        for unit in units() {
+            let name = unit.file_name().expect("a name").to_string_lossy().into_owned();
+            let there = machine.path(&format!("/usr/lib/systemd/system/{name}"));
+            fs::copy(unit, there).expect("a copy");
         }
         machine.shell("mkdir /srv/data /etc/lanefs; systemctl daemon-reload").expect_success();
         Some(Self { machine, _filesystem: filesystem })

@@ -26,6 +26,20 @@ pub enum Request {
         /// What.
         about: FaultRequest,
     },
+    /// What a file of settings says for the mount, as if it were mounted now, and over that what
+    /// `Set` has.
+    Configure {
+        /// The file, absolute.
+        file: PathBuf,
+        /// As in `Set`.
+        durability: Option<String>,
+        /// As in `Set`.
+        commit_interval: Option<String>,
+    },
+    /// Make everything that was done so far durable, with an empty log.
+    Flush,
+    /// Whether the mount can take changes, if the kernel lets them through.
+    MayWrite,
     /// Flush everything, unmount, end.
     Unmount {
         /// Detach even while files are open.
@@ -75,7 +89,7 @@ pub enum Response {
         /// As JSON.
         at_risk: serde_json::Value,
     },
-    /// To `Set`: what holds now.
+    /// To `Set` and `Configure`: what holds now.
     Set {
         /// The mode of the mount.
         durability: String,
@@ -99,6 +113,8 @@ pub enum Response {
         /// Where what is left is.
         directory: PathBuf,
     },
+    /// To `Flush` and `MayWrite`: it is so.
+    Done,
     /// To `Unmount`: everything is durable and unmounted.
     Unmounted,
     /// It did not work.

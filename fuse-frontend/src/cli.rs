@@ -10,6 +10,8 @@ pub use commands::arguments::{
 };
 pub(crate) use commands::table;
 
+pub(crate) use self::mount::check as check_mount;
+pub(crate) use self::umount::{cut_off, find};
 use crate::failure::Failure;
 use crate::mount::options::OPTIONS_HELP;
 
@@ -70,6 +72,9 @@ pub struct MountArgs {
     /// Return when the mount answers and serve in the background.
     #[arg(long)]
     pub daemon: bool,
+    /// Print the line of /etc/fstab that says the same, and mount nothing.
+    #[arg(long, conflicts_with = "daemon")]
+    pub print_fstab: bool,
     /// Keep the log in this file or on this device, made by `lanefs log format`; same as -o log=PATH.
     #[arg(long, value_name = "PATH")]
     pub log: Option<PathBuf>,
@@ -118,6 +123,7 @@ Examples:
   lanefs mount /srv/data /mnt/data             serve until Ctrl-C
   lanefs mount /srv/data /srv/data --daemon    over itself, in the background
   lanefs mount /srv/data /mnt/data -o allow_other,noatime
+  lanefs mount /srv/data /mnt/data --print-fstab >> /etc/fstab
 
 SIGINT, SIGTERM and `lanefs umount` make everything durable, unmount and exit 0.
 With --daemon, exit code 0 says that the mount answers.
@@ -138,7 +144,15 @@ Nothing is left behind, unless something is lost: then the image is kept.";
 /// # Errors
 /// What it failed with, with the exit code.
 pub fn run(cli: Cli) -> Result<(), Failure> {
-    match cli.command {
+    run_command(cli.command)
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_command(command: Command) -> Result<(), Failure> {
+    match command {
         Command::Mount(args) => mount::run(&args),
         Command::Common(command) => run_common(command),
         Command::Log(LogArgs { command: LogCommand::Format(args) }) => log::format(&args),

@@ -21,11 +21,11 @@ use commands::report::{DurabilityReport, STATUS_SCHEMA};
 use fs_core::engine::EngineStatus;
 use serde::Serialize;
 
-use crate::config::{Settings, Source, commit_interval, shown_interval};
+use crate::config::{self, Settings, Source, commit_interval, shown_interval};
 use crate::failure::Failure;
-use crate::mount::mounts::MountEntry;
+use crate::mount::mounts::{self, MountEntry};
 use crate::mount::options::durability;
-use crate::mount::{Event, MountPlan, MountedTree};
+use crate::mount::{DRAIN_MAX, Event, MountPlan, MountedTree};
 use crate::skin::{Counters, Skin};
 
 /// Longest request line in bytes.
@@ -113,22 +113,58 @@ impl Status {
 
     /// Checks everything before anything is changed.
     fn set(&self, mode: Option<&str>, interval: Option<&str>) -> Result<Response, Failure> {
-        let mode = mode.map(durability).transpose()?;
-        let interval = interval.map(commit_interval).transpose()?;
+        let changed = changed(self.settings().clone(), mode, interval)?;
+        Ok(self.put_in_force(changed))
+    }
+
+    /// What the file says for this mount, with the flags that it was mounted with; then as `set`.
+    fn configure(
+        &self,
+        file: &Path,
+        mode: Option<&str>,
+        interval: Option<&str>,
+    ) -> Result<Response, Failure> {
+        let (file, config) = config::load(Some(file), None)?;
+        let flags = self.plan.options.durability;
+        let settings = config::settle(flags, file, &config, &self.plan.mount_point)?;
+        Ok(self.put_in_force(changed(settings, mode, interval)?))
+    }
+
+    /// All at once: an operation is judged by the old settings or by the new ones.
+    fn put_in_force(&self, new: Settings) -> Response {
         let mut settings = self.settings();
-        if let Some(mode) = mode {
-            (settings.policy, settings.policy_from) =
-                (settings.policy.with_default(mode), Source::Set);
-            self.tree.set_policy(settings.policy.clone());
-        }
-        if let Some(interval) = interval {
-            (settings.commit_interval, settings.commit_interval_from) = (interval, Source::Set);
-            self.tree.engine().set_commit_interval(interval);
-        }
+        self.tree.set_policy(new.policy.clone());
+        self.tree.engine().set_commit_interval(new.commit_interval);
+        *settings = new;
         let (durability, commit_interval) =
             (settings.policy.default_mode().to_string(), shown_interval(settings.commit_interval));
-        tracing::info!(durability, commit_interval, "set");
-        Ok(Response::Set { durability, commit_interval })
+        let rules = settings.policy.rules().len();
+        tracing::info!(durability, commit_interval, rules, "set");
+        Response::Set { durability, commit_interval }
+    }
+
+    /// mount(8) can change it behind our back: the kernel asks nobody.
+    fn is_read_only(&self) -> bool {
+        let mount = || mounts::at(&self.plan.mount_point).ok().flatten();
+        self.plan.options.read_only || mount().is_some_and(|mount| mount.read_only)
+    }
+
+    fn flush(&self) -> Result<Response, Failure> {
+        self.tree.engine().flush(DRAIN_MAX).map(|()| Response::Done).map_err(|error| {
+            let shown = self.plan.mount_point.display();
+            Failure::new(format!("not everything on {shown} could be made durable: {error}"))
+        })
+    }
+
+    fn may_write(&self) -> Result<Response, Failure> {
+        if self.plan.options.read_only {
+            return Err(Failure::new(format!(
+                "{} was mounted read-only and has no log to write to: unmount it, then mount it \
+                 without `ro`",
+                self.plan.mount_point.display()
+            )));
+        }
+        Ok(Response::Done)
     }
 
     fn log_state(&self) -> String {
@@ -149,7 +185,7 @@ impl Status {
             backing: self.plan.backing.clone(),
             filesystem: self.filesystem,
             uptime_s: self.started.elapsed().as_secs(),
-            read_only: self.plan.options.read_only,
+            read_only: self.is_read_only(),
             transport: self.transport.clone(),
             durability: DurabilityReport::of(&self.settings()),
             passthrough: self.skin.is_passthrough(),
@@ -293,9 +329,14 @@ impl Answers for Status {
                 Response::AtRisk { at_risk }
             }
             Request::Set { durability, commit_interval } => {
-                let set = self.set(durability.as_deref(), commit_interval.as_deref());
-                set.unwrap_or_else(|failure| Response::Failed { message: failure.message })
+                or_failed(self.set(durability.as_deref(), commit_interval.as_deref()))
             }
+            Request::Configure { file, durability, commit_interval } => {
+                let (mode, interval) = (durability.as_deref(), commit_interval.as_deref());
+                or_failed(self.configure(&file, mode, interval))
+            }
+            Request::Flush => or_failed(self.flush()),
+            Request::MayWrite => or_failed(self.may_write()),
             Request::Fault { .. } => Response::Failed {
                 message: "this mount has no failures on purpose: mount it with `-o faults`"
                     .to_owned(),
@@ -303,6 +344,27 @@ impl Answers for Status {
             Request::Unmount { .. } => unanswerable(),
         }
     }
+}
+
+/// Settings with what `lanefs set` gives in words.
+fn changed(
+    mut settings: Settings,
+    mode: Option<&str>,
+    interval: Option<&str>,
+) -> Result<Settings, Failure> {
+    if let Some(mode) = mode.map(durability).transpose()? {
+        settings.policy = settings.policy.with_default(mode);
+        settings.policy_from = Source::Set;
+    }
+    if let Some(interval) = interval.map(commit_interval).transpose()? {
+        settings.commit_interval = interval;
+        settings.commit_interval_from = Source::Set;
+    }
+    Ok(settings)
+}
+
+fn or_failed(answer: Result<Response, Failure>) -> Response {
+    answer.unwrap_or_else(|failure| Response::Failed { message: failure.message })
 }
 
 /// To requests that somebody else answers.
@@ -352,10 +414,14 @@ pub fn ask(mount: &MountEntry, request: &Request) -> Result<Option<Response>, Fa
         |error: std::io::Error| Failure::new(format!("the daemon did not answer: {error}"));
     let Some(mut connection) = connect(mount)? else { return Ok(None) };
     let limit = match request {
-        Request::Status | Request::AtRisk | Request::Set { .. } => Duration::from_secs(10),
+        Request::Status
+        | Request::AtRisk
+        | Request::MayWrite
+        | Request::Set { .. }
+        | Request::Configure { .. } => Duration::from_secs(10),
         // A state of the whole directory may be laid out.
         Request::Fault { .. } => UNMOUNT_TIME_MAX,
-        Request::Unmount { .. } => UNMOUNT_TIME_MAX + Duration::from_secs(10),
+        Request::Flush | Request::Unmount { .. } => UNMOUNT_TIME_MAX + Duration::from_secs(10),
     };
     connection.set_read_timeout(Some(limit)).map_err(failed)?;
     let daemon = daemon_of(&connection);

@@ -9,6 +9,8 @@
 //! | [`config`] | settings from a file and the environment |
 //! | [`control`] | the socket through which a running mount is asked and told |
 //! | [`volumes`] | volumes for containers |
+//! | [`supervisor`] | what systemd is told: ready, alive, ending |
+//! | [`mount_helper`] | the command as mount(8) and umount(8) call it |
 //! | [`cli`] | the commands, and of the command line what only Linux has |
 //!
 //! Architecture invariant: no policy here. What an operation does and when a
@@ -21,8 +23,10 @@ pub mod control;
 pub mod crash;
 pub mod faults;
 pub mod mount;
+pub mod mount_helper;
 pub mod ring;
 pub mod skin;
 pub mod volumes;
+pub mod supervisor;
 
 pub use commands::{config, failure};

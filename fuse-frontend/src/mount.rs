@@ -27,16 +27,18 @@ use crate::control::{ControlServer, Status};
 use crate::failure::Failure;
 use crate::skin::reply::Channel;
 use crate::skin::{Counters, Skin, SkinOptions};
+use crate::supervisor::{self, Supervisor};
 
 pub mod daemon;
 pub mod engine;
+pub mod fstab;
 pub mod kernel;
 pub mod mounts;
 pub mod options;
 pub mod preflight;
 
 /// How long a shutdown waits for sync requests that are under way.
-const DRAIN_MAX: Duration = Duration::from_secs(30);
+pub const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// How long `lanefs umount` tries again before it says that the mount is busy.
 const BUSY_RETRY_MAX: Duration = Duration::from_millis(500);
 /// How long a signal waits for programs to let go of the mount before it is
@@ -92,6 +94,10 @@ impl Mount {
         if let Some(count) = plan.options.lie_one_in {
             tracing::error!("test_lie_one_in={count}: this mount LIES about durability, for tests");
         }
+        supervisor::starting(&format!(
+            "opening {}; after a power cut its log is read first",
+            plan.backing.display()
+        ));
         let open_files_max = raise_open_files_limit();
         let options = &plan.options;
         let backing = LinuxBacking::open(&plan.backing, backing_options(options))
@@ -149,10 +155,12 @@ impl Mount {
     pub fn serve(mut self) -> Result<(), Failure> {
         let mut answers = Vec::new();
         let mut flushed = Ok(());
+        let supervisor = Supervisor::start(&self.plan.mount_point, &self.describe());
         let ended = loop {
             match self.events.recv().expect("the signal thread holds a sender") {
                 Event::Signal(signal) => {
                     tracing::info!(signal, "shutting down");
+                    supervisor::stopping();
                     // The mount ends even if its data could not be made durable:
                     // that is reported, and a dead mount would help nobody.
                     flushed = self.flush();
@@ -176,6 +184,8 @@ impl Mount {
                 }
             }
         };
+        supervisor::stopping();
+        drop(supervisor);
         // What was written between the first flush and the end.
         let flushed = flushed.and(self.close());
         let outcome = flushed.and_then(|()| {
@@ -191,6 +201,18 @@ impl Mount {
         self.control.finish();
         tracing::info!(mount_point = %self.plan.mount_point.display(), "unmounted");
         outcome
+    }
+
+    /// One line about the mount, for the service manager.
+    fn describe(&self) -> supervisor::Describe {
+        let place =
+            format!("{} from {}", self.plan.mount_point.display(), self.plan.backing.display());
+        // Nobody but the mount itself keeps the engine alive.
+        let tree = Arc::downgrade(&self.tree);
+        Arc::new(move || match tree.upgrade() {
+            Some(tree) => supervisor::described(&place, &tree.engine().status()),
+            None => format!("{place}: ending"),
+        })
     }
 
     fn flush(&self) -> Result<(), Failure> {

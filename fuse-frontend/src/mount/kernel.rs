@@ -307,7 +307,9 @@ fn mount_failure(mount_point: &Path, error: nix::Error) -> Failure {
     })
 }
 
-fn mount_flags(options: &MountOptions) -> MsFlags {
+/// The flags that the kernel keeps for a mount.
+#[must_use]
+pub fn mount_flags(options: &MountOptions) -> MsFlags {
     let mut flags = MsFlags::empty();
     flags.set(MsFlags::MS_NODEV, !options.dev);
     flags.set(MsFlags::MS_NOSUID, !options.suid);

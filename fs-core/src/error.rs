@@ -60,6 +60,10 @@ impl Errno {
     pub const WOULDBLOCK: Self = Self(native::EWOULDBLOCK);
     /// In use.
     pub const BUSY: Self = Self(16);
+    /// The user's quota is used up.
+    pub const DQUOT: Self = Self(native::EDQUOT);
+    /// Interrupted by a signal.
+    pub const INTR: Self = Self(4);
     /// No such device; the operation makes no sense for this kind of object.
     pub const NODEV: Self = Self(19);
     /// File too large.

@@ -27,16 +27,18 @@ use crate::control::{ControlServer, Status};
 use crate::failure::Failure;
 use crate::skin::reply::Channel;
 use crate::skin::{Counters, Skin, SkinOptions};
+use crate::supervisor::{self, Supervisor};
 
 pub mod daemon;
 pub mod engine;
+pub mod fstab;
 pub mod kernel;
 pub mod mounts;
 pub mod options;
 pub mod preflight;
 
 /// How long a shutdown waits for sync requests that are under way.
-const DRAIN_MAX: Duration = Duration::from_secs(30);
+pub const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// How long `lanefs umount` tries again before it says that the mount is busy.
 const BUSY_RETRY_MAX: Duration = Duration::from_millis(500);
 /// How long a signal waits for programs to let go of the mount before it is
@@ -92,6 +94,10 @@ impl Mount {
         if let Some(count) = plan.options.lie_one_in {
             tracing::error!("test_lie_one_in={count}: this mount LIES about durability, for tests");
         }
+        supervisor::starting(&format!(
+            "opening {}; after a power cut its log is read first",
+            plan.backing.display()
+        ));
         let open_files_max = raise_open_files_limit();
         let options = &plan.options;
         let backing = LinuxBacking::open(&plan.backing, backing_options(options))
@@ -124,7 +130,8 @@ impl Mount {
             transport: kernel.transport().to_owned(),
             settings: Mutex::new(plan.settings.clone()),
         };
-        let control = ControlServer::start(kernel.device_number(), status, event_sender.clone())?;
+        let control =
+            ControlServer::start(kernel.device_number(), Arc::new(status), event_sender.clone())?;
         watch_signals(event_sender)?;
         kernel.wait_until_it_answers()?;
         // What others wrote to the backing directory before must not count as
@@ -148,10 +155,12 @@ impl Mount {
     pub fn serve(mut self) -> Result<(), Failure> {
         let mut answers = Vec::new();
         let mut flushed = Ok(());
+        let supervisor = Supervisor::start(&self.plan.mount_point, &self.describe());
         let ended = loop {
             match self.events.recv().expect("the signal thread holds a sender") {
                 Event::Signal(signal) => {
                     tracing::info!(signal, "shutting down");
+                    supervisor::stopping();
                     // The mount ends even if its data could not be made durable:
                     // that is reported, and a dead mount would help nobody.
                     flushed = self.flush();
@@ -175,6 +184,8 @@ impl Mount {
                 }
             }
         };
+        supervisor::stopping();
+        drop(supervisor);
         // What was written between the first flush and the end.
         let flushed = flushed.and(self.close());
         let outcome = flushed.and_then(|()| {
@@ -190,6 +201,18 @@ impl Mount {
         self.control.finish();
         tracing::info!(mount_point = %self.plan.mount_point.display(), "unmounted");
         outcome
+    }
+
+    /// One line about the mount, for the service manager.
+    fn describe(&self) -> supervisor::Describe {
+        let place =
+            format!("{} from {}", self.plan.mount_point.display(), self.plan.backing.display());
+        // Nobody but the mount itself keeps the engine alive.
+        let tree = Arc::downgrade(&self.tree);
+        Arc::new(move || match tree.upgrade() {
+            Some(tree) => supervisor::described(&place, &tree.engine().status()),
+            None => format!("{place}: ending"),
+        })
     }
 
     fn flush(&self) -> Result<(), Failure> {
@@ -250,7 +273,7 @@ impl Mount {
 /// An engine's tree, for those who make mounts without a command line.
 pub type MountedTree = Tree<LinuxBacking>;
 
-fn backing_options(options: &MountOptions) -> BackingOptions {
+pub(crate) fn backing_options(options: &MountOptions) -> BackingOptions {
     BackingOptions {
         read_only: options.read_only,
         no_atime: options.no_atime,
@@ -261,7 +284,7 @@ fn backing_options(options: &MountOptions) -> BackingOptions {
     }
 }
 
-fn skin_options(options: &MountOptions) -> SkinOptions {
+pub(crate) fn skin_options(options: &MountOptions) -> SkinOptions {
     SkinOptions {
         attr_timeout: options.attr_timeout,
         entry_timeout: options.entry_timeout,
@@ -270,7 +293,7 @@ fn skin_options(options: &MountOptions) -> SkinOptions {
     }
 }
 
-fn watch_signals(events: Sender<Event>) -> Result<(), Failure> {
+pub(crate) fn watch_signals(events: Sender<Event>) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::new(format!("cannot watch signals: {error}"));
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
     let watch = move || {

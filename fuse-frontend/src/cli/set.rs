@@ -5,7 +5,7 @@ use commands::protocol::set_request;
 use super::SetArgs;
 use super::table::print;
 use super::umount::find;
-use crate::control::{self, Request, Response};
+use crate::control::{self, Response};
 use crate::failure::Failure;
 use crate::mount::preflight;
 

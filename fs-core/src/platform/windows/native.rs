@@ -28,6 +28,8 @@ pub const EOPNOTSUPP: i32 = 95;
 pub const ETIMEDOUT: i32 = 110;
 /// `ESTALE`.
 pub const ESTALE: i32 = 116;
+/// `EDQUOT`.
+pub const EDQUOT: i32 = 122;
 /// `EWOULDBLOCK`.
 pub const EWOULDBLOCK: i32 = 11;
 
@@ -72,7 +74,8 @@ const KNOWN: &[Known] = &[
         &[nt::STATUS_OBJECT_NAME_INVALID, nt::STATUS_INFO_LENGTH_MISMATCH],
     ),
     Known(Errno::FBIG, "file too large", nt::STATUS_FILE_TOO_LARGE, &[]),
-    Known(Errno::NOSPC, "no space left", nt::STATUS_DISK_FULL, &[nt::STATUS_QUOTA_EXCEEDED]),
+    Known(Errno::NOSPC, "no space left", nt::STATUS_DISK_FULL, &[]),
+    Known(Errno::DQUOT, "quota used up", nt::STATUS_QUOTA_EXCEEDED, &[]),
     Known(Errno::ROFS, "read-only filesystem", nt::STATUS_MEDIA_WRITE_PROTECTED, &[]),
     Known(Errno::MLINK, "too many links", nt::STATUS_TOO_MANY_LINKS, &[]),
     Known(

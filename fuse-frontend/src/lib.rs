@@ -26,7 +26,7 @@ pub mod mount;
 pub mod mount_helper;
 pub mod ring;
 pub mod skin;
-pub mod volumes;
 pub mod supervisor;
+pub mod volumes;
 
 pub use commands::{config, failure};

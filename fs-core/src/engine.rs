@@ -35,7 +35,9 @@ pub use self::at_risk::{AtRisk, FileAtRisk};
 use self::committer::Committer;
 pub use self::committer::CommitterStatus;
 pub use self::nodes::NodeId;
-pub use self::tree::{Deed, DirId, Entry, FileId, NameChange, NamesChanged, Owed, SyncOrder, Tree};
+pub use self::tree::{
+    Deed, DirId, Entry, FileId, NameChange, NamesChanged, Owed, SyncOrder, Tree, TreeRecord,
+};
 
 /// A place in the stream of operations: log sequence number.
 pub type Lsn = u64;

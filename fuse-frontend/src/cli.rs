@@ -15,6 +15,7 @@ mod log;
 mod mount;
 mod probe;
 mod recover;
+mod restart;
 mod set;
 mod status;
 mod table;
@@ -41,6 +42,8 @@ pub enum Command {
     Mount(MountArgs),
     /// Make everything durable, unmount, end the daemon. Cleans up after a dead daemon too.
     Umount(UmountArgs),
+    /// Replace a mount's daemon by this program, or another, without unmounting.
+    Restart(RestartArgs),
     /// Show a mount's engine, lanes and requests; all mounts without MOUNTPOINT.
     Status(StatusArgs),
     /// Change a running mount: what is durable when.
@@ -246,6 +249,32 @@ pub struct UmountArgs {
     pub lazy: bool,
 }
 
+/// Arguments of `lanefs restart`.
+#[derive(Debug, Args)]
+#[command(after_help = format!("{RESTART_TEXT}\n\n{EXIT_CODES}"))]
+pub struct RestartArgs {
+    /// The mount point.
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mount_point: PathBuf,
+    /// The program that goes on [default: this one].
+    #[arg(long, value_name = "PATH")]
+    pub binary: Option<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+const RESTART_TEXT: &str = "\
+Programs on the mount see a pause, no error: open files, locks and mappings stay. The process
+keeps its number and its arguments. A program that cannot go on is refused before anything
+is changed. SIGUSR2 does the same, with the program that lies where the daemon's own did.
+
+Needs Linux 6.9 and transport=classic; `lanefs status` says if a mount cannot.
+
+Examples:
+  lanefs restart /mnt/data
+  lanefs restart /mnt/data --binary /opt/lanefs-0.2/bin/lanefs";
+
 /// Arguments of `lanefs status`.
 #[derive(Debug, Args)]
 #[command(after_help = format!("{STATUS_EXAMPLES}\n\n{EXIT_CODES}"))]
@@ -303,6 +332,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Mount(args) => mount::run(&args),
         Command::Umount(args) => umount::run(&args),
+        Command::Restart(args) => restart::run(&args),
         Command::Status(args) if args.durability => at_risk::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Set(args) => set::run(&args),
@@ -313,5 +343,16 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Log(LogArgs { command: LogCommand::Format(args) }) => log::format(&args),
         Command::CrashTest(args) => crash_test::run(&args),
         Command::Demo(args) => demo::run(&args),
+    }
+}
+
+/// Whether this program could go on in place of a daemon that was started so.
+///
+/// # Errors
+/// Why it could not.
+pub fn could_resume(cli: &Cli) -> Result<(), Failure> {
+    match &cli.command {
+        Command::Mount(args) => mount::could_resume(args),
+        _ => Err(Failure::usage("only `lanefs mount` can go on with a mount")),
     }
 }

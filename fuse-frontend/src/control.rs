@@ -7,14 +7,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fs_core::durability::Rule;
 use fs_core::engine::EngineStatus;
@@ -24,6 +24,7 @@ use crate::config::{Settings, Source, commit_interval, shown_interval};
 use crate::failure::Failure;
 use crate::mount::mounts::MountEntry;
 use crate::mount::options::durability;
+use crate::mount::restart::Wish;
 use crate::mount::{Event, MountPlan, MountedTree};
 use crate::skin::{Counters, Skin};
 
@@ -33,6 +34,8 @@ pub const STATUS_SCHEMA: u32 = 1;
 const REQUEST_BYTES_MAX: u64 = 4096;
 /// How long a client may take to send its line.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long a client waits for an answer to what takes no time. A restart may come between.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long the socket of a live mount may be missing.
 const SOCKET_TIME_MAX: Duration = Duration::from_secs(3);
 /// How long an `umount` may take: flushing much data to a slow disk takes long.
@@ -52,6 +55,11 @@ pub enum Request {
         durability: Option<String>,
         /// How often is committed what nobody asks for, as it is written.
         commit_interval: Option<String>,
+    },
+    /// Replace the daemon; the mount stays.
+    Restart {
+        /// The program that goes on; the daemon's own, as it lies on the disk, if none.
+        binary: Option<PathBuf>,
     },
     /// Flush everything, unmount, end.
     Unmount {
@@ -81,6 +89,15 @@ pub enum Response {
         /// How often is committed what nobody asks for.
         commit_interval: String,
     },
+    /// To `Restart`, from the new daemon: it answers requests.
+    Restarted {
+        /// Its version.
+        version: String,
+        /// Process that serves the mount; the same as before.
+        pid: u32,
+        /// How long the mount gave no answers, in milliseconds.
+        pause_ms: f64,
+    },
     /// To `Unmount`: everything is durable and unmounted.
     Unmounted,
     /// It did not work.
@@ -107,6 +124,12 @@ pub struct StatusReport {
     pub filesystem: &'static str,
     /// Seconds since the mount was made.
     pub uptime_s: u64,
+    /// How often the daemon was replaced since (`lanefs restart`).
+    pub restarts: u64,
+    /// How long the last time took, without answers, in milliseconds.
+    pub restart_pause_ms: f64,
+    /// Why the daemon cannot be replaced, if so.
+    pub no_restart: Option<String>,
     /// Whether changes are refused.
     pub read_only: bool,
     /// How requests come: `ring`, or `classic` and why.
@@ -171,8 +194,14 @@ pub struct Status {
     pub no_log: Option<String>,
     /// The process's limit of open files.
     pub open_files_max: u64,
-    /// When the mount was made.
-    pub started: Instant,
+    /// When the mount was made, in seconds since 1970.
+    pub mounted_at: u64,
+    /// How often the daemon was replaced since.
+    pub restarts: u64,
+    /// How long that took the last time.
+    pub restart_pause: Duration,
+    /// Why it cannot be, if so.
+    pub no_restart: Option<String>,
     /// The tree that it exports.
     pub tree: Arc<MountedTree>,
     /// Its request counters.
@@ -186,7 +215,7 @@ pub struct Status {
 }
 
 impl Status {
-    fn settings(&self) -> MutexGuard<'_, Settings> {
+    pub(crate) fn settings(&self) -> MutexGuard<'_, Settings> {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -226,6 +255,11 @@ impl Status {
         Ok(Response::Set { durability, commit_interval })
     }
 
+    fn uptime_s(&self) -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        now.saturating_sub(self.mounted_at)
+    }
+
     fn log_state(&self) -> String {
         let failure = || self.tree.engine().log().and_then(|log| log.status().failure);
         match &self.no_log {
@@ -243,7 +277,10 @@ impl Status {
             mount_point: self.plan.mount_point.clone(),
             backing: self.plan.backing.clone(),
             filesystem: self.filesystem,
-            uptime_s: self.started.elapsed().as_secs(),
+            uptime_s: self.uptime_s(),
+            restarts: self.restarts,
+            restart_pause_ms: self.restart_pause.as_secs_f64() * 1e3,
+            no_restart: self.no_restart.clone(),
             read_only: self.plan.options.read_only,
             transport: self.transport.clone(),
             durability: self.durability(),
@@ -276,7 +313,11 @@ impl ControlServer {
     ///
     /// # Errors
     /// The socket cannot be made.
-    pub fn start(device: &str, status: Status, events: Sender<Event>) -> Result<Self, Failure> {
+    pub fn start(
+        device: &str,
+        status: Arc<Status>,
+        events: Sender<Event>,
+    ) -> Result<Self, Failure> {
         let path = socket_path(nix::unistd::geteuid().as_raw(), device);
         let failed = |error: std::io::Error| {
             Failure::new(format!("cannot make the control socket {}: {error}", path.display()))
@@ -289,14 +330,14 @@ impl ControlServer {
         let (stop, open) = (Arc::clone(&server.stopped), Arc::clone(&server.open));
         // The status goes with the mount: a client that lingers must not keep
         // the engine, and so the lock on the backing directory, alive.
-        let status = Arc::new(status);
+        let status = Arc::downgrade(&status);
         let listen = move || {
             for connection in listener.incoming() {
                 if stop.load(Ordering::Acquire) {
                     return;
                 }
                 let Ok(connection) = connection else { continue };
-                let (status, events) = (Arc::downgrade(&status), events.clone());
+                let (status, events) = (Weak::clone(&status), events.clone());
                 let counted = CountedConnection::new(&open);
                 std::thread::spawn(move || {
                     let _counted = counted;
@@ -393,12 +434,11 @@ fn answer(mut connection: &UnixStream, status: &Weak<Status>, events: &Sender<Ev
             }
             None => Response::Failed { message: "the mount is ending".to_owned() },
         },
+        Ok(Request::Restart { binary }) => ask_to_restart(binary, connection, events),
         Ok(Request::Unmount { lazy }) => ask_to_unmount(lazy, events),
         Err(error) => Response::Failed { message: format!("not a request: {error}") },
     };
-    let mut text = serde_json::to_string(&response).expect("a response is plain data");
-    text.push('\n');
-    let _ = connection.write_all(text.as_bytes());
+    let _ = connection.write_all(as_line(&response).as_bytes());
 }
 
 fn report(status: &Status) -> Response {
@@ -418,18 +458,80 @@ fn ask_to_unmount(lazy: bool, events: &Sender<Event>) -> Response {
     }
 }
 
+/// A refusal; if it is done the new daemon answers, by the same connection.
+fn ask_to_restart(
+    binary: Option<PathBuf>,
+    connection: &UnixStream,
+    events: &Sender<Event>,
+) -> Response {
+    let (sender, outcome) = channel();
+    let connection = match connection.as_fd().try_clone_to_owned() {
+        Ok(connection) => connection,
+        Err(error) => return Response::Failed { message: format!("out of descriptors: {error}") },
+    };
+    let wish = Wish { binary, asker: Some((sender, connection)) };
+    if events.send(Event::Restart(wish)).is_err() {
+        return Response::Failed { message: "the mount is ending already".to_owned() };
+    }
+    match outcome.recv() {
+        Ok(Err(failure)) => Response::Failed { message: failure.message },
+        Ok(Ok(())) | Err(_) => Response::Failed { message: "the mount is ending".to_owned() },
+    }
+}
+
+/// Tells who asked for a restart that it is done.
+pub(crate) fn tell_restarted(asker: OwnedFd, pause: Duration) {
+    let response = Response::Restarted {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        pause_ms: pause.as_secs_f64() * 1e3,
+    };
+    // Whoever went away does not want to know.
+    let _ = UnixStream::from(asker).write_all(as_line(&response).as_bytes());
+}
+
+fn as_line(response: &Response) -> String {
+    let mut text = serde_json::to_string(response).expect("a response is plain data");
+    text.push('\n');
+    text
+}
+
 /// Asks the daemon of a mount.
 ///
 /// # Errors
 /// The mount is another user's, or the daemon gave no answer. `None` if nobody
 /// listens: the daemon is gone.
 pub fn ask(mount: &MountEntry, request: &Request) -> Result<Option<Response>, Failure> {
+    for _ in 0..TRIES_MAX {
+        match ask_once(mount, request)? {
+            Asked::Answered(response) => return Ok(Some(response)),
+            Asked::Dead => return Ok(None),
+            // It is being replaced, and its successor will answer.
+            Asked::HungUp if matches!(request, Request::Restart { .. }) => break,
+            Asked::HungUp => {}
+        }
+    }
+    Err(Failure::new("the daemon hung up without an answer; its log or its unit's says why"))
+}
+
+/// How often a daemon may hang up while its mount lives.
+const TRIES_MAX: usize = 5;
+
+enum Asked {
+    Answered(Response),
+    Dead,
+    HungUp,
+}
+
+fn ask_once(mount: &MountEntry, request: &Request) -> Result<Asked, Failure> {
     let failed =
         |error: std::io::Error| Failure::new(format!("the daemon did not answer: {error}"));
-    let Some(mut connection) = connect(mount)? else { return Ok(None) };
+    let Some(mut connection) = connect(mount)? else { return Ok(Asked::Dead) };
     let limit = match request {
-        Request::Status | Request::AtRisk | Request::Set { .. } => Duration::from_secs(10),
-        Request::Unmount { .. } => UNMOUNT_TIME_MAX + Duration::from_secs(10),
+        Request::Status | Request::AtRisk | Request::Set { .. } => ANSWER_TIME_MAX,
+        Request::Restart { .. } | Request::Unmount { .. } => {
+            UNMOUNT_TIME_MAX + Duration::from_secs(10)
+        }
     };
     connection.set_read_timeout(Some(limit)).map_err(failed)?;
     let daemon = daemon_of(&connection);
@@ -440,8 +542,10 @@ pub fn ask(mount: &MountEntry, request: &Request) -> Result<Option<Response>, Fa
     match asked.and_then(|()| BufReader::new(&connection).read_line(&mut line)) {
         // It took the connection and died: of a process that is killed one thread goes
         // after the other, and the socket with the last.
-        Ok(0) if dies(mount) => return Ok(None),
-        Err(error) if is_broken(&error) && dies(mount) => return Ok(None),
+        Ok(0) => return Ok(if dies(mount) { Asked::Dead } else { Asked::HungUp }),
+        Err(error) if is_broken(&error) => {
+            return Ok(if dies(mount) { Asked::Dead } else { Asked::HungUp });
+        }
         other => other.map_err(failed)?,
     };
     let response = serde_json::from_str(&line)
@@ -449,7 +553,7 @@ pub fn ask(mount: &MountEntry, request: &Request) -> Result<Option<Response>, Fa
     if let (Response::Unmounted, Some(daemon)) = (&response, daemon) {
         wait_for_end(&daemon);
     }
-    Ok(Some(response))
+    Ok(Asked::Answered(response))
 }
 
 /// The process at the other end.
@@ -505,6 +609,7 @@ fn connect(mount: &MountEntry) -> Result<Option<UnixStream>, Failure> {
 /// Whether a mount is dead, or soon will be.
 fn dies(mount: &MountEntry) -> bool {
     let deadline = Instant::now() + SOCKET_TIME_MAX;
+    // While the daemon replaces itself, this waits for the successor's answer.
     while !is_dead(&mount.mount_point) {
         if Instant::now() >= deadline {
             return false;

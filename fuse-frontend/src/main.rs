@@ -1,13 +1,18 @@
 //! The `lanefs` command.
 
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use clap::Parser;
-use fuse_frontend::cli::{Cli, run};
+use fuse_frontend::cli::{Cli, could_resume, run};
+use fuse_frontend::mount::restart;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match restart::question() {
+        None => Cli::parse(),
+        Some((version, arguments)) => return answer(&version, arguments),
+    };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match run(cli) {
@@ -17,6 +22,18 @@ fn main() -> ExitCode {
             if !failure.message.is_empty() {
                 eprintln!("lanefs: {failure}");
             }
+            ExitCode::from(failure.exit_code)
+        }
+    }
+}
+
+/// Whether this program can go on in place of a daemon with these arguments.
+fn answer(version: &OsStr, arguments: Vec<OsString>) -> ExitCode {
+    let cli = Cli::parse_from(arguments);
+    match restart::can_read(version).and_then(|()| could_resume(&cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("lanefs: {failure}");
             ExitCode::from(failure.exit_code)
         }
     }

@@ -33,7 +33,9 @@ use self::backing::Backing;
 pub use self::classic::Classic;
 use self::convert::open_mode;
 pub use self::counters::{Counters, Op};
+use self::gate::Gate;
 pub use self::init::Agreement;
+pub use self::passthrough::PassthroughRecord;
 use self::passthrough::{Passthrough, Rewriting};
 use self::reply::Channel;
 use self::wire::Listing;
@@ -42,6 +44,7 @@ mod backing;
 mod classic;
 pub(crate) mod convert;
 mod counters;
+pub(crate) mod gate;
 mod init;
 mod passthrough;
 pub mod reply;
@@ -73,6 +76,8 @@ pub struct Skin<B: Served = LinuxBacking> {
     channel: Arc<Channel>,
     counters: Arc<Counters>,
     passthrough: Passthrough,
+    /// In front of the handlers of the classic transport.
+    pub(crate) gate: Gate,
 }
 
 /// A file that was opened.
@@ -141,13 +146,24 @@ impl<B: Served> Skin<B> {
         options: SkinOptions,
     ) -> Self {
         let passthrough = Passthrough::new(Arc::clone(&channel), options.passthrough);
-        Self { tree, options, channel, counters, passthrough }
+        Self { tree, options, channel, counters, passthrough, gate: Gate::default() }
     }
 
     /// Whether the kernel does I/O by itself; known after the mount's first request.
     #[must_use]
     pub fn is_passthrough(&self) -> bool {
         self.passthrough.is_enabled()
+    }
+
+    /// Which inodes the kernel reads and writes by itself, for a successor of this program.
+    #[must_use]
+    pub fn passthrough_record(&self) -> PassthroughRecord {
+        self.passthrough.record()
+    }
+
+    /// Takes over what a predecessor has agreed with the kernel; before the first request.
+    pub fn resume_passthrough(&self, record: &PassthroughRecord) {
+        self.passthrough.resume(record);
     }
 
     /// Counts a request.

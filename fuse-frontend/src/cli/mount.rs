@@ -1,12 +1,20 @@
 //! `lanefs mount`.
 
+use std::path::PathBuf;
+
+use fs_core::platform::linux::Inherited;
+
 use super::MountArgs;
 use crate::config;
 use crate::failure::Failure;
 use crate::mount::options::{durability, log_bytes};
+use crate::mount::restart::state::State;
 use crate::mount::{Mount, MountOptions, MountPlan, daemon, preflight};
 
 pub(super) fn run(args: &MountArgs) -> Result<(), Failure> {
+    if let Some((state, inherited)) = State::inherited()? {
+        return resume(args, state, inherited);
+    }
     if !args.daemon {
         return Mount::start(plan(args)?)?.serve();
     }
@@ -22,6 +30,40 @@ pub(super) fn run(args: &MountArgs) -> Result<(), Failure> {
 }
 
 fn plan(args: &MountArgs) -> Result<MountPlan, Failure> {
+    let options = options(args)?;
+    let (backing, mount_point) = preflight::resolve(&args.backing, &args.mount_point)?;
+    let (file, config) = config::load(args.config.as_deref())?;
+    let settings = config::settle(options.durability, file, &config, &mount_point)?;
+    let directory = std::env::current_dir().unwrap_or_default();
+    Ok(MountPlan { backing, mount_point, settings, options, directory })
+}
+
+/// Goes on with a mount in place of another program. The arguments are that one's; what it
+/// made of paths and settings is in the state, because the mount does not answer yet and
+/// `lanefs set` may have changed them.
+fn resume(args: &MountArgs, state: State, inherited: Inherited) -> Result<(), Failure> {
+    let directory = PathBuf::from(state.directory.clone());
+    // Gone: then nothing relative was found there either.
+    let _ = std::env::set_current_dir(&directory);
+    let options = options(args)?;
+    if args.daemon {
+        daemon::detach()?;
+    }
+    let settings = state.settings.clone().settings()?;
+    let (backing, mount_point) = (state.backing.clone().into(), state.mount_point.clone().into());
+    let plan = MountPlan { backing, mount_point, settings, options, directory };
+    Mount::resume(plan, state, inherited)?.serve()
+}
+
+/// Whether this program could go on with a mount that was made with these arguments.
+///
+/// # Errors
+/// It could not.
+pub fn could_resume(args: &MountArgs) -> Result<(), Failure> {
+    options(args).map(drop)
+}
+
+fn options(args: &MountArgs) -> Result<MountOptions, Failure> {
     let mut options = MountOptions::default();
     for words in &args.options {
         options.apply(words)?;
@@ -41,8 +83,5 @@ fn plan(args: &MountArgs) -> Result<MountPlan, Failure> {
         options.log_bytes = log_bytes(size)?;
     }
     options.check()?;
-    let (backing, mount_point) = preflight::resolve(&args.backing, &args.mount_point)?;
-    let (file, config) = config::load(args.config.as_deref())?;
-    let settings = config::settle(options.durability, file, &config, &mount_point)?;
-    Ok(MountPlan { backing, mount_point, settings, options })
+    Ok(options)
 }

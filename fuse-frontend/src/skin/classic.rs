@@ -45,6 +45,7 @@ impl<B: Served> Classic<B> {
     /// Counts a request and runs its handler. A panic fails this request (its
     /// reply, dropped unsent, answers EIO) and not the worker that runs it.
     fn handle(&self, op: Op, handler: impl FnOnce()) {
+        let _passage = self.skin.gate.enter(op == Op::Forget);
         self.skin.count(op);
         if catch_unwind(AssertUnwindSafe(handler)).is_err() {
             tracing::error!(request = op.name(), "a handler panicked; the request gets EIO");

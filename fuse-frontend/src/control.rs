@@ -16,9 +16,10 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use fs_core::durability::Rule;
+pub use commands::protocol::{Request, Response};
+use commands::report::{DurabilityReport, STATUS_SCHEMA};
 use fs_core::engine::EngineStatus;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::config::{Settings, Source, commit_interval, shown_interval};
 use crate::failure::Failure;
@@ -28,8 +29,6 @@ use crate::mount::restart::Wish;
 use crate::mount::{Event, MountPlan, MountedTree};
 use crate::skin::{Counters, Skin};
 
-/// Version of what `status --json` prints; raised when a field changes its meaning.
-pub const STATUS_SCHEMA: u32 = 1;
 /// Longest request line in bytes.
 const REQUEST_BYTES_MAX: u64 = 4096;
 /// How long a client may take to send its line.
@@ -40,72 +39,6 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
 const SOCKET_TIME_MAX: Duration = Duration::from_secs(3);
 /// How long an `umount` may take: flushing much data to a slow disk takes long.
 const UNMOUNT_TIME_MAX: Duration = Duration::from_secs(600);
-
-/// What a client asks.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "snake_case")]
-pub enum Request {
-    /// Figures and settings.
-    Status,
-    /// What a power cut now would lose.
-    AtRisk,
-    /// Change what is durable when.
-    Set {
-        /// The mode of the mount, as it is written.
-        durability: Option<String>,
-        /// How often is committed what nobody asks for, as it is written.
-        commit_interval: Option<String>,
-    },
-    /// Replace the daemon; the mount stays.
-    Restart {
-        /// The program that goes on; the daemon's own, as it lies on the disk, if none.
-        binary: Option<PathBuf>,
-    },
-    /// Flush everything, unmount, end.
-    Unmount {
-        /// Detach even while files are open.
-        lazy: bool,
-    },
-}
-
-/// What comes back.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "result", rename_all = "snake_case")]
-pub enum Response {
-    /// To `Status`: the report as JSON.
-    Status {
-        /// See [`StatusReport`].
-        status: serde_json::Value,
-    },
-    /// To `AtRisk`: see [`fs_core::engine::AtRisk`].
-    AtRisk {
-        /// As JSON.
-        at_risk: serde_json::Value,
-    },
-    /// To `Set`: what holds now.
-    Set {
-        /// The mode of the mount.
-        durability: String,
-        /// How often is committed what nobody asks for.
-        commit_interval: String,
-    },
-    /// To `Restart`, from the new daemon: it answers requests.
-    Restarted {
-        /// Its version.
-        version: String,
-        /// Process that serves the mount; the same as before.
-        pid: u32,
-        /// How long the mount gave no answers, in milliseconds.
-        pause_ms: f64,
-    },
-    /// To `Unmount`: everything is durable and unmounted.
-    Unmounted,
-    /// It did not work.
-    Failed {
-        /// Cause and remedy.
-        message: String,
-    },
-}
 
 /// What `lanefs status --json` prints for a mount.
 #[derive(Debug, Serialize)]
@@ -158,32 +91,6 @@ pub struct StatusReport {
     pub requests: BTreeMap<&'static str, u64>,
 }
 
-/// What is durable when.
-#[derive(Debug, Serialize)]
-pub struct DurabilityReport {
-    /// The mode of the mount.
-    pub mode: String,
-    /// Who says so.
-    pub mode_from: String,
-    /// Modes of parts of it, in order: the last that matches wins.
-    pub rules: Vec<RuleReport>,
-    /// How often is committed what nobody asks for; 0: never.
-    pub commit_interval: String,
-    /// Who says so.
-    pub commit_interval_from: String,
-    /// The file with settings that was read.
-    pub config: Option<PathBuf>,
-}
-
-/// The mode of a part of a mount.
-#[derive(Debug, Serialize)]
-pub struct RuleReport {
-    /// A glob below the mount point.
-    pub path: String,
-    /// The mode.
-    pub durability: String,
-}
-
 /// Where a report gets its figures.
 pub struct Status {
     /// The mount.
@@ -217,22 +124,6 @@ pub struct Status {
 impl Status {
     pub(crate) fn settings(&self) -> MutexGuard<'_, Settings> {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn durability(&self) -> DurabilityReport {
-        let settings = self.settings();
-        let rule = |rule: &Rule| RuleReport {
-            path: rule.pattern.clone(),
-            durability: rule.durability.to_string(),
-        };
-        DurabilityReport {
-            mode: settings.policy.default_mode().to_string(),
-            mode_from: settings.policy_from.to_string(),
-            rules: settings.policy.rules().iter().map(rule).collect(),
-            commit_interval: shown_interval(settings.commit_interval),
-            commit_interval_from: settings.commit_interval_from.to_string(),
-            config: settings.file.clone(),
-        }
     }
 
     /// Checks everything before anything is changed.
@@ -283,7 +174,7 @@ impl Status {
             no_restart: self.no_restart.clone(),
             read_only: self.plan.options.read_only,
             transport: self.transport.clone(),
-            durability: self.durability(),
+            durability: DurabilityReport::of(&self.settings()),
             passthrough: self.skin.is_passthrough(),
             handles: self.tree.backing().uses_handles(),
             impersonation: self.tree.backing().can_impersonate(),

@@ -7,7 +7,7 @@
 //! | [`mount`] | a mount's life: checks, the kernel's mount, daemon, shutdown |
 //! | [`config`] | settings from a file and the environment |
 //! | [`control`] | the socket through which a running mount is asked and told |
-//! | [`cli`] | the command line's definition and the commands |
+//! | [`cli`] | the commands, and of the command line what only Linux has |
 //!
 //! Architecture invariant: no policy here. What an operation does and when a
 //! sync is answered is decided in `fs_core`.
@@ -15,10 +15,10 @@
 #![deny(unsafe_code)]
 
 pub mod cli;
-pub mod config;
 pub mod control;
 pub mod crash;
-pub mod failure;
 pub mod mount;
 pub mod ring;
 pub mod skin;
+
+pub use commands::{config, failure};

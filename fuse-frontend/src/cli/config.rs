@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use super::ConfigCheckArgs;
+use super::mount::usual_file;
 use super::table::{print, row, table};
 use crate::config::{self, ConfigFile, Flags, Settings, shown_interval};
 use crate::failure::Failure;
 
 pub(super) fn check(args: &ConfigCheckArgs) -> Result<(), Failure> {
-    let (file, config) = config::load(args.config.as_deref())?;
+    let (file, config) = config::load(args.config.as_deref(), usual_file())?;
     let mut shown = match &file {
         Some(path) => format!("{} is in order.\n", path.display()),
         None => "There is no file: defaults hold, and what flags and variables say.\n".to_owned(),

@@ -30,9 +30,9 @@ pub(super) fn run(args: &MountArgs) -> Result<(), Failure> {
 }
 
 fn plan(args: &MountArgs) -> Result<MountPlan, Failure> {
-    let options = options(args)?;
-    let (backing, mount_point) = preflight::resolve(&args.backing, &args.mount_point)?;
-    let (file, config) = config::load(args.config.as_deref())?;
+    let (common, options) = (&args.common, options(args)?);
+    let (backing, mount_point) = preflight::resolve(&common.backing, &common.mount_point)?;
+    let (file, config) = config::load(common.config.as_deref(), usual_file())?;
     let settings = config::settle(options.durability, file, &config, &mount_point)?;
     let directory = std::env::current_dir().unwrap_or_default();
     Ok(MountPlan { backing, mount_point, settings, options, directory })
@@ -64,14 +64,15 @@ pub fn could_resume(args: &MountArgs) -> Result<(), Failure> {
 }
 
 fn options(args: &MountArgs) -> Result<MountOptions, Failure> {
+    let common = &args.common;
     let mut options = MountOptions::default();
-    for words in &args.options {
+    for words in &common.options {
         options.apply(words)?;
     }
-    if let Some(mode) = &args.durability {
+    if let Some(mode) = &common.durability {
         options.durability.durability = Some(durability(mode)?);
     }
-    if let Some(interval) = &args.commit_interval {
+    if let Some(interval) = &common.commit_interval {
         options.durability.commit_interval = Some(config::commit_interval(interval)?);
     }
     if let Some(path) = &args.log {
@@ -84,4 +85,14 @@ fn options(args: &MountArgs) -> Result<MountOptions, Failure> {
     }
     options.check()?;
     Ok(options)
+}
+
+/// Where settings of mounts are if nobody says otherwise.
+pub(super) fn usual_file() -> Option<PathBuf> {
+    if nix::unistd::geteuid().is_root() {
+        return Some(PathBuf::from("/etc/lanefs.toml"));
+    }
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
+    let base = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home);
+    base.map(|base| base.join("lanefs.toml"))
 }

@@ -1,11 +1,11 @@
 //! `lanefs restart`.
 
 use super::RestartArgs;
-use super::table::print;
 use super::umount::find;
 use crate::control::{self, Request, Response};
 use crate::failure::Failure;
 use crate::mount::preflight;
+use commands::table::print;
 
 pub(super) fn run(args: &RestartArgs) -> Result<(), Failure> {
     let binary = match &args.binary {

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use fs_core::durability::Durability;
+use commands::values::number;
+pub use commands::values::{durability, log_bytes};
 use fs_core::lane::LaneConfig;
 use fs_core::lane::policy::PolicyConfig;
 use fs_core::log::LogConfig;
-use fs_core::log::format::{LOG_BYTES_DEFAULT, LOG_BYTES_MAX, LOG_BYTES_MIN};
+use fs_core::log::format::LOG_BYTES_DEFAULT;
 use fs_core::platform::linux::{FenceMechanism, running_as_root};
 
 use crate::config::{Flags, commit_interval};
@@ -279,35 +280,6 @@ impl MountOptions {
     }
 }
 
-/// A durability mode.
-///
-/// # Errors
-/// It is none.
-pub fn durability(value: &str) -> Result<Durability, Failure> {
-    value.parse().map_err(|error| Failure::usage(format!("{error}")))
-}
-
-/// A size of a log as people write it: `64M`, `1G`, or bytes.
-///
-/// # Errors
-/// It is no size, or no log can be so large or so small.
-pub fn log_bytes(value: &str) -> Result<u64, Failure> {
-    let (digits, shift) =
-        match value.to_ascii_uppercase().trim_end_matches("IB").trim_end_matches('B') {
-            text if text.ends_with('K') => (text.trim_end_matches('K').to_owned(), 10),
-            text if text.ends_with('M') => (text.trim_end_matches('M').to_owned(), 20),
-            text if text.ends_with('G') => (text.trim_end_matches('G').to_owned(), 30),
-            text => (text.to_owned(), 0),
-        };
-    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-    match bytes {
-        Some(bytes) if (LOG_BYTES_MIN..=LOG_BYTES_MAX).contains(&bytes) => Ok(bytes),
-        _ => {
-            Err(Failure::usage(format!("log size {value}: give a size from 4M to 1024G, like 64M")))
-        }
-    }
-}
-
 /// The daemon leaves the current directory, so the path must not depend on it.
 fn absolute(value: &str) -> Result<PathBuf, Failure> {
     std::path::absolute(value)
@@ -323,15 +295,6 @@ fn unknown(name: &str, value: Option<&str>) -> Result<(), Failure> {
     Err(Failure::usage(format!(
         "unknown mount option `{word}`: `lanefs mount --help` lists the options and their values"
     )))
-}
-
-fn number(name: &str, value: &str, min: usize, max: usize) -> Result<usize, Failure> {
-    match value.parse() {
-        Ok(number) if (min..=max).contains(&number) => Ok(number),
-        _ => Err(Failure::usage(format!(
-            "mount option {name}={value}: give a whole number from {min} to {max}"
-        ))),
-    }
 }
 
 fn seconds(name: &str, value: &str) -> Result<Duration, Failure> {

@@ -220,6 +220,8 @@ pub struct Promised {
     pub at_close: bool,
     /// Directories below the tree that must be exactly as they were seen; "" is the tree.
     pub exact: Vec<(String, Arc<Snapshot>)>,
+    /// Directories as they were when a daemon died: what was being rewritten may be so, too.
+    pub left: Vec<(String, Arc<Snapshot>)>,
 }
 
 impl Promised {
@@ -256,12 +258,29 @@ impl Promised {
         self
     }
 
-    /// The actors of one program of several, counted from 0.
+    /// The same with directories that a daemon which died may have left so.
     #[must_use]
-    pub fn shifted(&self, actors: Range<u32>) -> Self {
+    pub fn or_left(
+        mut self,
+        directories: impl IntoIterator<Item = (String, Arc<Snapshot>)>,
+    ) -> Self {
+        self.left.extend(directories);
+        self
+    }
+
+    /// A file held this when the daemon died under the program that wrote it.
+    pub fn was_left(&self, path: &str, content: &[u8]) -> bool {
+        self.left.iter().any(|(_, seen)| seen.held(path, content))
+    }
+
+    /// The actors of one program of several, counted from 0, in a directory of its own.
+    #[must_use]
+    pub fn shifted(&self, actors: Range<u32>, directory: &str) -> Self {
         let first = actors.start;
         let actors = self.actors.range(actors).map(|(actor, p)| (actor - first, *p)).collect();
-        Promised { actors, log: self.log, at_close: self.at_close, exact: Vec::new() }
+        let left = self.left.iter().filter(|(path, _)| path == directory);
+        let left = left.map(|(_, seen)| (String::new(), Arc::clone(seen))).collect();
+        Promised { actors, log: self.log, at_close: self.at_close, exact: Vec::new(), left }
     }
 
     /// Equal promises of one recording have an equal digest.
@@ -269,7 +288,7 @@ impl Promised {
         let mut hasher = DefaultHasher::new();
         self.actors.hash(&mut hasher);
         (self.log, self.at_close).hash(&mut hasher);
-        for (directory, snapshot) in &self.exact {
+        for (directory, snapshot) in self.exact.iter().chain(&self.left) {
             (directory, Arc::as_ptr(snapshot)).hash(&mut hasher);
         }
         hasher.finish()
@@ -280,9 +299,17 @@ impl Promised {
         let actors = self.actors.iter();
         let actors: Vec<_> =
             actors.map(|(actor, p)| json!([actor, p.acked, p.begun, p.covered])).collect();
-        let exact = self.exact.iter();
-        let exact: Vec<_> = exact.map(|(path, seen)| json!([path, seen.to_json()])).collect();
-        json!({ "actors": actors, "log": self.log, "at_close": self.at_close, "exact": exact })
+        let directories = |list: &[(String, Arc<Snapshot>)]| {
+            let directories = list.iter().map(|(path, seen)| json!([path, seen.to_json()]));
+            Value::Array(directories.collect())
+        };
+        json!({
+            "actors": actors,
+            "log": self.log,
+            "at_close": self.at_close,
+            "exact": directories(&self.exact),
+            "left": directories(&self.left),
+        })
     }
 
     /// The inverse of [`Promised::to_json`]; takes what earlier versions wrote, too.
@@ -301,9 +328,12 @@ impl Promised {
             let snapshot = Snapshot::from_json(entry.get(1)?)?;
             Some((entry.get(0)?.as_str()?.to_owned(), Arc::new(snapshot)))
         };
-        let exact = value["exact"].as_array()?.iter().map(directory).collect::<Option<_>>()?;
+        let directories =
+            |list: &Value| list.as_array()?.iter().map(directory).collect::<Option<Vec<_>>>();
+        let exact = directories(&value["exact"])?;
+        let left = directories(&value["left"]).unwrap_or_default();
         let (log, at_close) = (value["log"].as_bool()?, value["at_close"].as_bool() == Some(true));
-        Some(Promised { actors: actors(&value["actors"])?, log, at_close, exact })
+        Some(Promised { actors: actors(&value["actors"])?, log, at_close, exact, left })
     }
 }
 

@@ -71,6 +71,8 @@ pub struct Recording {
     pub at_close: bool,
     /// From a position on, directories that must be exactly so.
     pub exact: Vec<(Position, Trees)>,
+    /// From a position on, directories as they were when a daemon died.
+    pub left: Vec<(Position, Trees)>,
     /// Where something special happened: cuts are worth more there.
     pub hot: Vec<RangeInclusive<u64>>,
     /// What is on the disk after everything was unmounted, and what must be there.
@@ -86,13 +88,16 @@ pub struct Recording {
 impl Recording {
     /// What a cut at `position` must have kept.
     pub fn promised(&self, position: Position) -> Promised {
-        let exact = self.exact.iter().rev().find(|(from, _)| *from <= position);
-        let exact = exact.map(|(_, directories)| directories.clone()).unwrap_or_default();
+        let last = |trees: &[(Position, Trees)]| {
+            let last = trees.iter().rev().find(|(from, _)| *from <= position);
+            last.map(|(_, directories)| directories.clone()).unwrap_or_default()
+        };
         self.history
             .at(position)
             .under_log(self.log)
             .promised_at_close(self.at_close)
-            .exactly(exact)
+            .exactly(last(&self.exact))
+            .or_left(last(&self.left))
     }
 }
 
@@ -109,6 +114,7 @@ struct Stage {
 #[derive(Default)]
 struct Events {
     exact: Vec<(Position, Trees)>,
+    left: Vec<(Position, Trees)>,
     hot: Vec<RangeInclusive<u64>>,
     // The state after everything, when it is known.
     last_exact: Vec<(String, Arc<Snapshot>)>,
@@ -197,6 +203,7 @@ pub fn record(
         log: run.log,
         at_close: run.at_close,
         exact: events.exact,
+        left: events.left,
         hot: events.hot,
         last: (disk.cached(), promised),
         live_losses: events.live_losses,

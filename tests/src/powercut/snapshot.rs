@@ -61,6 +61,12 @@ impl Snapshot {
         Ok(())
     }
 
+    /// Whether the file at `path` had this content.
+    pub fn held(&self, path: &str, content: &[u8]) -> bool {
+        let thing = self.things.get(path);
+        thing.is_some_and(|thing| thing.size == content.len() as u64 && thing.hash == hash(content))
+    }
+
     /// How `later` differs, if it does; at most a few differences.
     pub fn difference(&self, later: &Snapshot) -> Option<String> {
         const SHOWN_MAX: usize = 4;
@@ -113,19 +119,20 @@ impl Snapshot {
 
 impl Thing {
     fn of(path: &Path, metadata: &Metadata) -> io::Result<Self> {
-        let mut hasher = DefaultHasher::new();
-        if metadata.is_file() {
-            fs::read(path)?.hash(&mut hasher);
+        let content = if metadata.is_file() {
+            fs::read(path)?
         } else if metadata.is_symlink() {
-            fs::read_link(path)?.hash(&mut hasher);
-        }
+            fs::read_link(path)?.into_os_string().into_encoded_bytes()
+        } else {
+            Vec::new()
+        };
         let counts = !metadata.is_dir();
         Ok(Thing {
             mode: metadata.mode(),
             links: if counts { metadata.nlink() } else { 0 },
             size: if counts { metadata.size() } else { 0 },
             mtime_ns: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
-            hash: hasher.finish(),
+            hash: hash(&content),
         })
     }
 
@@ -134,6 +141,12 @@ impl Thing {
         let hash = hash >> 48;
         format!("{mode:o} {links} links {size} bytes, changed {mtime_ns}, content {hash:04x}")
     }
+}
+
+fn hash(content: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    content.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]
@@ -152,6 +165,8 @@ mod tests {
         fs::write(root.join(LANEFS_HOME).join("log"), "secret").expect("scratch");
         assert_eq!(then.difference(&Snapshot::take(root).expect("it can be read")), None);
         assert_eq!(Snapshot::from_json(&then.to_json()), Some(then.clone()));
+        assert!(then.held("d/file", b"one"));
+        assert!(!then.held("d/file", b"two") && !then.held("d/other", b"one"));
 
         fs::write(root.join("d/file"), "two").expect("scratch");
         fs::remove_file(root.join("d/link")).expect("scratch");

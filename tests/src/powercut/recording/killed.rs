@@ -64,6 +64,7 @@ pub fn run(
             let told = differences.map(|what| format!("after a kill {whose} shows: {what}"));
             events.live_losses.extend(told);
         }
+        events.left.push((killed_at, before.clone()));
         events.exact.push((mounted_at, before));
         events.hot.push(killed_at.0..=mounted_at.0 + 8);
     }

@@ -57,7 +57,8 @@ impl Workload for Many {
 
     fn check(&self, root: &Path, promised: &Promised) -> Result<(), String> {
         for (index, (name, program)) in (0..).zip(&self.programs) {
-            let promised = promised.shifted(index * ACTORS_MAX..(index + 1) * ACTORS_MAX);
+            let actors = index * ACTORS_MAX..(index + 1) * ACTORS_MAX;
+            let promised = promised.shifted(actors, name);
             let judged = program.check(&root.join(name), &promised);
             judged.map_err(|error| format!("{name}: {error}"))?;
         }

@@ -100,7 +100,7 @@ impl Parts {
                 if promised.exact.iter().any(|(exact, _)| *exact == directory) {
                     return Ok(());
                 }
-                part.check(&root.join(&directory), &promised.shifted(actors))
+                part.check(&root.join(&directory), &promised.shifted(actors, &directory))
                     .map_err(|error| format!("{directory}: {error}"))
             }),
         }

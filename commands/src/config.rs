@@ -18,8 +18,6 @@ use serde::Deserialize;
 
 use crate::failure::Failure;
 
-/// Where the file is if nobody says otherwise, for root.
-const SYSTEM_FILE: &str = "/etc/lanefs.toml";
 /// Names the file.
 const FILE_VARIABLE: &str = "LANEFS_CONFIG";
 const DURABILITY_VARIABLE: &str = "LANEFS_DURABILITY";
@@ -224,16 +222,19 @@ pub fn shown_interval(interval: CommitInterval) -> String {
     }
 }
 
-/// The file that holds: the named one, else that of the environment, else the usual place,
-/// where none need be.
+/// The file that holds: the named one, else that of the environment, else the platform's usual
+/// place, where none need be.
 ///
 /// # Errors
 /// A file was named and cannot be read, or has something in it that is no setting.
-pub fn load(named: Option<&Path>) -> Result<(Option<PathBuf>, ConfigFile), Failure> {
+pub fn load(
+    named: Option<&Path>,
+    usual: Option<PathBuf>,
+) -> Result<(Option<PathBuf>, ConfigFile), Failure> {
     let variable = std::env::var_os(FILE_VARIABLE).filter(|value| !value.is_empty());
     let named = named.map(Path::to_path_buf).or(variable.map(PathBuf::from));
     let must_exist = named.is_some();
-    let Some(path) = named.or_else(usual_file) else { return Ok((None, ConfigFile::default())) };
+    let Some(path) = named.or(usual) else { return Ok((None, ConfigFile::default())) };
     let shown = path.display();
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
@@ -256,15 +257,6 @@ fn parse(text: &str) -> Result<ConfigFile, String> {
         let line = text.get(..at).unwrap_or_default().matches('\n').count() + 1;
         format!("line {line}: {}", error.message().trim().replace('\n', " "))
     })
-}
-
-fn usual_file() -> Option<PathBuf> {
-    if nix::unistd::geteuid().is_root() {
-        return Some(PathBuf::from(SYSTEM_FILE));
-    }
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
-    let base = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home);
-    base.map(|base| base.join("lanefs.toml"))
 }
 
 /// What holds for the mount at `mount_point`, resolved.

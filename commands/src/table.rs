@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Write};
 use crate::failure::Failure;
 
 /// Rows of equal length as text; the first column is left-aligned.
-pub(super) fn table(rows: &[Vec<String>]) -> String {
+pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
@@ -25,12 +25,12 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
 }
 
 /// A row from anything printable.
-pub(super) fn row<const N: usize>(cells: [&dyn Display; N]) -> Vec<String> {
+pub fn row<const N: usize>(cells: [&dyn Display; N]) -> Vec<String> {
     cells.iter().map(ToString::to_string).collect()
 }
 
 /// Prints to standard output. A reader who has seen enough (`| head`) is no error.
-pub(super) fn print(text: &str) -> Result<(), Failure> {
+pub fn print(text: &str) -> Result<(), Failure> {
     let mut output = std::io::stdout().lock();
     match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {

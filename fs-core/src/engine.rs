@@ -208,6 +208,12 @@ impl<B: Backing> Engine<B> {
         if drained { Ok(()) } else { Err(Errno::TIMEDOUT) }
     }
 
+    /// Whether a file is being rewritten all or nothing: it was cut, and its new content is
+    /// not all there.
+    pub fn has_rewrites(&self) -> bool {
+        self.log.as_ref().is_some_and(|log| log.has_rewrites())
+    }
+
     /// The log, if one is kept.
     pub fn log(&self) -> Option<&Arc<Log<B>>> {
         self.log.as_ref()

@@ -31,7 +31,10 @@ fn main() -> ExitCode {
 fn answer(version: &OsStr, arguments: Vec<OsString>) -> ExitCode {
     let cli = Cli::parse_from(arguments);
     match restart::can_read(version).and_then(|()| could_resume(&cli)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            println!("{}", restart::YES);
+            ExitCode::SUCCESS
+        }
         Err(failure) => {
             eprintln!("lanefs: {failure}");
             ExitCode::from(failure.exit_code)

@@ -3,6 +3,7 @@
 //! ```text
 //! ask      the new program: can it go on from our state, with our arguments?   -> refused
 //! flush    while the mount still answers, so that the pause is short           -> refused
+//! narrow   nothing is cut to nothing any more; rewrites in place come to their end
 //! pause    the gate closes; what is under way is answered; flush again         -> refused, goes on
 //! --- from here on there is no way back, and nothing left that may fail but execve itself ---
 //! leave    the workers stop reading; the engine is closed, its log empty
@@ -18,6 +19,7 @@
 //! Why it is done so, and what a killed daemon would need: docs/decisions/0025.
 
 use std::ffi::{OsStr, OsString};
+use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
@@ -41,8 +43,13 @@ pub const STATE_VARIABLE: &str = "LANEFS_RESUME_FD";
 /// First argument of a program that is asked whether it can go on; the version of the
 /// state follows, then our own arguments.
 pub const QUESTION: &str = "--can-resume";
+/// What it answers then.
+pub const YES: &str = "lanefs can go on";
 /// How long the new program may take to say whether it can go on.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// How long rewrites in place may take to come to their end. Those that do not are, from then
+/// on, what they are after 30 s in any case: no longer all or nothing over a power cut.
+const REWRITES_MAX: Duration = Duration::from_millis(500);
 /// How long what is under way may take.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
@@ -97,11 +104,14 @@ impl Mount {
 
     /// Nothing is under way, nothing is parked, everything is durable; or all goes on.
     fn pause(&self) -> Result<(), Failure> {
-        let gate = &self.skin.gate;
+        let (gate, engine) = (&self.skin.gate, self.tree.engine());
+        if !gate.narrow(REWRITES_MAX, || !engine.has_rewrites()) {
+            tracing::info!("files are being rewritten; they are made durable as they are now");
+        }
         if !gate.close(PAUSE_MAX) {
             return Err(Failure::new("requests are under way for more than 30 s; try again"));
         }
-        let paused = if self.tree.engine().drain(PAUSE_MAX) {
+        let paused = if engine.drain(PAUSE_MAX) {
             self.flush()
         } else {
             Err(Failure::new("syncs are under way for more than 30 s; try again"))
@@ -223,7 +233,7 @@ fn ask(binary: &Path) -> Result<(), Failure> {
         .args(std::env::args_os().skip(1))
         .env_remove(STATE_VARIABLE)
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| refused(format!("it does not start: {error}")))?;
@@ -239,12 +249,12 @@ fn ask(binary: &Path) -> Result<(), Failure> {
             Err(error) => return Err(refused(error.to_string())),
         }
     };
-    if status.success() {
+    let (mut yes, mut said) = (String::new(), String::new());
+    let _ = child.stdout.take().map(|mut pipe| pipe.read_to_string(&mut yes));
+    let _ = child.stderr.take().map(|mut pipe| pipe.read_to_string(&mut said));
+    // Other programs succeed at anything.
+    if status.success() && yes.trim_end() == YES {
         return Ok(());
-    }
-    let mut said = String::new();
-    if let Some(mut stderr) = child.stderr.take() {
-        let _ = std::io::Read::read_to_string(&mut stderr, &mut said);
     }
     let said = said.lines().next().unwrap_or("it says nothing").to_owned();
     Err(refused(format!("{said} ({status})")))

@@ -25,6 +25,7 @@ use fuser::{
 use super::convert::{
     self, attributes_set, caller, errno, file_attr, file_type, node, rename_mode, time,
 };
+use super::gate::Visitor;
 use super::init::{self, Agreement};
 use super::wire::Body;
 use super::{Fitted, Op, Opened, Served, Skin, Write, fit, reply};
@@ -45,7 +46,17 @@ impl<B: Served> Classic<B> {
     /// Counts a request and runs its handler. A panic fails this request (its
     /// reply, dropped unsent, answers EIO) and not the worker that runs it.
     fn handle(&self, op: Op, handler: impl FnOnce()) {
-        let _passage = self.skin.gate.enter(op == Op::Forget);
+        let visitor = if op == Op::Forget { Visitor::Forget } else { Visitor::Plain };
+        self.handle_as(visitor, op, handler);
+    }
+
+    /// As [`Self::handle`], for what may cut a file to nothing.
+    fn handle_cutting(&self, cuts: bool, op: Op, handler: impl FnOnce()) {
+        self.handle_as(if cuts { Visitor::Cuts } else { Visitor::Plain }, op, handler);
+    }
+
+    fn handle_as(&self, visitor: Visitor, op: Op, handler: impl FnOnce()) {
+        let _passage = self.skin.gate.enter(visitor);
         self.skin.count(op);
         if catch_unwind(AssertUnwindSafe(handler)).is_err() {
             tracing::error!(request = op.name(), "a handler panicked; the request gets EIO");
@@ -199,7 +210,7 @@ impl<B: Served> Filesystem for Classic<B> {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.handle(Op::SetAttr, || {
+        self.handle_cutting(size == Some(0), Op::SetAttr, || {
             let perm = mode.map(|mode| mode & 0o7777);
             let (atime, mtime) = (atime.map(time), mtime.map(time));
             let change = SetAttr { perm, uid, gid, size, atime, mtime };
@@ -317,7 +328,7 @@ impl<B: Served> Filesystem for Classic<B> {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.handle(Op::Open, || {
+        self.handle_cutting(flags.0 & libc::O_TRUNC != 0, Op::Open, || {
             let (id, unique) = (node(ino), req.unique());
             let opened = match self.skin.open(caller(req), id, flags.0) {
                 Ok(opened) => opened,
@@ -340,7 +351,7 @@ impl<B: Served> Filesystem for Classic<B> {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        self.handle(Op::Create, || {
+        self.handle_cutting(flags & libc::O_TRUNC != 0, Op::Create, || {
             let (new, unique) = (NewMode { mode, umask }, req.unique());
             let created = self.skin.create(caller(req), node(parent), name, new, flags);
             let (entry, opened) = match created {

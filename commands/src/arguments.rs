@@ -62,7 +62,7 @@ pub struct SetArgs {
     /// The mount point.
     #[arg(value_name = "MOUNTPOINT")]
     pub mount_point: PathBuf,
-    /// durability=MODE, commit-interval=TIME.
+    /// durability=MODE, commit-interval=TIME, log-level=LEVEL.
     #[arg(value_name = "SETTING=VALUE", required = true)]
     pub settings: Vec<String>,
 }
@@ -71,6 +71,7 @@ const SET_EXAMPLES: &str = "\
 Examples:
   lanefs set /mnt/data durability=close
   lanefs set /mnt/data durability=relaxed:100 commit-interval=500ms
+  lanefs set /mnt/data log-level=debug
 
 Names and attributes follow at once, files from their next opening on. Rules of lanefs.toml
 stay. The change ends with the mount.";

@@ -20,6 +20,11 @@ pub enum Request {
         /// How often is committed what nobody asks for, as it is written.
         commit_interval: Option<String>,
     },
+    /// Change how much the daemon writes of what happens.
+    LogLevel {
+        /// A level, or a filter of `tracing`.
+        level: String,
+    },
     /// Replace the daemon; the mount stays. Linux only.
     Restart {
         /// The program that goes on; the daemon's own, as it lies on the disk, if none.
@@ -52,6 +57,11 @@ pub enum Response {
         durability: String,
         /// How often is committed what nobody asks for.
         commit_interval: String,
+    },
+    /// To `LogLevel`: what holds now.
+    LogLevel {
+        /// As it was given.
+        level: String,
     },
     /// To `Restart`, from the new daemon: it answers requests.
     Restarted {

@@ -23,6 +23,7 @@ use serde::Serialize;
 
 use crate::config::{Settings, Source, commit_interval, shown_interval};
 use crate::failure::Failure;
+use crate::logging;
 use crate::mount::mounts::MountEntry;
 use crate::mount::options::durability;
 use crate::mount::restart::Wish;
@@ -87,6 +88,8 @@ pub struct StatusReport {
     pub engine: EngineStatus,
     /// State of the log: `in use`, or why it is not.
     pub log: String,
+    /// Sync requests that took longer than `slow_sync_ms`.
+    pub slow_syncs: u64,
     /// Requests of the kernel by kind.
     pub requests: BTreeMap<&'static str, u64>,
 }
@@ -117,6 +120,8 @@ pub struct Status {
     pub skin: Arc<Skin>,
     /// How requests come.
     pub transport: String,
+    /// How much is written of what happens, if `lanefs set` has said so.
+    pub log_level: Mutex<Option<String>>,
     /// What holds now; starts as the plan has it.
     pub settings: Mutex<Settings>,
 }
@@ -159,7 +164,7 @@ impl Status {
         }
     }
 
-    fn report(&self) -> StatusReport {
+    pub(crate) fn report(&self) -> StatusReport {
         let (nodes, files, directories) = self.tree.counts();
         StatusReport {
             schema: STATUS_SCHEMA,
@@ -184,6 +189,7 @@ impl Status {
             directories,
             engine: self.tree.engine().status(),
             log: self.log_state(),
+            slow_syncs: self.skin.slow_syncs(),
             requests: self.counters.snapshot(),
         }
     }
@@ -325,6 +331,7 @@ fn answer(mut connection: &UnixStream, status: &Weak<Status>, events: &Sender<Ev
             }
             None => Response::Failed { message: "the mount is ending".to_owned() },
         },
+        Ok(Request::LogLevel { level }) => set_log_level(level, status),
         Ok(Request::Restart { binary }) => ask_to_restart(binary, connection, events),
         Ok(Request::Unmount { lazy }) => ask_to_unmount(lazy, events),
         Err(error) => Response::Failed { message: format!("not a request: {error}") },
@@ -347,6 +354,16 @@ fn ask_to_unmount(lazy: bool, events: &Sender<Event>) -> Response {
         Ok(Err(failure)) => Response::Failed { message: failure.message },
         Err(_) => Response::Failed { message: "the mount did not end in 600 s".to_owned() },
     }
+}
+
+fn set_log_level(level: String, status: &Weak<Status>) -> Response {
+    if let Err(failure) = logging::set_level(&level) {
+        return Response::Failed { message: failure.message };
+    }
+    if let Some(status) = status.upgrade() {
+        *status.log_level.lock().unwrap_or_else(PoisonError::into_inner) = Some(level.clone());
+    }
+    Response::LogLevel { level }
 }
 
 /// A refusal; if it is done the new daemon answers, by the same connection.
@@ -419,7 +436,9 @@ fn ask_once(mount: &MountEntry, request: &Request) -> Result<Asked, Failure> {
         |error: std::io::Error| Failure::new(format!("the daemon did not answer: {error}"));
     let Some(mut connection) = connect(mount)? else { return Ok(Asked::Dead) };
     let limit = match request {
-        Request::Status | Request::AtRisk | Request::Set { .. } => ANSWER_TIME_MAX,
+        Request::Status | Request::AtRisk | Request::Set { .. } | Request::LogLevel { .. } => {
+            ANSWER_TIME_MAX
+        }
         Request::Restart { .. } | Request::Unmount { .. } => {
             UNMOUNT_TIME_MAX + Duration::from_secs(10)
         }

@@ -7,6 +7,8 @@
 //! | [`mount`] | a mount's life: checks, the kernel's mount, daemon, shutdown |
 //! | [`config`] | settings from a file and the environment |
 //! | [`control`] | the socket through which a running mount is asked and told |
+//! | [`metrics`] | its figures for Prometheus |
+//! | [`logging`] | what is written of what happens |
 //! | [`cli`] | the commands, and of the command line what only Linux has |
 //!
 //! Architecture invariant: no policy here. What an operation does and when a
@@ -17,6 +19,8 @@
 pub mod cli;
 pub mod control;
 pub mod crash;
+pub mod logging;
+pub mod metrics;
 pub mod mount;
 pub mod ring;
 pub mod skin;

@@ -5,16 +5,15 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use fuse_frontend::cli::{Cli, could_resume, run};
+use fuse_frontend::logging;
 use fuse_frontend::mount::restart;
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = match restart::question() {
         None => Cli::parse(),
         Some((version, arguments)) => return answer(&version, arguments),
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    logging::init(cli.log_format());
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

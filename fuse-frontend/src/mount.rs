@@ -16,7 +16,7 @@
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fs_core::engine::Tree;
@@ -30,6 +30,8 @@ use self::restart::{Outcome, Wish};
 use crate::config::Settings;
 use crate::control::{self, ControlServer, Status};
 use crate::failure::Failure;
+use crate::logging;
+use crate::metrics::server::{Address, Listener};
 use crate::skin::reply::Channel;
 use crate::skin::{Counters, Skin, SkinOptions};
 
@@ -60,6 +62,8 @@ pub struct MountPlan {
     pub settings: Settings,
     /// Everything else.
     pub options: MountOptions,
+    /// Where metrics are shown, if they are.
+    pub metrics: Option<Address>,
     /// Where the command was given: its relative paths begin there.
     pub directory: PathBuf,
 }
@@ -139,6 +143,7 @@ impl Mount {
         let open_files_max = raise_open_files_limit();
         let backing = LinuxBacking::open(&plan.backing, backing_options(&plan.options))
             .map_err(|error| Failure::new(error.to_string()))?;
+        let metrics = plan.metrics.as_ref().map(Listener::bind).transpose()?;
         let side = Side::new(&plan, backing)?;
         let (sender, events) = channel();
         let kernel = KernelMount::new(&plan, &side.skin, &side.channel, sender.clone())?;
@@ -147,6 +152,9 @@ impl Mount {
         }
         let mount = Self::assemble(plan, side, kernel, (&sender, events), open_files_max, None)?;
         watch_signals(sender)?;
+        if let Some(metrics) = metrics {
+            metrics.serve(Arc::downgrade(&mount.status))?;
+        }
         mount.kernel.wait_until_it_answers()?;
         // What others wrote to the backing directory before must not count as
         // unsynced by programs that find it clean here.
@@ -172,6 +180,9 @@ impl Mount {
             Failure::new(format!("cannot go on with the mount: {what}: {error}"))
         };
         let open_files_max = raise_open_files_limit();
+        if let Some(level) = &state.log_level {
+            let _ = logging::set_level(level);
+        }
         let device = inherited.get(state.device).map_err(|error| failed("the device", &error))?;
         let asker = state.asker.map(|number| inherited.get(number)).transpose();
         let asker = asker.map_err(|error| failed("who asked for it", &error))?;
@@ -197,6 +208,15 @@ impl Mount {
         let pause = Duration::from_nanos(restart::monotonic_now().saturating_sub(state.paused_at));
         let before = Some((state.mounted_at, state.restarts, pause));
         let mount = Self::assemble(plan, side, kernel, (&sender, events), open_files_max, before)?;
+        *mount.status.log_level.lock().unwrap_or_else(PoisonError::into_inner) = state.log_level;
+        // Programs need the mount more than anybody needs its figures.
+        let metrics = mount.plan.metrics.as_ref().map(Listener::bind).transpose();
+        let shown = metrics.and_then(|listener| {
+            listener.map_or(Ok(()), |listener| listener.serve(Arc::downgrade(&mount.status)))
+        });
+        if let Err(failure) = shown {
+            tracing::error!(%failure, "no metrics any more");
+        }
         let (nodes, files, directories) = counts;
         tracing::info!(
             pause_ms = pause.as_millis() as u64,
@@ -237,6 +257,7 @@ impl Mount {
             counters: Arc::clone(&counters),
             skin: Arc::clone(&skin),
             transport: kernel.transport().to_owned(),
+            log_level: Mutex::default(),
             settings: Mutex::new(plan.settings.clone()),
         });
         let control =
@@ -404,6 +425,7 @@ fn skin_options(options: &MountOptions) -> SkinOptions {
         attr_timeout: options.attr_timeout,
         entry_timeout: options.entry_timeout,
         passthrough: options.passthrough,
+        slow_sync: options.slow_sync,
         default_permissions: options.default_permissions,
     }
 }

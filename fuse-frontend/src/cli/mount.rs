@@ -7,6 +7,7 @@ use fs_core::platform::linux::Inherited;
 use super::MountArgs;
 use crate::config;
 use crate::failure::Failure;
+use crate::metrics::server::Address;
 use crate::mount::options::{durability, log_bytes};
 use crate::mount::restart::state::State;
 use crate::mount::{Mount, MountOptions, MountPlan, daemon, preflight};
@@ -35,7 +36,8 @@ fn plan(args: &MountArgs) -> Result<MountPlan, Failure> {
     let (file, config) = config::load(common.config.as_deref(), usual_file())?;
     let settings = config::settle(options.durability, file, &config, &mount_point)?;
     let directory = std::env::current_dir().unwrap_or_default();
-    Ok(MountPlan { backing, mount_point, settings, options, directory })
+    let metrics = metrics(args)?;
+    Ok(MountPlan { backing, mount_point, settings, options, metrics, directory })
 }
 
 /// Goes on with a mount in place of another program. The arguments are that one's; what it
@@ -51,7 +53,8 @@ fn resume(args: &MountArgs, state: State, inherited: Inherited) -> Result<(), Fa
     }
     let settings = state.settings.clone().settings()?;
     let (backing, mount_point) = (state.backing.clone().into(), state.mount_point.clone().into());
-    let plan = MountPlan { backing, mount_point, settings, options, directory };
+    let metrics = metrics(args)?;
+    let plan = MountPlan { backing, mount_point, settings, options, metrics, directory };
     Mount::resume(plan, state, inherited)?.serve()
 }
 
@@ -60,7 +63,11 @@ fn resume(args: &MountArgs, state: State, inherited: Inherited) -> Result<(), Fa
 /// # Errors
 /// It could not.
 pub fn could_resume(args: &MountArgs) -> Result<(), Failure> {
-    options(args).map(drop)
+    options(args).and(metrics(args)).map(drop)
+}
+
+fn metrics(args: &MountArgs) -> Result<Option<Address>, Failure> {
+    args.metrics.as_deref().map(Address::parse).transpose()
 }
 
 fn options(args: &MountArgs) -> Result<MountOptions, Failure> {

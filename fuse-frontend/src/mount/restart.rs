@@ -172,6 +172,7 @@ impl Mount {
             original,
             asker,
             settings: (&settings).into(),
+            log_level: self.status.log_level.lock().ok().and_then(|level| level.clone()),
             passthrough: self.skin.passthrough_record(),
             requests: self.counters.all().into_iter().map(|(n, c)| (n.to_owned(), c)).collect(),
             tree: self.tree.record(),

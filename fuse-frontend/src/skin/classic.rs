@@ -415,7 +415,8 @@ impl<B: Served> Filesystem for Classic<B> {
                 Ok(()) => reply.written(written.bytes),
                 Err(error) => reply.error(errno(error)),
             };
-            self.skin.tree.sync_file(caller(req), file, kind, Box::new(done));
+            let done = self.skin.watched(caller(req), node(ino), Box::new(done));
+            self.skin.tree.sync_file(caller(req), file, kind, done);
         });
     }
 
@@ -449,7 +450,7 @@ impl<B: Served> Filesystem for Classic<B> {
     fn fsync(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         datasync: bool,
         reply: ReplyEmpty,
@@ -457,6 +458,7 @@ impl<B: Served> Filesystem for Classic<B> {
         self.handle(Op::Fsync, || {
             let kind = if datasync { SyncKind::Data } else { SyncKind::Full };
             let done = Box::new(move |result| Self::empty(reply, result));
+            let done = self.skin.watched(caller(req), node(ino), done);
             self.skin.tree.sync_file(caller(req), FileId(fh.0), kind, done);
         });
     }
@@ -527,13 +529,14 @@ impl<B: Served> Filesystem for Classic<B> {
     fn fsyncdir(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
         self.handle(Op::FsyncDir, || {
             let done = Box::new(move |result| Self::empty(reply, result));
+            let done = self.skin.watched(caller(req), node(ino), done);
             self.skin.tree.sync_dir(caller(req), DirId(fh.0), done);
         });
     }

@@ -58,6 +58,8 @@ pub struct State {
     pub asker: Option<RawFd>,
     /// What is durable when.
     pub settings: SettingsRecord,
+    /// How much is written of what happens, if `lanefs set` has said so.
+    pub log_level: Option<String>,
     /// Which inodes the kernel reads and writes by itself.
     pub passthrough: PassthroughRecord,
     /// Requests so far, by kind.

@@ -41,7 +41,7 @@ fn over_itself() {
     if !require::mount_support() || subject::is_bare() {
         return;
     }
-    let filesystem = LoopFs::ext4_in_memory(64);
+    let filesystem = LoopFs::ext4_in_memory(160);
     let tree = filesystem.path().join("tree");
     fs::create_dir(&tree).expect("a directory");
     let lanefs = |words: &[&str]| {
@@ -197,7 +197,7 @@ fn descriptors_and_threads_are_as_before() {
     if !require::mount_support() || subject::is_bare() {
         return;
     }
-    let subject = Subject::ext4_in_memory(64);
+    let subject = Subject::ext4_in_memory(160);
     let open: Vec<File> = (0..20)
         .map(|n| File::create(subject.path().join(n.to_string())).expect("a file"))
         .collect();

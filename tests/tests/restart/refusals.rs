@@ -22,7 +22,7 @@ fn programs_that_cannot_go_on() {
     if !require::mount_support() || subject::is_bare() {
         return;
     }
-    let subject = Subject::ext4_in_memory(64);
+    let subject = Subject::ext4_in_memory(160);
     let mut file = File::create(subject.path().join("file")).expect("a file");
     let older = subject.filesystem().scratch().join("older");
     fs::write(&older, "#!/bin/sh\necho 'error: unexpected argument' >&2; exit 2\n")
@@ -72,7 +72,7 @@ fn rings() {
     let Some(_switch) = Switch::set(true) else { return };
     let options = format!("{DEFAULT_OPTIONS},transport=ring");
     let mount = |tree: &Path| Mounted::new(tree, &options);
-    let subject = Subject::over(LoopFs::ext4_in_memory(64), mount);
+    let subject = Subject::over(LoopFs::ext4_in_memory(160), mount);
     let status = mounted(&subject).status();
     assert!(status["no_restart"].as_str().is_some_and(|why| why.contains("transport=classic")));
     let outcome = try_restart(subject.path(), &[]);
@@ -88,7 +88,7 @@ fn signals() {
         return;
     }
     for pause_ms in [0, 3, 30, 300] {
-        let subject = Subject::ext4_in_memory(64);
+        let subject = Subject::ext4_in_memory(160);
         fs::write(subject.path().join("file"), "content").expect("a file");
         let pid = Pid::from_raw(mounted(&subject).daemon_pid()).expect("a process id");
         kill_process(pid, Signal::USR2).expect("it runs");
@@ -114,7 +114,7 @@ fn a_signal_restarts() {
     if !require::mount_support() || subject::is_bare() {
         return;
     }
-    let subject = Subject::ext4_in_memory(64);
+    let subject = Subject::ext4_in_memory(160);
     let pid = Pid::from_raw(mounted(&subject).daemon_pid()).expect("a process id");
     kill_process(pid, Signal::USR2).expect("it runs");
     let restarted = || (mounted(&subject).status()["restarts"] == 1).then_some(());
@@ -128,7 +128,7 @@ fn unmounting_after_a_restart() {
     if !require::mount_support() || subject::is_bare() {
         return;
     }
-    let subject = Subject::ext4_in_memory(64);
+    let subject = Subject::ext4_in_memory(160);
     restart(subject.path());
     let mut umount = Command::new("umount");
     run::run(umount.arg(subject.path()), DEADLINE).expect_success();

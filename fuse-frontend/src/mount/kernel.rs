@@ -98,8 +98,9 @@ impl KernelMount {
         let session = or_cannot_serve(session)?;
         channel.connect(device);
         let (number, leaves) = (session.as_fd().as_raw_fd(), Arc::default());
-        serve(session, None, events, Arc::clone(&leaves))?;
+        // Before the workers: what they have read by then would come, and be done, twice.
         or_cannot_serve(session::resend(channel.device()))?;
+        serve(session, None, events, Arc::clone(&leaves))?;
         Ok(Self {
             mount_point: plan.mount_point.clone(),
             device_number,

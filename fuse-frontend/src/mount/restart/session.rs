@@ -63,7 +63,8 @@ fn init_request() -> [u8; INIT_BYTES] {
     request
 }
 
-/// Has the kernel send again what was read from the connection and not answered.
+/// Has the kernel send again what was read from the connection and not answered, whoever has
+/// read it: to be called before this program reads anything.
 ///
 /// # Errors
 /// `EINVAL`: this kernel cannot.

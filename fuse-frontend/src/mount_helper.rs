@@ -19,6 +19,7 @@ use fs_core::platform::linux::running_as_root;
 use crate::cli::{self, Command, MountArgs, UmountArgs};
 use crate::control::Request;
 use crate::failure::{EXIT_USAGE, Failure};
+use crate::logging::LogFormat;
 use crate::mount::{MountOptions, daemon, kernel, mounts};
 
 mod remount;
@@ -211,6 +212,8 @@ fn mount_args(words: &MountWords, options: Vec<String>) -> MountArgs {
         print_fstab: false,
         log: None,
         log_size: None,
+        metrics: None,
+        log_format: LogFormat::default(),
     }
 }
 

@@ -166,13 +166,12 @@ fn mount(words: &MountWords) -> Result<(), Failure> {
     if remount::is_asked_for(&options) {
         return remount::run(&words.mount_point, &options, words.fake);
     }
-    let args = mount_args(words, options);
     if words.fake {
-        return cli::check_mount(&args);
+        return cli::check_mount(&mount_args(words, options));
     }
-    cli::run_command(Command::Mount(args))?;
+    daemon::start(command_words(words, &options))?;
     note_for_umount(words);
-    if words.verbose && !daemon::is_child() {
+    if words.verbose {
         let (source, mount_point) = (words.source.display(), words.mount_point.display());
         println!("mount.lanefs: {source} mounted on {mount_point}");
     }
@@ -192,9 +191,21 @@ fn note_for_umount(words: &MountWords) {
     let mut command = std::process::Command::new("mount");
     command.args(["--fake", "--internal-only", "-t", mounts::FILESYSTEM_TYPE, "-o", "x-lanefs"]);
     command.arg(source).arg(place).stdin(Stdio::null()).stdout(Stdio::null());
-    if running_as_root() && !daemon::is_child() {
+    if running_as_root() {
         let _ = command.stderr(Stdio::null()).status();
     }
+}
+
+/// The daemon is that of `lanefs mount`, to all who look at it.
+fn command_words(words: &MountWords, options: &[String]) -> Vec<OsString> {
+    let mut command: Vec<OsString> = ["mount", "--daemon"].map(OsString::from).into();
+    if !options.is_empty() {
+        command.extend([OsString::from("-o"), OsString::from(options.join(","))]);
+    }
+    let paths = [words.source.as_os_str(), words.mount_point.as_os_str()];
+    command.push(OsString::from("--"));
+    command.extend(paths.map(OsString::from));
+    command
 }
 
 fn mount_args(words: &MountWords, options: Vec<String>) -> MountArgs {

@@ -111,6 +111,9 @@ fn lines_of_fstab() {
     let [.., options] = stage.mounted(r"/mnt/two\040words").expect("mounted");
     assert!(options.starts_with("ro,"), "{options}");
     assert!(stage.mounted("/mnt/manual").is_none(), "noauto");
+    // umount(8) finds its helper by this, and systemd that it needs the network.
+    let noted = stage.good("grep 'TARGET=/mnt/data ' /run/mount/utab");
+    assert!(noted.contains("_netdev") && noted.contains("user"), "{noted}");
     // What is mounted is left alone.
     let pid = stage.status("/mnt/data")["pid"].clone();
     stage.good("mount -a -T /etc/lines");

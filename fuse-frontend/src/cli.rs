@@ -27,6 +27,7 @@ mod recover;
 mod set;
 mod status;
 mod umount;
+pub mod volume_plugin;
 
 /// Mount a directory so that every program on it gets transparent group commit.
 #[derive(Debug, Parser)]
@@ -49,6 +50,11 @@ pub enum Command {
     Log(LogArgs),
     /// Find out what a power cut does to a program's files.
     CrashTest(Box<crash_test::CrashTestArgs>),
+    /// Serve volumes for Docker and Podman: containers share their fsyncs.
+    VolumePlugin(volume_plugin::VolumePluginArgs),
+    /// Serve the mounts of volumes; started by `volume-plugin`.
+    #[command(hide = true)]
+    VolumeEngine(volume_plugin::VolumeEngineArgs),
     /// Make operations fail, or the power, on a mount made with `-o faults`.
     Fault(fault::FaultArgs),
     /// Show what lanefs does: writers on a scratch mount and without it, a power cut, all verified.
@@ -151,6 +157,8 @@ pub fn run_command(command: Command) -> Result<(), Failure> {
         Command::Common(command) => run_common(command),
         Command::Log(LogArgs { command: LogCommand::Format(args) }) => log::format(&args),
         Command::CrashTest(args) => crash_test::run(&args),
+        Command::VolumePlugin(args) => volume_plugin::run(args),
+        Command::VolumeEngine(args) => volume_plugin::run_engine(args),
         Command::Fault(args) => fault::run(&args),
         Command::Demo(args) => demo::run(&args),
     }

@@ -537,13 +537,17 @@ fn socket_directory(user_id: u32) -> PathBuf {
     PathBuf::from(format!("/tmp/lanefs-{user_id}"))
 }
 
-fn make_socket_directory() -> std::io::Result<()> {
+/// Makes the directory of this user's sockets; where it is.
+///
+/// # Errors
+/// It cannot be made, or belongs to somebody else.
+pub(crate) fn make_socket_directory() -> std::io::Result<PathBuf> {
     let directory = socket_directory(nix::unistd::geteuid().as_raw());
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
     // Somebody else's directory in a shared place must not be trusted.
     let owner = std::fs::symlink_metadata(&directory)?.uid();
     if owner == nix::unistd::geteuid().as_raw() {
-        Ok(())
+        Ok(directory)
     } else {
         Err(std::io::Error::other("the directory belongs to another user"))
     }

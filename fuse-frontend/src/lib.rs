@@ -8,6 +8,7 @@
 //! | [`faults`] | a mount that fails on purpose |
 //! | [`config`] | settings from a file and the environment |
 //! | [`control`] | the socket through which a running mount is asked and told |
+//! | [`volumes`] | volumes for containers |
 //! | [`supervisor`] | what systemd is told: ready, alive, ending |
 //! | [`mount_helper`] | the command as mount(8) and umount(8) call it |
 //! | [`cli`] | the commands, and of the command line what only Linux has |
@@ -26,5 +27,6 @@ pub mod mount_helper;
 pub mod ring;
 pub mod skin;
 pub mod supervisor;
+pub mod volumes;
 
 pub use commands::{config, failure};

@@ -29,8 +29,13 @@ pub struct MountEntry {
 /// # Errors
 /// /proc is not mounted or not readable.
 pub fn all() -> std::io::Result<Vec<MountEntry>> {
-    let table = std::fs::read("/proc/self/mountinfo")?;
-    Ok(table.split(|&byte| byte == b'\n').filter_map(parse_line).collect())
+    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+}
+
+/// The mounts of a table in the form of /proc/PID/mountinfo.
+#[must_use]
+pub fn parse(table: &[u8]) -> Vec<MountEntry> {
+    table.split(|&byte| byte == b'\n').filter_map(parse_line).collect()
 }
 
 /// The mount that a path shows: the last one made at exactly that place.

@@ -64,7 +64,7 @@ pub struct SetArgs {
     /// The mount point.
     #[arg(value_name = "MOUNTPOINT")]
     pub mount_point: PathBuf,
-    /// durability=MODE, commit-interval=TIME, config=FILE.
+    /// durability=MODE, commit-interval=TIME, config=FILE, log-level=LEVEL.
     #[arg(value_name = "SETTING=VALUE", required = true)]
     pub settings: Vec<String>,
 }
@@ -74,6 +74,7 @@ Examples:
   lanefs set /mnt/data durability=close
   lanefs set /mnt/data durability=relaxed:100 commit-interval=500ms
   lanefs set /mnt/data config=/etc/lanefs.toml     what the file says now, rules included
+  lanefs set /mnt/data log-level=debug
 
 Names and attributes follow at once, files from their next opening on. Rules of lanefs.toml
 stay unless config= replaces them, all at once: then everything is as if mounted now, with the same

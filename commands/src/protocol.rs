@@ -44,6 +44,16 @@ pub enum Request {
     Flush,
     /// Whether the mount can take changes, if the kernel lets them through.
     MayWrite,
+    /// Change how much the daemon writes of what happens.
+    LogLevel {
+        /// A level, or a filter of `tracing`.
+        level: String,
+    },
+    /// Replace the daemon; the mount stays. Linux only.
+    Restart {
+        /// The program that goes on; the daemon's own, as it lies on the disk, if none.
+        binary: Option<PathBuf>,
+    },
     /// Flush everything, unmount, end.
     Unmount {
         /// Detach even while files are open.
@@ -119,6 +129,20 @@ pub enum Response {
     },
     /// To `Flush` and `MayWrite`: it is so.
     Done,
+    /// To `LogLevel`: what holds now.
+    LogLevel {
+        /// As it was given.
+        level: String,
+    },
+    /// To `Restart`, from the new daemon: it answers requests.
+    Restarted {
+        /// Its version.
+        version: String,
+        /// Process that serves the mount; the same as before.
+        pid: u32,
+        /// How long the mount gave no answers, in milliseconds.
+        pause_ms: f64,
+    },
     /// To `Unmount`: everything is durable and unmounted.
     Unmounted,
     /// It did not work.

@@ -8,6 +8,8 @@
 //! | [`faults`] | a mount that fails on purpose |
 //! | [`config`] | settings from a file and the environment |
 //! | [`control`] | the socket through which a running mount is asked and told |
+//! | [`metrics`] | its figures for Prometheus |
+//! | [`logging`] | what is written of what happens |
 //! | [`volumes`] | volumes for containers |
 //! | [`supervisor`] | what systemd is told: ready, alive, ending |
 //! | [`mount_helper`] | the command as mount(8) and umount(8) call it |
@@ -22,6 +24,8 @@ pub mod cli;
 pub mod control;
 pub mod crash;
 pub mod faults;
+pub mod logging;
+pub mod metrics;
 pub mod mount;
 pub mod mount_helper;
 pub mod ring;

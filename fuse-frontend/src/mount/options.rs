@@ -81,6 +81,8 @@ pub struct MountOptions {
     pub checkpoint_interval: Duration,
     /// How the backing directory syncs a group of several files.
     pub mechanism: FenceMechanism,
+    /// Syncs that take longer are told of and counted; `None`: none are.
+    pub slow_sync: Option<Duration>,
     /// A planted bug, for tests of tests: one sync in this many is answered
     /// without being made. Not in the help text, and loud.
     pub lie_one_in: Option<u64>,
@@ -120,6 +122,7 @@ impl Default for MountOptions {
             log_bytes: LOG_BYTES_DEFAULT,
             checkpoint_interval: LogConfig::default().checkpoint_interval,
             mechanism: FenceMechanism::Auto,
+            slow_sync: Some(Duration::from_secs(1)),
             lie_one_in: None,
             faults: false,
             window: None,
@@ -179,6 +182,8 @@ Options for -o (several: comma-separated, or -o again):
                          the power go; for tests of programs: slow, all in memory, no log
   window_us=N            wait a fixed time for a group, 0 to 1000000, instead of
                          only for writers that are about to return
+  slow_sync_ms=N         warn of syncs that take longer, with the process that waited, and
+                         count them, 0 (never) to 3600000 (default 1000)
   group_ops_max=N        most sync requests in one group (default 4096)
   queue_ops_max=N        most sync requests parked; more are carried out one by
                          one (default 65536)
@@ -302,6 +307,10 @@ impl MountOptions {
             ("sync_by", Some("auto")) => self.mechanism = FenceMechanism::Auto,
             ("sync_by", Some("uring")) => self.mechanism = FenceMechanism::Uring,
             ("sync_by", Some("threads")) => self.mechanism = FenceMechanism::Threads,
+            ("slow_sync_ms", Some(value)) => {
+                let ms = number(name, value, 0, 3_600_000)?;
+                self.slow_sync = (ms > 0).then(|| Duration::from_millis(ms as u64));
+            }
             ("test_lie_one_in", Some(value)) => {
                 self.lie_one_in = Some(number(name, value, 1, 1_000_000)? as u64);
             }

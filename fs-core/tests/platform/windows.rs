@@ -4,19 +4,14 @@
 #![cfg(windows)]
 
 use std::ffi::{OsStr, OsString};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use fs_core::batch::{Files, FilesConfig, LogUse, OpenFilesError};
-use fs_core::engine::{Engine, EngineConfig, NodeId};
 use fs_core::error::Errno;
-use fs_core::log::LogConfig;
-use fs_core::log::format::LOG_BYTES_MIN;
 use fs_core::platform::windows::{ATTRIBUTES, BackingOptions, OpenError, SECURITY, WindowsBacking};
 use fs_core::platform::{Backing, OpenMode, RenameMode};
-use fs_core::types::{Caller, NewMode, SetAttr, SyncKind};
+use fs_core::types::{Caller, NewMode, SetAttr};
 use tempfile::TempDir;
 
 const ME: Caller = Caller { uid: 0, gid: 0, thread: 1 };
@@ -183,54 +178,19 @@ fn all_that_was_changed_can_be_flushed() {
     assert_eq!(made.err(), Some(Errno::ROFS));
 }
 
-/// No log is kept for anybody; asked for, the reason is told. The store itself and recovery work as
-/// far as this filesystem shows: what a log holds is found by the next start.
+/// No log is kept for anybody, not even for who asks for one; the reason is told. (The store itself
+/// is tested where it is.)
 #[test]
-fn a_log_is_written_and_recovered_where_a_test_asks_for_one() {
+fn no_log_is_kept_and_the_reason_is_told() {
     let place = tempfile::tempdir().expect("a scratch directory");
     let config = FilesConfig { log: LogUse::Always, ..FilesConfig::default() };
     let refused = Files::open(place.path(), config);
     let Err(OpenFilesError::NoLog { reason, .. }) = refused else { panic!("it is refused") };
     assert!(reason.contains("order"), "{reason}");
-
-    let log = || LogConfig {
-        bytes: LOG_BYTES_MIN,
-        probe: None,
-        background: false,
-        ..LogConfig::default()
-    };
-    let begin = || {
-        let backing = Arc::new(open(&place));
-        let config = EngineConfig { commit_interval: None, ..EngineConfig::default() };
-        let made = Engine::with_log(&backing, config, log(), None, &mut |_| {});
-        let (engine, report) = made.expect("a log opens");
-        (engine.add_tree(backing).expect("a tree"), report)
-    };
-    let (tree, report) = begin();
-    assert!(report.is_none_or(|report| report.is_nothing()), "there was none");
-    let made = tree.create(ME, NodeId::ROOT, name("f"), FILE, WRITE, true);
-    let (_, file) = made.expect("a file");
-    tree.write(ME, file, b"logged", 0, true).expect("a write");
-    let (sender, answer) = channel();
-    tree.sync_file(
-        ME,
-        file,
-        SyncKind::Full,
-        Box::new(move |result| {
-            sender.send(result).expect("it is awaited");
-        }),
-    );
-    answer.recv_timeout(LONG).expect("an answer").expect("it is durable");
-    assert_eq!(tree.engine().status().fence, "log");
-    // The process ends without a checkpoint: its lock and its log are free, and not empty.
-    tree.backing().release_lock();
-    tree.release(file);
-    drop(tree);
-    let (tree, report) = begin();
-    let report = report.expect("there is a log now");
-    assert!(report.groups > 0 && report.records > 0, "{report:?}");
-    let found = tree.lookup(NodeId::ROOT, name("f")).expect("the file");
-    assert_eq!(found.attr.size, 6);
-    assert_eq!(std::fs::read(place.path().join("f")).expect("the file"), b"logged");
-    tree.engine().close(LONG).expect("it ends");
+    let files = Files::open(place.path(), FilesConfig::default()).expect("without one it opens");
+    files.write("f", "x").expect("a write");
+    let status = files.status();
+    assert_eq!((status.engine.fence, status.no_log), ("backing", Some(reason)));
+    assert_eq!(status.engine.lanes.errors, 0);
+    files.close(LONG).expect("it closes");
 }

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use tests::loopfs::LoopFs;
+use tests::mounted::{DEFAULT_OPTIONS, Mounted};
 use tests::replace::{Replacer, version_found};
 use tests::run::Running;
 use tests::subject::{self, Subject};
@@ -73,7 +75,9 @@ fn fifty_restarts_under_fsx_and_sqlite() {
     }
     tools::debian("sqlite3", "sqlite3");
     let fsx = tools::cargo_tool("fsx", "0.3.2");
-    let mut subject = Subject::ext4(512);
+    let mut subject = Subject::over(LoopFs::ext4(512), |tree| {
+        Mounted::new(tree, &format!("{DEFAULT_OPTIONS},transport=classic"))
+    });
     let outside = subject.filesystem().scratch().to_path_buf();
     let (stop, ended) = (outside.join("stop"), AtomicBool::new(false));
     let journals = ["WAL", "DELETE"];

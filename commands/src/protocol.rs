@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use fs_core::faults::{FaultReport, FaultRule, PowerCut};
 use serde::{Deserialize, Serialize};
 
 /// What a client asks.
@@ -30,10 +31,57 @@ pub enum Request {
         /// The program that goes on; the daemon's own, as it lies on the disk, if none.
         binary: Option<PathBuf>,
     },
+    /// About failures on purpose.
+    Fault {
+        /// What.
+        about: FaultRequest,
+    },
+    /// What a file of settings says for the mount, as if it were mounted now, and over that what
+    /// `Set` has.
+    Configure {
+        /// The file, absolute.
+        file: PathBuf,
+        /// As in `Set`.
+        durability: Option<String>,
+        /// As in `Set`.
+        commit_interval: Option<String>,
+    },
+    /// Make everything that was done so far durable, with an empty log.
+    Flush,
+    /// Whether the mount can take changes, if the kernel lets them through.
+    MayWrite,
     /// Flush everything, unmount, end.
     Unmount {
         /// Detach even while files are open.
         lazy: bool,
+    },
+}
+
+/// What a client asks about failures on purpose.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "about", rename_all = "snake_case")]
+pub enum FaultRequest {
+    /// Add rules: all, or none if one is wrong.
+    Add {
+        /// The rules.
+        rules: Vec<FaultRule>,
+    },
+    /// Which rules there are, and what they have met.
+    List,
+    /// Remove rules.
+    Clear {
+        /// This one; all if none.
+        id: Option<u64>,
+    },
+    /// Let the page cache forget what failed syncs have left in it.
+    Forget,
+    /// The power fails.
+    Crash {
+        /// How.
+        cut: PowerCut,
+        /// Lay what is left out in this directory, and go on; without one the mount ends, and
+        /// what is left is the backing directory.
+        to: Option<PathBuf>,
     },
 }
 
@@ -51,7 +99,7 @@ pub enum Response {
         /// As JSON.
         at_risk: serde_json::Value,
     },
-    /// To `Set`: what holds now.
+    /// To `Set` and `Configure`: what holds now.
     Set {
         /// The mode of the mount.
         durability: String,
@@ -72,6 +120,25 @@ pub enum Response {
         /// How long the mount gave no answers, in milliseconds.
         pause_ms: f64,
     },
+    /// To `Fault` with `Add`, `List` or `Clear`: the rules in force.
+    Faults {
+        /// In the order in which they were added.
+        faults: Vec<FaultReport>,
+    },
+    /// To `Fault` with `Forget`.
+    Forgotten {
+        /// Bytes that read as before the failed sync again.
+        bytes: u64,
+    },
+    /// To `Fault` with `Crash`.
+    Crashed {
+        /// The crash is after so many operations since the mount began.
+        operations: usize,
+        /// Where what is left is.
+        directory: PathBuf,
+    },
+    /// To `Flush` and `MayWrite`: it is so.
+    Done,
     /// To `Unmount`: everything is durable and unmounted.
     Unmounted,
     /// It did not work.

@@ -10,6 +10,7 @@
 //! come in, findings go out. The same trace, models and seed give the same result.
 
 pub mod artefact;
+pub mod draw;
 pub mod judge;
 pub mod law;
 pub mod model;

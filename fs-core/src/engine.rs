@@ -23,7 +23,7 @@ use crate::lane::{Completion, Elsewhere, LaneConfig, LaneStatus, Lanes};
 use crate::log::record::Change;
 use crate::log::recovery::RecoveryReport;
 use crate::log::{Log, LogConfig, LogStatus, Mark, OpenLogError, Progress};
-use crate::platform::Backing;
+use crate::platform::{Backing, ObjectKey};
 
 mod at_risk;
 mod committer;
@@ -56,6 +56,8 @@ pub struct Engine<B: Backing> {
     lanes: Arc<Lanes<B>>,
     log: Option<Arc<Log<B>>>,
     filesystem_id: u64,
+    /// The directory that may hold the engine's own; `None` if it cannot be asked.
+    home_parent: Option<ObjectKey>,
     /// The backing filesystem keeps metadata in the order in which it was changed.
     keeps_order: bool,
     /// The last number given out. 1 is what objects start with: "changed by
@@ -130,6 +132,7 @@ impl<B: Backing> Engine<B> {
             log,
             keeps_order,
             filesystem_id: backing.filesystem_id(),
+            home_parent: backing.root().ok().map(|root| root.key),
             stream: AtomicU64::new(1),
             dir_moved: AtomicU64::new(1),
             trees: Mutex::default(),

@@ -11,6 +11,7 @@
 //! | [`lane`] | the solo lane and the group lane: who travels with whom, and when a group leaves |
 //! | [`fence`] | how a group becomes durable |
 //! | [`crash`] | the crash lab: what a power cut may do to a program; uses none of the above |
+//! | [`faults`] | failures on purpose: which operation fails, and how; pure |
 //! | [`platform`] | the one door to the disk, and the only place with `unsafe` |
 //!
 //! Architecture invariants: nothing here names FUSE, WinFsp or a command line;
@@ -23,6 +24,7 @@ pub mod crash;
 pub mod durability;
 pub mod engine;
 pub mod error;
+pub mod faults;
 pub mod fence;
 pub mod lane;
 pub mod log;

@@ -293,6 +293,19 @@ pub trait Backing: Send + Sync + Sized + 'static {
     /// Removes an extended attribute.
     fn remove_xattr(&self, object: &Self::Object, name: &OsStr) -> Result<()>;
 
+    /// A program asks for `target` to be made durable, on this thread: before the request joins
+    /// any group. A backing that fails on purpose answers it here; the others have
+    /// nothing to say.
+    ///
+    /// # Errors
+    /// The request is answered with this.
+    fn asked_to_sync(&self, _caller: Caller, _target: &SyncTarget<Self>) -> Result<()>
+    where
+        Self: Sized,
+    {
+        Ok(())
+    }
+
     /// A fencer for the filesystem that this backing is on.
     fn fencer(&self) -> Self::Fencer;
     /// Which filesystem this backing is on; equal for all backings of an engine.

@@ -1,7 +1,7 @@
 //! The recorder on the simulated filesystem: what passes the engine is noted, in order, with who did
 //! it; the recording needs no disk, no FUSE and no real filesystem.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
@@ -50,7 +50,7 @@ fn recorded() -> Recorded {
     let (_, file, _) =
         simulated.create(caller(1), &tree, name("there"), FILE, mode, true).expect("create");
     simulated.write(caller(1), &file, b"before", 4090, true).expect("write");
-    let plan = RecordPlan { tree: OsString::from("tree"), told: None, told_file: None };
+    let plan = RecordPlan::of("tree");
     let recorder = Arc::new(Recorder::new(simulated, plan, Box::new(Numbers)).expect("readable"));
     let engine = Engine::new(&*recorder, EngineConfig::default());
     engine.add_tree(recorder).expect("its own directory")

@@ -10,6 +10,8 @@ pub use commands::arguments::{
 };
 pub(crate) use commands::table;
 
+pub(crate) use self::mount::check as check_mount;
+pub(crate) use self::umount::{cut_off, find};
 use crate::failure::Failure;
 use crate::logging::LogFormat;
 use crate::mount::options::OPTIONS_HELP;
@@ -18,6 +20,7 @@ mod at_risk;
 mod config;
 pub mod crash_test;
 mod demo;
+pub mod fault;
 mod log;
 mod mount;
 mod probe;
@@ -27,6 +30,7 @@ mod set;
 mod status;
 mod top;
 mod umount;
+pub mod volume_plugin;
 
 /// Mount a directory so that every program on it gets transparent group commit.
 #[derive(Debug, Parser)]
@@ -53,6 +57,13 @@ pub enum Command {
     Log(LogArgs),
     /// Find out what a power cut does to a program's files.
     CrashTest(Box<crash_test::CrashTestArgs>),
+    /// Serve volumes for Docker and Podman: containers share their fsyncs.
+    VolumePlugin(volume_plugin::VolumePluginArgs),
+    /// Serve the mounts of volumes; started by `volume-plugin`.
+    #[command(hide = true)]
+    VolumeEngine(volume_plugin::VolumeEngineArgs),
+    /// Make operations fail, or the power, on a mount made with `-o faults`.
+    Fault(fault::FaultArgs),
     /// Show what lanefs does: writers on a scratch mount and without it, a power cut, all verified.
     #[command(after_help = format!("{DEMO_TEXT}\n\n{EXIT_CODES}"))]
     Demo(DemoArgs),
@@ -68,6 +79,9 @@ pub struct MountArgs {
     /// Return when the mount answers and serve in the background.
     #[arg(long)]
     pub daemon: bool,
+    /// Print the line of /etc/fstab that says the same, and mount nothing.
+    #[arg(long, conflicts_with = "daemon")]
+    pub print_fstab: bool,
     /// Keep the log in this file or on this device, made by `lanefs log format`; same as -o log=PATH.
     #[arg(long, value_name = "PATH")]
     pub log: Option<PathBuf>,
@@ -123,6 +137,7 @@ Examples:
   lanefs mount /srv/data /mnt/data             serve until Ctrl-C
   lanefs mount /srv/data /srv/data --daemon    over itself, in the background
   lanefs mount /srv/data /mnt/data -o allow_other,noatime
+  lanefs mount /srv/data /mnt/data --print-fstab >> /etc/fstab
 
 SIGINT, SIGTERM and `lanefs umount` make everything durable, unmount and exit 0.
 With --daemon, exit code 0 says that the mount answers.
@@ -207,13 +222,24 @@ impl Cli {
 /// # Errors
 /// What it failed with, with the exit code.
 pub fn run(cli: Cli) -> Result<(), Failure> {
-    match cli.command {
+    run_command(cli.command)
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_command(command: Command) -> Result<(), Failure> {
+    match command {
         Command::Mount(args) => mount::run(&args),
         Command::Restart(args) => restart::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Common(command) => run_common(command),
         Command::Log(LogArgs { command: LogCommand::Format(args) }) => log::format(&args),
         Command::CrashTest(args) => crash_test::run(&args),
+        Command::VolumePlugin(args) => volume_plugin::run(args),
+        Command::VolumeEngine(args) => volume_plugin::run_engine(args),
+        Command::Fault(args) => fault::run(&args),
         Command::Demo(args) => demo::run(&args),
     }
 }
@@ -236,8 +262,8 @@ fn run_common(command: arguments::Command) -> Result<(), Failure> {
 ///
 /// # Errors
 /// Why it could not.
-pub fn could_resume(cli: &Cli) -> Result<(), Failure> {
-    match &cli.command {
+pub fn could_resume(command: &Command) -> Result<(), Failure> {
+    match command {
         Command::Mount(args) => mount::could_resume(args),
         _ => Err(Failure::usage("only `lanefs mount` can go on with a mount")),
     }

@@ -21,17 +21,17 @@ use commands::report::{DurabilityReport, STATUS_SCHEMA};
 use fs_core::engine::EngineStatus;
 use serde::Serialize;
 
-use crate::config::{Settings, Source, commit_interval, shown_interval};
+use crate::config::{self, Settings, Source, commit_interval, shown_interval};
 use crate::failure::Failure;
 use crate::logging;
-use crate::mount::mounts::MountEntry;
+use crate::mount::mounts::{self, MountEntry};
 use crate::mount::options::durability;
 use crate::mount::restart::Wish;
-use crate::mount::{Event, MountPlan, MountedTree};
+use crate::mount::{DRAIN_MAX, Event, MountPlan, MountedTree};
 use crate::skin::{Counters, Skin};
 
 /// Longest request line in bytes.
-const REQUEST_BYTES_MAX: u64 = 4096;
+const REQUEST_BYTES_MAX: u64 = 1 << 20;
 /// How long a client may take to send its line.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long a client waits for an answer to what takes no time. A restart may come between.
@@ -120,8 +120,6 @@ pub struct Status {
     pub skin: Arc<Skin>,
     /// How requests come.
     pub transport: String,
-    /// How much is written of what happens, if `lanefs set` has said so.
-    pub log_level: Mutex<Option<String>>,
     /// What holds now; starts as the plan has it.
     pub settings: Mutex<Settings>,
 }
@@ -133,22 +131,58 @@ impl Status {
 
     /// Checks everything before anything is changed.
     fn set(&self, mode: Option<&str>, interval: Option<&str>) -> Result<Response, Failure> {
-        let mode = mode.map(durability).transpose()?;
-        let interval = interval.map(commit_interval).transpose()?;
+        let changed = changed(self.settings().clone(), mode, interval)?;
+        Ok(self.put_in_force(changed))
+    }
+
+    /// What the file says for this mount, with the flags that it was mounted with; then as `set`.
+    fn configure(
+        &self,
+        file: &Path,
+        mode: Option<&str>,
+        interval: Option<&str>,
+    ) -> Result<Response, Failure> {
+        let (file, config) = config::load(Some(file), None)?;
+        let flags = self.plan.options.durability;
+        let settings = config::settle(flags, file, &config, &self.plan.mount_point)?;
+        Ok(self.put_in_force(changed(settings, mode, interval)?))
+    }
+
+    /// All at once: an operation is judged by the old settings or by the new ones.
+    fn put_in_force(&self, new: Settings) -> Response {
         let mut settings = self.settings();
-        if let Some(mode) = mode {
-            (settings.policy, settings.policy_from) =
-                (settings.policy.with_default(mode), Source::Set);
-            self.tree.set_policy(settings.policy.clone());
-        }
-        if let Some(interval) = interval {
-            (settings.commit_interval, settings.commit_interval_from) = (interval, Source::Set);
-            self.tree.engine().set_commit_interval(interval);
-        }
+        self.tree.set_policy(new.policy.clone());
+        self.tree.engine().set_commit_interval(new.commit_interval);
+        *settings = new;
         let (durability, commit_interval) =
             (settings.policy.default_mode().to_string(), shown_interval(settings.commit_interval));
-        tracing::info!(durability, commit_interval, "set");
-        Ok(Response::Set { durability, commit_interval })
+        let rules = settings.policy.rules().len();
+        tracing::info!(durability, commit_interval, rules, "set");
+        Response::Set { durability, commit_interval }
+    }
+
+    /// mount(8) can change it behind our back: the kernel asks nobody.
+    fn is_read_only(&self) -> bool {
+        let mount = || mounts::at(&self.plan.mount_point).ok().flatten();
+        self.plan.options.read_only || mount().is_some_and(|mount| mount.read_only)
+    }
+
+    fn flush(&self) -> Result<Response, Failure> {
+        self.tree.engine().flush(DRAIN_MAX).map(|()| Response::Done).map_err(|error| {
+            let shown = self.plan.mount_point.display();
+            Failure::new(format!("not everything on {shown} could be made durable: {error}"))
+        })
+    }
+
+    fn may_write(&self) -> Result<Response, Failure> {
+        if self.plan.options.read_only {
+            return Err(Failure::new(format!(
+                "{} was mounted read-only and has no log to write to: unmount it, then mount it \
+                 without `ro`",
+                self.plan.mount_point.display()
+            )));
+        }
+        Ok(Response::Done)
     }
 
     fn uptime_s(&self) -> u64 {
@@ -177,7 +211,7 @@ impl Status {
             restarts: self.restarts,
             restart_pause_ms: self.restart_pause.as_secs_f64() * 1e3,
             no_restart: self.no_restart.clone(),
-            read_only: self.plan.options.read_only,
+            read_only: self.is_read_only(),
             transport: self.transport.clone(),
             durability: DurabilityReport::of(&self.settings()),
             passthrough: self.skin.is_passthrough(),
@@ -212,7 +246,7 @@ impl ControlServer {
     /// The socket cannot be made.
     pub fn start(
         device: &str,
-        status: Arc<Status>,
+        answers: Arc<dyn Answers>,
         events: Sender<Event>,
     ) -> Result<Self, Failure> {
         let path = socket_path(nix::unistd::geteuid().as_raw(), device);
@@ -225,20 +259,19 @@ impl ControlServer {
         let open = Arc::new(AtomicUsize::new(0));
         let server = Self { path: path.clone(), inode, stopped, open };
         let (stop, open) = (Arc::clone(&server.stopped), Arc::clone(&server.open));
-        // The status goes with the mount: a client that lingers must not keep
+        // What answers goes with the mount: a client that lingers must not keep
         // the engine, and so the lock on the backing directory, alive.
-        let status = Arc::downgrade(&status);
         let listen = move || {
             for connection in listener.incoming() {
                 if stop.load(Ordering::Acquire) {
                     return;
                 }
                 let Ok(connection) = connection else { continue };
-                let (status, events) = (Weak::clone(&status), events.clone());
+                let (answers, events) = (Arc::downgrade(&answers), events.clone());
                 let counted = CountedConnection::new(&open);
                 std::thread::spawn(move || {
                     let _counted = counted;
-                    answer(&connection, &status, &events);
+                    answer(&connection, &answers, &events);
                 });
             }
         };
@@ -304,7 +337,71 @@ impl Drop for CountedConnection {
     }
 }
 
-fn answer(mut connection: &UnixStream, status: &Weak<Status>, events: &Sender<Event>) {
+/// What of a mount answers clients, but for `LogLevel`, `Restart` and `Unmount`.
+pub trait Answers: Send + Sync + 'static {
+    /// Does what is asked.
+    fn answer(&self, request: Request) -> Response;
+}
+
+impl Answers for Status {
+    fn answer(&self, request: Request) -> Response {
+        match request {
+            Request::Status => {
+                let status = serde_json::to_value(self.report()).expect("a report is plain data");
+                Response::Status { status }
+            }
+            Request::AtRisk => {
+                let at_risk = self.tree.engine().at_risk();
+                let at_risk = serde_json::to_value(at_risk).expect("a report is plain data");
+                Response::AtRisk { at_risk }
+            }
+            Request::Set { durability, commit_interval } => {
+                or_failed(self.set(durability.as_deref(), commit_interval.as_deref()))
+            }
+            Request::Configure { file, durability, commit_interval } => {
+                let (mode, interval) = (durability.as_deref(), commit_interval.as_deref());
+                or_failed(self.configure(&file, mode, interval))
+            }
+            Request::Flush => or_failed(self.flush()),
+            Request::MayWrite => or_failed(self.may_write()),
+            Request::Fault { .. } => Response::Failed {
+                message: "this mount has no failures on purpose: mount it with `-o faults`"
+                    .to_owned(),
+            },
+            Request::LogLevel { .. } | Request::Restart { .. } | Request::Unmount { .. } => {
+                unanswerable()
+            }
+        }
+    }
+}
+
+/// Settings with what `lanefs set` gives in words.
+fn changed(
+    mut settings: Settings,
+    mode: Option<&str>,
+    interval: Option<&str>,
+) -> Result<Settings, Failure> {
+    if let Some(mode) = mode.map(durability).transpose()? {
+        settings.policy = settings.policy.with_default(mode);
+        settings.policy_from = Source::Set;
+    }
+    if let Some(interval) = interval.map(commit_interval).transpose()? {
+        settings.commit_interval = interval;
+        settings.commit_interval_from = Source::Set;
+    }
+    Ok(settings)
+}
+
+fn or_failed(answer: Result<Response, Failure>) -> Response {
+    answer.unwrap_or_else(|failure| Response::Failed { message: failure.message })
+}
+
+/// To requests that somebody else answers.
+pub(crate) fn unanswerable() -> Response {
+    Response::Failed { message: "this mount cannot do that".to_owned() }
+}
+
+fn answer(mut connection: &UnixStream, answers: &Weak<dyn Answers>, events: &Sender<Event>) {
     let _ = connection.set_read_timeout(Some(REQUEST_TIME_MAX));
     let mut line = String::new();
     let mut limited = BufReader::new(std::io::Read::take(connection, REQUEST_BYTES_MAX));
@@ -312,36 +409,16 @@ fn answer(mut connection: &UnixStream, status: &Weak<Status>, events: &Sender<Ev
         return;
     }
     let response = match serde_json::from_str(&line) {
-        Ok(Request::Status) => match status.upgrade() {
-            Some(status) => report(&status),
-            None => Response::Failed { message: "the mount is ending".to_owned() },
-        },
-        Ok(Request::AtRisk) => match status.upgrade() {
-            Some(status) => {
-                let at_risk = status.tree.engine().at_risk();
-                let at_risk = serde_json::to_value(at_risk).expect("a report is plain data");
-                Response::AtRisk { at_risk }
-            }
-            None => Response::Failed { message: "the mount is ending".to_owned() },
-        },
-        Ok(Request::Set { durability, commit_interval }) => match status.upgrade() {
-            Some(status) => {
-                let set = status.set(durability.as_deref(), commit_interval.as_deref());
-                set.unwrap_or_else(|failure| Response::Failed { message: failure.message })
-            }
-            None => Response::Failed { message: "the mount is ending".to_owned() },
-        },
-        Ok(Request::LogLevel { level }) => set_log_level(level, status),
+        Ok(Request::LogLevel { level }) => set_log_level(level),
         Ok(Request::Restart { binary }) => ask_to_restart(binary, connection, events),
         Ok(Request::Unmount { lazy }) => ask_to_unmount(lazy, events),
+        Ok(request) => match answers.upgrade() {
+            Some(answers) => answers.answer(request),
+            None => Response::Failed { message: "the mount is ending".to_owned() },
+        },
         Err(error) => Response::Failed { message: format!("not a request: {error}") },
     };
     let _ = connection.write_all(as_line(&response).as_bytes());
-}
-
-fn report(status: &Status) -> Response {
-    let status = serde_json::to_value(status.report()).expect("a report is plain data");
-    Response::Status { status }
 }
 
 fn ask_to_unmount(lazy: bool, events: &Sender<Event>) -> Response {
@@ -356,14 +433,8 @@ fn ask_to_unmount(lazy: bool, events: &Sender<Event>) -> Response {
     }
 }
 
-fn set_log_level(level: String, status: &Weak<Status>) -> Response {
-    if let Err(failure) = logging::set_level(&level) {
-        return Response::Failed { message: failure.message };
-    }
-    if let Some(status) = status.upgrade() {
-        *status.log_level.lock().unwrap_or_else(PoisonError::into_inner) = Some(level.clone());
-    }
-    Response::LogLevel { level }
+fn set_log_level(level: String) -> Response {
+    or_failed(logging::set_level(&level).map(|()| Response::LogLevel { level }))
 }
 
 /// A refusal; if it is done the new daemon answers, by the same connection.
@@ -436,10 +507,15 @@ fn ask_once(mount: &MountEntry, request: &Request) -> Result<Asked, Failure> {
         |error: std::io::Error| Failure::new(format!("the daemon did not answer: {error}"));
     let Some(mut connection) = connect(mount)? else { return Ok(Asked::Dead) };
     let limit = match request {
-        Request::Status | Request::AtRisk | Request::Set { .. } | Request::LogLevel { .. } => {
-            ANSWER_TIME_MAX
-        }
-        Request::Restart { .. } | Request::Unmount { .. } => {
+        Request::Status
+        | Request::AtRisk
+        | Request::MayWrite
+        | Request::Set { .. }
+        | Request::LogLevel { .. }
+        | Request::Configure { .. } => ANSWER_TIME_MAX,
+        // A state of the whole directory may be laid out.
+        Request::Fault { .. } => UNMOUNT_TIME_MAX,
+        Request::Flush | Request::Restart { .. } | Request::Unmount { .. } => {
             UNMOUNT_TIME_MAX + Duration::from_secs(10)
         }
     };
@@ -560,13 +636,17 @@ fn socket_directory(user_id: u32) -> PathBuf {
     PathBuf::from(format!("/tmp/lanefs-{user_id}"))
 }
 
-fn make_socket_directory() -> std::io::Result<()> {
+/// Makes the directory of this user's sockets; where it is.
+///
+/// # Errors
+/// It cannot be made, or belongs to somebody else.
+pub(crate) fn make_socket_directory() -> std::io::Result<PathBuf> {
     let directory = socket_directory(nix::unistd::geteuid().as_raw());
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
     // Somebody else's directory in a shared place must not be trusted.
     let owner = std::fs::symlink_metadata(&directory)?.uid();
     if owner == nix::unistd::geteuid().as_raw() {
-        Ok(())
+        Ok(directory)
     } else {
         Err(std::io::Error::other("the directory belongs to another user"))
     }

@@ -16,7 +16,7 @@
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fs_core::engine::Tree;
@@ -34,9 +34,11 @@ use crate::logging;
 use crate::metrics::server::{Address, Listener};
 use crate::skin::reply::Channel;
 use crate::skin::{Counters, Skin, SkinOptions};
+use crate::supervisor::{self, Supervisor};
 
 pub mod daemon;
 pub mod engine;
+pub mod fstab;
 pub mod kernel;
 pub mod mounts;
 pub mod options;
@@ -44,7 +46,7 @@ pub mod preflight;
 pub mod restart;
 
 /// How long a shutdown waits for sync requests that are under way.
-const DRAIN_MAX: Duration = Duration::from_secs(30);
+pub const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// How long `lanefs umount` tries again before it says that the mount is busy.
 const BUSY_RETRY_MAX: Duration = Duration::from_millis(500);
 /// How long a signal waits for programs to let go of the mount before it is
@@ -140,6 +142,10 @@ impl Mount {
         if let Some(count) = plan.options.lie_one_in {
             tracing::error!("test_lie_one_in={count}: this mount LIES about durability, for tests");
         }
+        supervisor::starting(&format!(
+            "opening {}; after a power cut its log is read first",
+            plan.backing.display()
+        ));
         let open_files_max = raise_open_files_limit();
         let backing = LinuxBacking::open(&plan.backing, backing_options(&plan.options))
             .map_err(|error| Failure::new(error.to_string()))?;
@@ -208,7 +214,6 @@ impl Mount {
         let pause = Duration::from_nanos(restart::monotonic_now().saturating_sub(state.paused_at));
         let before = Some((state.mounted_at, state.restarts, pause));
         let mount = Self::assemble(plan, side, kernel, (&sender, events), open_files_max, before)?;
-        *mount.status.log_level.lock().unwrap_or_else(PoisonError::into_inner) = state.log_level;
         // Programs need the mount more than anybody needs its figures.
         let metrics = mount.plan.metrics.as_ref().map(Listener::bind).transpose();
         let shown = metrics.and_then(|listener| {
@@ -257,11 +262,10 @@ impl Mount {
             counters: Arc::clone(&counters),
             skin: Arc::clone(&skin),
             transport: kernel.transport().to_owned(),
-            log_level: Mutex::default(),
             settings: Mutex::new(plan.settings.clone()),
         });
-        let control =
-            ControlServer::start(kernel.device_number(), Arc::clone(&status), sender.clone())?;
+        let answers = Arc::<Status>::clone(&status);
+        let control = ControlServer::start(kernel.device_number(), answers, sender.clone())?;
         Ok(Self {
             plan,
             tree,
@@ -289,21 +293,23 @@ impl Mount {
     pub fn serve(mut self) -> Result<(), Failure> {
         let mut answers = Vec::new();
         let mut flushed = Ok(());
+        let mut supervisor = Some(self.supervise());
         let ended = loop {
             match self.events.recv().expect("the signal thread holds a sender") {
                 Event::Signal(SIGUSR2) => {
                     let wish = Wish { binary: None, asker: None };
-                    if let Outcome::Failed(failure) = self.restart(wish) {
+                    if let Outcome::Failed(failure) = self.restart(wish, &mut supervisor) {
                         return self.end_after_failed_restart(failure);
                     }
                 }
                 Event::Restart(wish) => {
-                    if let Outcome::Failed(failure) = self.restart(wish) {
+                    if let Outcome::Failed(failure) = self.restart(wish, &mut supervisor) {
                         return self.end_after_failed_restart(failure);
                     }
                 }
                 Event::Signal(signal) => {
                     tracing::info!(signal, "shutting down");
+                    supervisor::stopping();
                     // The mount ends even if its data could not be made durable:
                     // that is reported, and a dead mount would help nobody.
                     flushed = self.flush();
@@ -327,6 +333,8 @@ impl Mount {
                 }
             }
         };
+        supervisor::stopping();
+        drop(supervisor);
         // What was written between the first flush and the end.
         let flushed = flushed.and(self.close());
         let outcome = flushed.and_then(|()| {
@@ -349,6 +357,23 @@ impl Mount {
         self.kernel.unmount_now();
         self.control.stop();
         Err(failure)
+    }
+
+    /// Tells the service manager that the mount answers.
+    fn supervise(&self) -> Supervisor {
+        Supervisor::start(&self.plan.mount_point, &self.describe())
+    }
+
+    /// One line about the mount, for the service manager.
+    fn describe(&self) -> supervisor::Describe {
+        let place =
+            format!("{} from {}", self.plan.mount_point.display(), self.plan.backing.display());
+        // Nobody but the mount itself keeps the engine alive.
+        let tree = Arc::downgrade(&self.tree);
+        Arc::new(move || match tree.upgrade() {
+            Some(tree) => supervisor::described(&place, &tree.engine().status()),
+            None => format!("{place}: ending"),
+        })
     }
 
     fn flush(&self) -> Result<(), Failure> {
@@ -409,7 +434,7 @@ impl Mount {
 /// An engine's tree, for those who make mounts without a command line.
 pub type MountedTree = Tree<LinuxBacking>;
 
-fn backing_options(options: &MountOptions) -> BackingOptions {
+pub(crate) fn backing_options(options: &MountOptions) -> BackingOptions {
     BackingOptions {
         read_only: options.read_only,
         no_atime: options.no_atime,
@@ -420,7 +445,7 @@ fn backing_options(options: &MountOptions) -> BackingOptions {
     }
 }
 
-fn skin_options(options: &MountOptions) -> SkinOptions {
+pub(crate) fn skin_options(options: &MountOptions) -> SkinOptions {
     SkinOptions {
         attr_timeout: options.attr_timeout,
         entry_timeout: options.entry_timeout,
@@ -430,7 +455,7 @@ fn skin_options(options: &MountOptions) -> SkinOptions {
     }
 }
 
-fn watch_signals(events: Sender<Event>) -> Result<(), Failure> {
+pub(crate) fn watch_signals(events: Sender<Event>) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::new(format!("cannot watch signals: {error}"));
     let mut signals =
         signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGUSR2]).map_err(failed)?;

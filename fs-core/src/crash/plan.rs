@@ -35,7 +35,7 @@ mod strategies;
 
 pub use self::cluster::{Cluster, Clusters, pattern};
 pub use self::exhaustive::{every_crash, explain};
-use self::random::Random;
+pub(super) use self::random::Random;
 
 /// How a crash was thought of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

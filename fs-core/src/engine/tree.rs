@@ -107,12 +107,18 @@ pub struct Tree<B: Backing> {
     tracks_places: AtomicBool,
     /// A file that was open for writing was closed since the committer's last look.
     wrote: AtomicBool,
+    /// Number of the last operation in this tree.
+    last_change: AtomicU64,
+    /// Syncs of its directories cover what was done in this tree, and need no more.
+    is_apart: AtomicBool,
 }
 
 impl<B: Backing> Tree<B> {
     pub(super) fn new(engine: Arc<Engine<B>>, backing: Arc<B>) -> Result<Self> {
         let root = backing.root()?;
-        let hides_home = backing.lookup(&root.object, OsStr::new(HOME_NAME)).is_ok();
+        // In other trees of the engine the name is one like any other.
+        let hides_home = engine.home_parent == Some(root.key)
+            && backing.lookup(&root.object, OsStr::new(HOME_NAME)).is_ok();
         Ok(Self {
             engine,
             backing,
@@ -123,6 +129,8 @@ impl<B: Backing> Tree<B> {
             policy: RwLock::default(),
             tracks_places: AtomicBool::new(false),
             wrote: AtomicBool::new(false),
+            last_change: AtomicU64::new(0),
+            is_apart: AtomicBool::new(false),
         })
     }
 
@@ -134,6 +142,13 @@ impl<B: Backing> Tree<B> {
     /// The directory that this tree exports.
     pub fn backing(&self) -> &B {
         &self.backing
+    }
+
+    /// Says that programs in this tree do not see the engine's other trees. With a log, the sync
+    /// of a directory covers everything that was done before in the engine; from now on, what was
+    /// done in this tree, and so is answered at once where a group has made that durable already.
+    pub fn set_apart(&self) {
+        self.is_apart.store(true, Ordering::Release);
     }
 
     /// Known nodes, open files and open directories.
@@ -276,6 +291,12 @@ impl<B: Backing> Tree<B> {
     /// a log that means everything applied so far; without, that nothing in the
     /// directory changed since it was last made durable.
     pub fn sync_dir(&self, caller: Caller, dir: DirId, done: Completion) {
+        let asked = self.dirs.get(dir.0).and_then(|open| {
+            self.backing.asked_to_sync(caller, &SyncTarget::Dir(Arc::clone(&open.dir)))
+        });
+        if let Err(error) = asked {
+            return done(Err(error));
+        }
         if let Some(delay) = self.dir_delay(dir) {
             return done(self.sync_dir_later(dir, delay));
         }
@@ -336,12 +357,16 @@ impl<B: Backing> Tree<B> {
             Ok(open) => open,
             Err(error) => return done(Err(error)),
         };
-        if log.is_all_durable() {
+        let own = self.is_apart.load(Ordering::Acquire);
+        let own = own.then(|| self.last_change.load(Ordering::Acquire));
+        let is_durable =
+            own.map_or_else(|| log.is_all_durable(), |own| log.is_durable_through(own));
+        if is_durable {
             self.engine.lanes.count_skipped();
             return done(Ok(()));
         }
         // No more is waited for than was done before it came.
-        let through = Some(log.last_lsn());
+        let through = Some(own.unwrap_or_else(|| log.last_lsn()));
         let target = Some(SyncTarget::Dir(Arc::clone(&open.dir)));
         let keeps_others_out = open.node.synced_by(caller);
         let request =
@@ -378,6 +403,7 @@ impl<B: Backing> Tree<B> {
         for node in changed {
             node.change(lsn);
         }
+        self.last_change.fetch_max(lsn, Ordering::AcqRel);
         Ok((value, lsn))
     }
 }

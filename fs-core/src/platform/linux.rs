@@ -39,6 +39,7 @@ mod mount_clone;
 mod object;
 mod ordered;
 mod page_cache;
+mod quota;
 mod xattr;
 
 pub use self::caller::{raise_open_files_limit, running_as_root};
@@ -46,6 +47,7 @@ pub use self::directory::Dir;
 pub use self::fence::{FenceMechanism, LinuxFencer};
 pub use self::inherited::{Inherited, interrupt_thread, keep_over_exec, replace_file};
 pub use self::log::{DeviceContent, LinuxLog, LogPathError, inspect_device};
+pub use self::quota::limit_directory;
 
 /// How to open a backing directory.
 #[derive(Debug, Clone, Copy, Default)]

@@ -19,6 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use self::fence::RecordingFencer;
+use self::live::About;
+pub use self::live::{CrashPoint, Live};
 use self::tape::Tape;
 pub use self::tape::{RecordPlan, Witness, WriteCall};
 use super::{
@@ -26,9 +28,11 @@ use super::{
 };
 use crate::crash::trace::{Ino, Made, Operation, Place, Trace};
 use crate::error::{Errno, Result};
+use crate::faults::FaultKind;
 use crate::types::{Attr, Caller, DirEntry, FileKind, FsStats, NewMode, SetAttr};
 
 mod fence;
+mod live;
 mod scan;
 mod tape;
 
@@ -52,6 +56,7 @@ pub fn acting<T>(caller: Caller, act: impl FnOnce() -> T) -> T {
 pub struct Recorder<B: Backing> {
     inner: B,
     tape: Arc<Tape>,
+    live: Option<Arc<Live>>,
 }
 
 /// An object, and its number in the recording.
@@ -113,7 +118,13 @@ impl<B: Backing> Recorder<B> {
     /// Something in the tree cannot be read.
     pub fn new(inner: B, plan: RecordPlan, witness: Box<dyn Witness>) -> Result<Self> {
         let scanned = scan::scan(&inner, &plan)?;
-        Ok(Self { inner, tape: Arc::new(Tape::new(scanned, plan, witness)) })
+        Ok(Self { inner, tape: Arc::new(Tape::new(scanned, plan, witness)), live: None })
+    }
+
+    /// The same, with failures on purpose.
+    #[must_use]
+    pub fn failing(self, live: Arc<Live>) -> Self {
+        Self { live: Some(live), ..self }
     }
 
     /// What was recorded so far.
@@ -142,6 +153,7 @@ impl<B: Backing> Recorder<B> {
         target: &OsStr,
         make: impl FnOnce() -> Result<Found<B>>,
     ) -> Result<Found<Self>> {
+        self.before(FaultKind::Create, thread, &About::Name(dir, name))?;
         let mut tape = self.tape.lock();
         let Found { key, object, attr } = make()?;
         let known = tape.made(thread, key, dir.ino, name, made(&attr, target));
@@ -190,6 +202,7 @@ impl<B: Backing> Recorder<B> {
         name: &OsStr,
         remove: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
+        self.before(FaultKind::Remove, ACTING.get(), &About::Name(dir, name))?;
         let mut tape = self.tape.lock();
         let victim = self.inner.lookup(&dir.inner, name);
         remove()?;
@@ -256,6 +269,9 @@ impl<B: Backing> Backing for Recorder<B> {
         file: Option<&File<B>>,
         change: &SetAttr,
     ) -> Result<Attr> {
+        if change.size.is_some() {
+            self.before(FaultKind::Truncate, caller.thread, &About::File(object.ino))?;
+        }
         let mut tape = self.tape.lock();
         let before = self.inner.attr(&object.inner)?.size;
         let inner = file.map(|file| &*file.inner);
@@ -314,6 +330,7 @@ impl<B: Backing> Backing for Recorder<B> {
     }
 
     fn link(&self, object: &Object<B>, dir: &Object<B>, name: &OsStr) -> Result<Found<Self>> {
+        self.before(FaultKind::Create, ACTING.get(), &About::Name(dir, name))?;
         let mut tape = self.tape.lock();
         let found = self.inner.link(&object.inner, &dir.inner, name)?;
         if let (Some(ino), Some(dir)) = (object.ino, dir.ino) {
@@ -341,6 +358,7 @@ impl<B: Backing> Backing for Recorder<B> {
         if mode.whiteout {
             return Err(Errno::INVAL);
         }
+        self.before(FaultKind::Rename, ACTING.get(), &About::Names([source, target]))?;
         let mut tape = self.tape.lock();
         let find = |(dir, name): (&Object<B>, &OsStr)| self.inner.lookup(&dir.inner, name).ok();
         let (moved, replaced) = (find(source), find(target));
@@ -360,6 +378,10 @@ impl<B: Backing> Backing for Recorder<B> {
     }
 
     fn open(&self, caller: Caller, object: &Object<B>, mode: OpenMode) -> Result<File<B>> {
+        self.before(FaultKind::Open, caller.thread, &About::File(object.ino))?;
+        if mode.truncate {
+            self.before(FaultKind::Truncate, caller.thread, &About::File(object.ino))?;
+        }
         let mut tape = self.tape.lock();
         let cut = mode.truncate && self.inner.attr(&object.inner)?.size > 0;
         let file = self.inner.open(caller, &object.inner, mode)?;
@@ -389,6 +411,7 @@ impl<B: Backing> Backing for Recorder<B> {
         mode: OpenMode,
         exclusive: bool,
     ) -> Result<(Found<Self>, File<B>, bool)> {
+        self.before(FaultKind::Create, caller.thread, &About::Name(dir, name))?;
         let mut tape = self.tape.lock();
         let (found, file, is_new) =
             self.inner.create(caller, &dir.inner, name, new, mode, exclusive)?;
@@ -408,6 +431,7 @@ impl<B: Backing> Backing for Recorder<B> {
     }
 
     fn read(&self, file: &File<B>, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        self.before(FaultKind::Read, ACTING.get(), &About::File(file.id.ino))?;
         self.inner.read(&file.inner, buffer, offset)
     }
 
@@ -419,10 +443,14 @@ impl<B: Backing> Backing for Recorder<B> {
         offset: u64,
         keep_suid: bool,
     ) -> Result<usize> {
+        let torn = self.before(FaultKind::Write, caller.thread, &About::File(file.id.ino))?;
+        let bytes = torn.and_then(|bytes| usize::try_from(bytes).ok());
+        let data = &data[..bytes.unwrap_or(data.len()).min(data.len())];
         let write = || self.inner.write(caller, &file.inner, data, offset, keep_suid);
-        self.write_through(caller, file, write, |tape, written| {
+        let written = self.write_through(caller, file, write, |tape, written| {
             tape.written(file.id, caller.thread, offset, &data[..*written])
-        })
+        })?;
+        if torn.is_some() { Err(self.torn()) } else { Ok(written) }
     }
 
     fn allocate(
@@ -436,6 +464,7 @@ impl<B: Backing> Backing for Recorder<B> {
         if mode & !ALLOCATE_MODES != 0 {
             return Err(Errno::OPNOTSUPP);
         }
+        self.before(FaultKind::Write, caller.thread, &About::File(file.id.ino))?;
         let allocate = || self.inner.allocate(caller, &file.inner, mode, offset, length);
         self.write_through(caller, file, allocate, |_, ()| {
             file.id.ino.map(|ino| Operation::Allocate { ino, mode, offset, bytes: length })
@@ -453,6 +482,7 @@ impl<B: Backing> Backing for Recorder<B> {
         target: (&File<B>, u64),
         length: u64,
     ) -> Result<u64> {
+        self.before(FaultKind::Write, caller.thread, &About::File(target.0.id.ino))?;
         let (from, to) = ((&*source.0.inner, source.1), (&*target.0.inner, target.1));
         let copy = || self.inner.copy_range(caller, from, to, length);
         self.write_through(caller, target.0, copy, |tape, copied| {
@@ -520,6 +550,14 @@ impl<B: Backing> Backing for Recorder<B> {
             tape.note(ACTING.get(), Operation::Xattr { ino, name, value: None });
         }
         Ok(())
+    }
+
+    fn asked_to_sync(&self, caller: Caller, target: &SyncTarget<Self>) -> Result<()> {
+        let (kind, ino) = match target {
+            SyncTarget::File(file, _) => (FaultKind::Fsync, file.id.ino),
+            SyncTarget::Dir(dir) => (FaultKind::FsyncDir, dir.ino),
+        };
+        self.before(kind, caller.thread, &About::File(ino)).map(drop)
     }
 
     fn fencer(&self) -> RecordingFencer<B> {

@@ -184,3 +184,50 @@ fn what_would_wait_is_not_begun() {
     lab.cut(node, 0);
     assert!(lab.tree.release_may_wait(file), "cut to nothing: its content comes with the close");
 }
+
+/// What other trees do meanwhile is nothing that the sync of a directory waits for, in a tree that
+/// is apart; what was done in its own tree is.
+#[test]
+fn a_tree_that_is_apart_waits_for_its_own_operations_only() {
+    let lab = Lab::new();
+    let new_mode = NewMode { mode: 0o755, umask: 0 };
+    let trees = ["one", "two"].map(|text| {
+        let made = lab.tree.make_dir(NOBODY, NodeId::ROOT, name(text), new_mode);
+        made.expect("a directory");
+        let root = lab.backing.root().expect("a root").object;
+        let found = lab.backing.lookup(&root, name(text)).expect("it is there");
+        let backing = lab.backing.subtree(&found.object).expect("a directory");
+        lab.engine.add_tree(backing).expect("a tree")
+    });
+    let create = |tree: &Tree<SimBacking>, text| {
+        tree.create(NOBODY, NodeId::ROOT, name(text), FILE, READ_WRITE, true).expect("a file")
+    };
+    let sync_dir = |tree: &Tree<SimBacking>| {
+        let (sender, answer) = channel();
+        let dir = tree.open_dir(NodeId::ROOT).expect("a directory");
+        let done = Box::new(move |result| sender.send(result).expect("somebody listens"));
+        tree.sync_dir(NOBODY, dir, done);
+        assert_eq!(answer.try_recv().expect("one thread"), Ok(()));
+        tree.release_dir(dir);
+    };
+    let groups = || lab.engine.status().lanes.groups;
+    trees[0].set_apart();
+    create(&trees[0], "a");
+    sync_dir(&trees[0]);
+    assert_eq!(groups(), 1, "its own operation");
+    create(&trees[1], "b");
+    sync_dir(&trees[0]);
+    assert_eq!(groups(), 1, "another tree's");
+    lab.all(|crashed| {
+        let root = crashed.root().expect("a root").object;
+        let one = crashed.lookup(&root, name("one")).expect("it was durable with its file");
+        crashed.lookup(&one.object, name("a")).expect("it was synced");
+    });
+    sync_dir(&trees[1]);
+    assert_eq!(groups(), 2, "a tree that is not apart covers everything");
+    create(&trees[0], "c");
+    sync_dir(&trees[1]);
+    assert_eq!(groups(), 3);
+    sync_dir(&trees[0]);
+    assert_eq!(groups(), 3, "the group of the other tree took it along");
+}

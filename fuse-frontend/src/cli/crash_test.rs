@@ -15,7 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use self::output::{Files, Output};
 use crate::crash::campaign::{self, CampaignPlan, Report, default_workers};
-use crate::crash::check::CheckPlan;
+use crate::crash::check::{CheckPlan, Limits};
 use crate::crash::lab::Lab;
 use crate::crash::nested::{self, Nested};
 use crate::crash::record::{RecordJob, record};
@@ -87,6 +87,12 @@ pub struct CampaignArgs {
     /// Seconds for one check.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub timeout: u64,
+    /// Largest file that a checker may write, in MiB: it is in memory.
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    pub file_max: u64,
+    /// Memory of each process of a checker, in MiB of address space [default: no limit].
+    #[arg(long, value_name = "MIB")]
+    pub memory_max: Option<u64>,
     /// Checks at a time [default: one for each processor].
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
@@ -261,6 +267,7 @@ impl CampaignArgs {
                 working_directory,
                 workers,
                 timeout,
+                limits: Limits { file_mib: self.file_max, memory_mib: self.memory_max },
                 shares_network: self.network,
             },
             budget: Budget { states_max: self.max_states, seed: self.seed, ..Budget::default() },

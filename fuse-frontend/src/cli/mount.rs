@@ -5,29 +5,82 @@ use std::path::PathBuf;
 use fs_core::platform::linux::Inherited;
 
 use super::MountArgs;
+use super::table::print;
 use crate::config;
 use crate::failure::Failure;
+use crate::faults::FaultMount;
 use crate::metrics::server::Address;
 use crate::mount::options::{durability, log_bytes};
 use crate::mount::restart::state::State;
-use crate::mount::{Mount, MountOptions, MountPlan, daemon, preflight};
+use crate::mount::{Mount, MountOptions, MountPlan, daemon, fstab, preflight};
 
 pub(super) fn run(args: &MountArgs) -> Result<(), Failure> {
     if let Some((state, inherited)) = State::inherited()? {
         return resume(args, state, inherited);
     }
+    if args.print_fstab {
+        return print_fstab(args);
+    }
     if !args.daemon {
-        return Mount::start(plan(args)?)?.serve();
+        return Served::start(plan(args)?)?.serve();
     }
     if !daemon::is_child() {
         return daemon::start_in_background();
     }
     let started = plan(args).and_then(|plan| {
-        daemon::detach()?;
-        Mount::start(plan)
+        daemon::leave_directory()?;
+        let mount = Served::start(plan)?;
+        daemon::leave_session();
+        Ok(mount)
     });
     daemon::report(started.as_ref().map(|_| ()));
     started?.serve()
+}
+
+/// A mount, or one that fails on purpose.
+enum Served {
+    Usual(Box<Mount>),
+    Failing(Box<FaultMount>),
+}
+
+impl Served {
+    fn start(plan: MountPlan) -> Result<Self, Failure> {
+        if plan.options.faults {
+            return FaultMount::start(plan).map(Box::new).map(Self::Failing);
+        }
+        Mount::start(plan).map(Box::new).map(Self::Usual)
+    }
+
+    fn serve(self) -> Result<(), Failure> {
+        match self {
+            Self::Usual(mount) => mount.serve(),
+            Self::Failing(mount) => mount.serve(),
+        }
+    }
+}
+
+/// Checks what can be checked without mounting.
+pub(crate) fn check(args: &MountArgs) -> Result<(), Failure> {
+    preflight::check(&plan(args)?)
+}
+
+/// The line is only printed if it can be mounted.
+fn print_fstab(args: &MountArgs) -> Result<(), Failure> {
+    let plan = plan(args)?;
+    preflight::check_paths(&plan)?;
+    let words = args.common.options.iter().flat_map(|words| words.split(','));
+    let mut options: Vec<_> = words.filter(|word| !word.is_empty()).map(str::to_owned).collect();
+    let mut add = |name: &str, value: Option<String>| {
+        options.extend(value.map(|value| format!("{name}={value}")));
+    };
+    add("durability", args.common.durability.clone());
+    add("commit_interval", args.common.commit_interval.clone());
+    add("log_size", args.log_size.clone());
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    add("log", args.log.as_ref().and(path(&plan.options.log)));
+    add("config", args.common.config.as_ref().and(path(&plan.options.config)));
+    let line = fstab::line(&plan.backing, &plan.mount_point, &options)?;
+    print(&format!("{line}\n"))
 }
 
 fn plan(args: &MountArgs) -> Result<MountPlan, Failure> {
@@ -85,6 +138,11 @@ fn options(args: &MountArgs) -> Result<MountOptions, Failure> {
     if let Some(path) = &args.log {
         options.log = Some(std::path::absolute(path).map_err(|error| {
             Failure::usage(format!("--log {} is no path: {error}", path.display()))
+        })?);
+    }
+    if let Some(path) = &common.config {
+        options.config = Some(std::path::absolute(path).map_err(|error| {
+            Failure::usage(format!("--config {} is no path: {error}", path.display()))
         })?);
     }
     if let Some(size) = &args.log_size {

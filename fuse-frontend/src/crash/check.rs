@@ -39,8 +39,33 @@ pub struct CheckPlan {
     pub workers: usize,
     /// Longest time of one check.
     pub timeout: Duration,
+    /// What a checker may use.
+    pub limits: Limits,
     /// Checkers see the machine's network; else each worker has a loopback of its own.
     pub shares_network: bool,
+}
+
+/// What a checker may use: states and what it writes are in memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Largest file that it may write, in MiB.
+    pub file_mib: u64,
+    /// Address space of each of its processes, in MiB; as the system has it if none.
+    pub memory_mib: Option<u64>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { file_mib: 1024, memory_mib: None }
+    }
+}
+
+impl Limits {
+    /// Commands of sh(1) that set them: files are counted in 512 bytes, memory in KiB.
+    fn script(self) -> String {
+        let memory = self.memory_mib.map(|mib| format!("ulimit -v {}\n", mib * 1024));
+        format!("ulimit -c 0\nulimit -f {}\n{}", self.file_mib * 2048, memory.unwrap_or_default())
+    }
 }
 
 /// A state to check.
@@ -298,6 +323,7 @@ impl<'p> Worker<'p> {
         nix::sched::unshare(CloneFlags::CLONE_NEWPID)?;
         let mut command = Command::new("/bin/sh");
         let text = self.oracle.map_or(&self.plan.command, |oracle| &oracle.script);
+        let text = self.plan.limits.script() + text;
         command.arg("-c").arg(text).current_dir(start);
         command.env("TMPDIR", self.scratch.join("tmp"));
         command.env("LANEFS_ACK", self.scratch.join("ack"));
@@ -365,6 +391,7 @@ fn ended(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit {code}"),
+        (None, Some(libc::SIGXFSZ)) => "a file grew beyond --file-max".to_owned(),
         (None, Some(signal)) => format!("signal {signal}"),
         (None, None) => status.to_string(),
     }

@@ -7,12 +7,15 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use fs_core::crash::state::{Blocks, Node, State};
 use fs_core::crash::steps::{NameId, Steps};
 use fs_core::crash::trace::Ino;
 use fs_core::types::FileKind;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, XattrFlags};
+
+use crate::failure::Failure;
 
 /// Lays a state out in an empty directory.
 ///
@@ -149,15 +152,40 @@ pub fn difference(
     Ok(None)
 }
 
-/// Removes from `directory` what is not in `model`.
+/// Makes `directory` what `model` is.
+///
+/// # Errors
+/// What cp(1) and the filesystem say; the directory may be half-way then.
+pub fn replace(model: &Path, directory: &Path) -> Result<(), Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::new(format!(
+            "cannot make {} what {} is: {error}",
+            directory.display(),
+            model.display()
+        ))
+    };
+    // What is new first, so that nothing is gone before its replacement is there.
+    let done = Command::new("cp")
+        .args(["-a", "--remove-destination", "--"])
+        .args([&*model.join("."), directory])
+        .status()
+        .map_err(|error| failed(&error))?;
+    if !done.success() {
+        return Err(failed(&done));
+    }
+    remove_others(model, directory).map_err(|error| failed(&error))
+}
+
+/// Removes from `directory` what is not in `model`, but for what lanefs itself keeps there.
 ///
 /// # Errors
 /// What the filesystem says.
 pub fn remove_others(model: &Path, directory: &Path) -> io::Result<()> {
     let mut there = Vec::new();
     list(directory, &mut there)?;
+    let home = directory.join(fs_core::log::HOME_NAME);
     // What is in a directory comes after it.
-    for path in there.iter().rev() {
+    for path in there.iter().rev().filter(|path| !path.starts_with(&home)) {
         let within = path.strip_prefix(directory).expect("listed there");
         if fs::symlink_metadata(model.join(within)).is_ok() {
             continue;

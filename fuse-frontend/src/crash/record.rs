@@ -68,17 +68,7 @@ impl Recording {
     /// # Errors
     /// What cp(1) and the filesystem say; the directory may be half-way then.
     pub fn keep(&self, directory: &Path) -> Result<(), Failure> {
-        // What is new first, so that nothing is gone before its replacement is there.
-        let done = Command::new("cp")
-            .args(["-a", "--remove-destination", "--"])
-            .args([&*self.left.join("."), directory])
-            .status()
-            .map_err(|error| failed("copy back", &error))?;
-        if !done.success() {
-            return Err(failed("copy back", &done));
-        }
-        layout::remove_others(&self.left, directory)
-            .map_err(|error| failed("remove what the program has removed", &error))
+        layout::replace(&self.left, directory)
     }
 }
 
@@ -158,8 +148,7 @@ fn copy(directory: &Path, to: &Path) -> Result<(), Failure> {
 /// # Errors
 /// It cannot be read.
 pub fn read_directory(directory: &Path) -> Result<Trace, Failure> {
-    let plan = RecordPlan { tree: OsString::from("."), told: None, told_file: None };
-    Ok(open(directory, plan)?.trace())
+    Ok(open(directory, RecordPlan::of("."))?.trace())
 }
 
 fn open(directory: &Path, plan: RecordPlan) -> Result<Recorder<LinuxBacking>, Failure> {
@@ -190,7 +179,7 @@ fn trust(trace: &Trace, left: &Path, job: &RecordJob) -> Result<Option<String>, 
 
 /// Looks into /proc. The thread waits for its operation, so it is there; cheap enough to
 /// ask every time, and a program that is started in it later has another name.
-struct ProcWitness;
+pub struct ProcWitness;
 
 impl Witness for ProcWitness {
     fn actor(&self, thread: u32) -> Actor {

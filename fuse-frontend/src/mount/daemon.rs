@@ -5,23 +5,29 @@
 //! a pipe, with one line: `ready`, or an exit code and a message.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use crate::failure::Failure;
+use crate::supervisor::SOCKET_VARIABLE;
 
 /// Set in the environment of the serving process.
 pub const CHILD_VARIABLE: &str = "LANEFS_DAEMON_CHILD";
 
-/// Starts this program again with the same arguments to serve in the
-/// background, and returns when it is ready.
+/// Starts this program again, under the same name and with the same arguments, to
+/// serve in the background, and returns when it is ready.
 ///
 /// # Errors
 /// What the serving process reported, with its exit code.
 pub fn start_in_background() -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::new(format!("cannot start the daemon: {error}"));
+    let mut words = std::env::args_os();
     let mut child = Command::new(std::env::current_exe().map_err(failed)?)
-        .args(std::env::args_os().skip(1))
+        .arg0(words.next().unwrap_or_default())
+        .args(words)
         .env(CHILD_VARIABLE, "1")
+        // A service manager knows the command that waits, not the process that serves.
+        .env_remove(SOCKET_VARIABLE)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -53,8 +59,23 @@ pub fn is_child() -> bool {
 /// # Errors
 /// The system refused.
 pub fn detach() -> Result<(), Failure> {
+    leave_session();
+    leave_directory()
+}
+
+/// Leaves the terminal. Not before the mount answers: at a place of systemd's automount only
+/// processes of its own process group get past autofs, to which this one belongs until now; all
+/// others wait for the mount that it makes.
+pub fn leave_session() {
     // A process that leads a session already (started so by a supervisor) may stay.
     let _ = rustix::process::setsid();
+}
+
+/// Leaves the current directory, which may have to be unmounted.
+///
+/// # Errors
+/// The system refused.
+pub fn leave_directory() -> Result<(), Failure> {
     std::env::set_current_dir("/").map_err(|error| Failure::new(format!("cannot go to /: {error}")))
 }
 

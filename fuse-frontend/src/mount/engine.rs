@@ -106,7 +106,10 @@ fn reason_against(backing: &LinuxBacking, options: &MountOptions) -> Option<Stri
 }
 
 /// A log that was left behind must be recovered even if none is kept from now on.
-fn recover_first(
+///
+/// # Errors
+/// It cannot be recovered, or the mount is read-only.
+pub fn recover_first(
     backing: &LinuxBacking,
     path: &Path,
     options: &MountOptions,

@@ -22,7 +22,7 @@ use crate::failure::Failure;
 use crate::ring::{self, Choice, Rings, Running};
 use crate::skin::gate::Gate;
 use crate::skin::reply::Channel;
-use crate::skin::{Agreement, Classic, Skin};
+use crate::skin::{Agreement, Classic, Served, Skin};
 
 /// How long a new mount may take to answer its first request.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -124,6 +124,41 @@ impl KernelMount {
         session::stop_reading(self.session, gate)
     }
 
+    /// As [`Self::new`], by the classic transport, for a backing that is not Linux's own.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn classic<B: Served>(
+        plan: &MountPlan,
+        skin: &Arc<Skin<B>>,
+        channel: &Channel,
+        events: Sender<Event>,
+    ) -> Result<Self, Failure> {
+        let mount_point = plan.mount_point.clone();
+        let choice = Choice::Classic("the mount is recorded".to_owned());
+        let classic = Classic::new(Arc::clone(skin), Arc::new(Agreement::new(false)));
+        let config = session_config(&plan.options, &choice);
+        let session = if running_as_root() {
+            mount_as_root(plan, classic, config)
+        } else {
+            mount_as_user(plan, classic, config)
+        }?;
+        let start = || {
+            channel.connect(or_cannot_serve(session.as_fd().try_clone_to_owned())?);
+            let (number, leaves) = (session.as_fd().as_raw_fd(), Arc::default());
+            serve(session, None, events, Arc::clone(&leaves))?;
+            Ok(Self {
+                mount_point: mount_point.clone(),
+                device_number: device_number_of(&mount_point)?,
+                transport: "classic: recorded".to_owned(),
+                session: number,
+                leaves,
+                no_restart: Some("the mount is recorded".to_owned()),
+            })
+        };
+        start().inspect_err(|_| detach(&mount_point))
+    }
+
     /// How requests come, and why, for `lanefs status`.
     #[must_use]
     pub fn transport(&self) -> &str {
@@ -182,8 +217,8 @@ impl KernelMount {
 }
 
 /// Hands the session to its workers, and a thread that tells when all have ended.
-fn serve(
-    session: Session<Classic>,
+fn serve<B: Served>(
+    session: Session<Classic<B>>,
     rings: Option<Running>,
     events: Sender<Event>,
     leaves: Arc<AtomicBool>,
@@ -315,11 +350,11 @@ fn session_config(options: &MountOptions, choice: &Choice) -> Config {
     config
 }
 
-fn mount_as_root(
+fn mount_as_root<B: Served>(
     plan: &MountPlan,
-    classic: Classic,
+    classic: Classic<B>,
     config: Config,
-) -> Result<Session<Classic>, Failure> {
+) -> Result<Session<Classic<B>>, Failure> {
     let options = &plan.options;
     let device = nix::fcntl::open(
         "/dev/fuse",
@@ -356,7 +391,9 @@ fn mount_failure(mount_point: &Path, error: nix::Error) -> Failure {
     })
 }
 
-fn mount_flags(options: &MountOptions) -> MsFlags {
+/// The flags that the kernel keeps for a mount.
+#[must_use]
+pub fn mount_flags(options: &MountOptions) -> MsFlags {
     let mut flags = MsFlags::empty();
     flags.set(MsFlags::MS_NODEV, !options.dev);
     flags.set(MsFlags::MS_NOSUID, !options.suid);
@@ -379,11 +416,11 @@ fn mount_data(device: &OwnedFd, options: &MountOptions) -> String {
     data
 }
 
-fn mount_as_user(
+fn mount_as_user<B: Served>(
     plan: &MountPlan,
-    classic: Classic,
+    classic: Classic<B>,
     mut config: Config,
-) -> Result<Session<Classic>, Failure> {
+) -> Result<Session<Classic<B>>, Failure> {
     let options = &plan.options;
     if options.dev || options.suid {
         return Err(Failure::usage(

@@ -34,6 +34,8 @@ use nix::sys::signal::{SigSet, Signal};
 use self::state::{Bytes, Handed, STATE_VERSION, State};
 use super::{DRAIN_MAX, Event, Mount};
 use crate::failure::Failure;
+use crate::logging;
+use crate::supervisor::Supervisor;
 
 pub mod session;
 pub mod state;
@@ -61,10 +63,19 @@ pub struct Wish {
     pub asker: Option<(Sender<Result<(), Failure>>, OwnedFd)>,
 }
 
+impl Wish {
+    /// Says no.
+    pub fn refuse(self, failure: Failure) {
+        if let Some((answer, _)) = self.asker {
+            let _ = answer.send(Err(failure));
+        }
+    }
+}
+
 impl Mount {
     /// Replaces this program. Returns only if that is refused, and then the mount goes on,
     /// or if it failed too late, and then the mount has to end.
-    pub(super) fn restart(&mut self, wish: Wish) -> Outcome {
+    pub(super) fn restart(&mut self, wish: Wish, supervisor: &mut Option<Supervisor>) -> Outcome {
         let Wish { binary, asker } = wish;
         let (answer, connection) =
             asker.map_or((None, None), |(answer, c)| (Some(answer), Some(c)));
@@ -85,8 +96,11 @@ impl Mount {
             Ok(binary) => binary,
             Err(failure) => return refused(failure),
         };
+        // It has a process that asks the mount: ended while that still answers.
+        drop(supervisor.take());
         let paused_at = monotonic_now();
         if let Err(failure) = self.pause() {
+            *supervisor = Some(self.supervise());
             return refused(failure);
         }
         tracing::info!(binary = %binary.display(), "restarting");
@@ -172,7 +186,7 @@ impl Mount {
             original,
             asker,
             settings: (&settings).into(),
-            log_level: self.status.log_level.lock().ok().and_then(|level| level.clone()),
+            log_level: logging::level(),
             passthrough: self.skin.passthrough_record(),
             requests: self.counters.all().into_iter().map(|(n, c)| (n.to_owned(), c)).collect(),
             tree: self.tree.record(),
@@ -229,6 +243,7 @@ fn ask(binary: &Path) -> Result<(), Failure> {
         ))
     };
     let mut child = Command::new(binary)
+        .arg0(std::env::args_os().next().unwrap_or_default())
         .arg(QUESTION)
         .arg(STATE_VERSION.to_string())
         .args(std::env::args_os().skip(1))

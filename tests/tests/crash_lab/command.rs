@@ -416,3 +416,19 @@ fn it_works_without_root() {
     let lost = "unlink(f) persisted before the bytes of f.gz";
     assert!(outcome.stdout.contains(lost), "{}", outcome.describe());
 }
+
+// A checker that fills the memory, or leaves a core, would take the machine with it.
+#[test]
+fn checkers_have_limits() {
+    if !require::mount_support() {
+        return;
+    }
+    let lab = Lab::new();
+    let limits = "test $(ulimit -c) = 0 && test $(ulimit -f) = 4096 && test $(ulimit -v) = 524288";
+    let given = ["--file-max", "2", "--memory-max", "512", "--check", limits, "--", "touch", "a"];
+    let outcome = lab.run(&given);
+    assert_eq!(outcome.status.code(), Some(0), "{}", outcome.describe());
+    let check = "test ! -e a || exec dd if=/dev/zero of=big bs=1M count=3 2> /dev/null";
+    let outcome = lab.run(&["--file-max", "2", "--check", check, "--", "touch", "a"]);
+    assert_eq!(outcome.status.code(), Some(1), "{}", outcome.describe());
+}

@@ -386,7 +386,11 @@ impl<B: Backing> Tree<B> {
     pub fn sync_file(&self, caller: Caller, file: FileId, kind: SyncKind, done: Completion) {
         let delay = self.durability(file).delay();
         let kind = if delay.is_some() { SyncKind::Full } else { kind };
-        let request = self.sync_request(caller, file, kind);
+        let request = self.sync_request(caller, file, kind).and_then(|request| {
+            let asked = request.target.as_ref();
+            asked.map_or(Ok(()), |target| self.backing.asked_to_sync(caller, target))?;
+            Ok(request)
+        });
         if let (Ok(request), Some(delay), Ok(open)) = (&request, delay, self.files.get(file.0)) {
             let request = SyncRequest::clone(request);
             return done(self.sync_later(request, delay, &open.late_error));

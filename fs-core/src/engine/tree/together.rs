@@ -6,6 +6,7 @@
 //! cut leaves what the backing filesystem keeps.
 
 use std::ffi::{OsStr, OsString};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::describe::{self, nothing};
@@ -250,6 +251,7 @@ impl<B: Backing> Tree<B> {
             // Somebody else has changed a name meanwhile: it is looked at again.
             let Some(applied) = applied else { continue };
             gone.iter().for_each(|found| self.forget_removed(Some(found)));
+            self.last_change.fetch_max(applied.lsn, Ordering::AcqRel);
             if applied.is_overdue {
                 self.engine.submit_overdue();
             }

@@ -23,6 +23,7 @@ pub(super) struct Scanned {
     pub(super) told: HashMap<u64, u8>,
     /// The directory of the file within the tree to tell through.
     pub(super) told_dir: Option<Ino>,
+    left_out: Option<OsString>,
 }
 
 /// Reads the tree that the plan names.
@@ -41,6 +42,7 @@ pub(super) fn scan<B: Backing>(backing: &B, plan: &RecordPlan) -> Result<Scanned
     let root = backing.lookup(&top.object, &plan.tree)?;
     let told_file = plan.told_file.as_deref();
     scanned.add(backing, &root)?;
+    scanned.left_out.clone_from(&plan.left_out);
     scanned.below(backing, &root, Ino::ROOT, told_file)?;
     Ok(scanned)
 }
@@ -80,6 +82,9 @@ impl Scanned {
             _ => None,
         };
         for name in names(backing, dir)? {
+            if ino == Ino::ROOT && self.left_out.as_ref() == Some(&name) {
+                continue;
+            }
             let found = backing.lookup(&dir.object, &name)?;
             if told_here == Some(&name) {
                 self.told.insert(found.attr.ino, 3);

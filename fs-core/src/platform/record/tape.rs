@@ -1,11 +1,12 @@
 //! What was recorded, and what is known of the objects that it names.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::scan::Scanned;
-use crate::crash::trace::{Actor, Ino, Made, Operation, Place, Recorded, Trace};
+use crate::crash::steps::BLOCK_BYTES;
+use crate::crash::trace::{Actor, Blob, Ino, Made, Operation, Place, Recorded, Trace};
 use crate::platform::ObjectKey;
 use crate::types::Attr;
 
@@ -52,6 +53,8 @@ pub struct RecordPlan {
     /// A file within the tree through which, too, programs tell things: its path. It is
     /// not part of the recorded tree.
     pub told_file: Option<Vec<OsString>>,
+    /// A name in the tree's own directory that is left out, with all below it.
+    pub left_out: Option<OsString>,
 }
 
 impl RecordPlan {
@@ -59,7 +62,13 @@ impl RecordPlan {
     /// `told/2` beside it is what the program tells.
     #[must_use]
     pub fn beside() -> Self {
-        Self { tree: OsString::from("tree"), told: Some(OsString::from("told")), told_file: None }
+        Self { told: Some(OsString::from("told")), ..Self::of("tree") }
+    }
+
+    /// Records this directory of the backing; `.` is all of it.
+    #[must_use]
+    pub fn of(tree: &str) -> Self {
+        Self { tree: OsString::from(tree), told: None, told_file: None, left_out: None }
     }
 }
 
@@ -92,6 +101,11 @@ pub(super) struct State {
     writers: HashMap<Ino, u32>,
     actors: HashMap<Actor, u32>,
     threads: HashMap<u32, u32>,
+    /// A name of each object that has one.
+    places: HashMap<Ino, Place>,
+    /// By file, blocks that programs still read and that will never be written: where they
+    /// are, and what the disk has instead.
+    pub(super) dropped: HashMap<Ino, BTreeMap<u64, Vec<u8>>>,
     next: u32,
     unfinished: Option<Unfinished>,
 }
@@ -100,6 +114,12 @@ pub(super) struct State {
 pub(super) struct Guard<'t> {
     state: MutexGuard<'t, State>,
     witness: &'t dyn Witness,
+}
+
+impl std::ops::DerefMut for Guard<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
 }
 
 impl std::ops::Deref for Guard<'_> {
@@ -111,12 +131,13 @@ impl std::ops::Deref for Guard<'_> {
 
 impl Tape {
     pub(super) fn new(scanned: Scanned, plan: RecordPlan, witness: Box<dyn Witness>) -> Self {
-        let Scanned { initial, blobs, keys, told, told_dir } = scanned;
+        let Scanned { initial, blobs, keys, told, told_dir, .. } = scanned;
         let attrs = initial.nodes.iter().enumerate().map(|(number, node)| {
             let Made { perm, uid, gid, .. } = node.made;
             (Ino(number as u32), (perm, uid, gid))
         });
         let told_name = plan.told_file.and_then(|path| path.last().cloned());
+        let places = initial.names.iter().map(|(place, ino)| (*ino, place.clone())).collect();
         let state = State {
             attrs: attrs.collect(),
             next: initial.nodes.len() as u32,
@@ -127,6 +148,8 @@ impl Tape {
             writers: HashMap::new(),
             actors: HashMap::new(),
             threads: HashMap::new(),
+            places,
+            dropped: HashMap::new(),
             unfinished: None,
         };
         Self { state: Mutex::new(state), witness }
@@ -143,6 +166,65 @@ impl State {
         self.keys.get(key).copied().unwrap_or(Known::NOTHING)
     }
 
+    /// How the backing knows an object of the recording.
+    pub(super) fn key_of(&self, ino: Ino) -> Option<ObjectKey> {
+        let mut keys = self.keys.iter();
+        keys.find(|(_, known)| known.ino == Some(ino)).map(|(key, _)| *key)
+    }
+
+    /// A path of an object below the recorded directory, which itself has an empty one.
+    pub(super) fn path_of(&self, ino: Ino) -> Option<String> {
+        /// Deeper than any path that the kernel takes.
+        const DEPTH_MAX: usize = 4096;
+        let (mut names, mut at) = (Vec::new(), ino);
+        while at != Ino::ROOT {
+            let place = self.places.get(&at).filter(|_| names.len() < DEPTH_MAX)?;
+            names.push(String::from_utf8_lossy(&place.name).into_owned());
+            at = place.dir;
+        }
+        names.reverse();
+        Some(names.join("/"))
+    }
+
+    /// Keeps names, and what will never be written, as they are after an operation.
+    fn follow(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Create { at, ino, .. } | Operation::Link { at, ino } => {
+                self.places.insert(*ino, at.clone());
+            }
+            Operation::Rename { from, to, ino, replaced, exchange } => {
+                if let Some(replaced) = replaced {
+                    match exchange {
+                        true => drop(self.places.insert(*replaced, from.clone())),
+                        false => self.forget_place(*replaced, to),
+                    }
+                }
+                self.places.insert(*ino, to.clone());
+            }
+            Operation::Remove { at, ino } => self.forget_place(*ino, at),
+            Operation::Write { ino, offset, data, .. } if self.dropped.contains_key(ino) => {
+                let end = offset + self.trace.blobs.get(*data).len() as u64;
+                let whole = offset / BLOCK_BYTES * BLOCK_BYTES;
+                self.rewritten(*ino, whole..end);
+            }
+            Operation::Resize { ino, bytes } => self.rewritten(*ino, *bytes..u64::MAX),
+            _ => {}
+        }
+    }
+
+    fn forget_place(&mut self, ino: Ino, at: &Place) {
+        if self.places.get(&ino) == Some(at) {
+            self.places.remove(&ino);
+        }
+    }
+
+    /// Blocks that begin in a range are dirty again: they will be written, all of them.
+    fn rewritten(&mut self, ino: Ino, range: std::ops::Range<u64>) {
+        if let Some(blocks) = self.dropped.get_mut(&ino) {
+            blocks.retain(|offset, _| !range.contains(offset));
+        }
+    }
+
     /// What a file beside the tree is.
     pub(super) fn told_by(&self, backing_ino: u64) -> Known {
         Known { ino: None, told: self.told.get(&backing_ino).copied() }
@@ -153,7 +235,24 @@ impl Guard<'_> {
     /// Notes an operation.
     pub(super) fn note(&mut self, thread: u32, operation: Operation) {
         let actor = self.actor(thread, operation.ino());
+        self.state.follow(&operation);
         self.state.trace.operations.push(Recorded { operation, actor });
+    }
+
+    /// Notes what nobody asked for.
+    pub(super) fn note_by_kernel(&mut self, operation: Operation) {
+        let actor = self.actor(0, None);
+        self.state.trace.operations.push(Recorded { operation, actor });
+    }
+
+    /// Keeps bytes.
+    pub(super) fn blob(&mut self, bytes: &[u8]) -> Blob {
+        self.state.trace.blobs.add(bytes)
+    }
+
+    /// Who a thread is, by the witness.
+    pub(super) fn who(&self, thread: u32) -> Actor {
+        if thread == 0 { Actor::default() } else { self.witness.actor(thread) }
     }
 
     /// A new object with a name.

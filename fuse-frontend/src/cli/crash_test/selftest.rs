@@ -8,7 +8,7 @@ use fs_core::crash::plan::Budget;
 
 use crate::cli::table;
 use crate::crash::campaign::{self, CampaignPlan};
-use crate::crash::check::CheckPlan;
+use crate::crash::check::{CheckPlan, Limits};
 use crate::crash::lab::Lab;
 use crate::crash::record::{RecordJob, record};
 use crate::failure::Failure;
@@ -79,6 +79,7 @@ fn found(lab: &Lab, directory: &Path, program: &str, model: &str) -> Result<usiz
             working_directory: directory.to_owned(),
             workers: 2,
             timeout: Duration::from_secs(10),
+            limits: Limits::default(),
             shares_network: false,
         },
         budget: Budget::default(),

@@ -105,6 +105,8 @@ impl FaultMount {
             passthrough: false,
             // What failed syncs leave changes files behind the kernel's back.
             attr_timeout: Duration::ZERO,
+            // Who makes syncs slow on purpose need not be told, and none are counted.
+            slow_sync: None,
             ..mount::skin_options(&plan.options)
         };
         let counted = Arc::clone(&counters);

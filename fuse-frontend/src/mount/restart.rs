@@ -5,8 +5,8 @@
 //! flush    while the mount still answers, so that the pause is short           -> refused
 //! narrow   nothing is cut to nothing any more; rewrites in place come to their end
 //! pause    the gate closes; what is under way is answered; flush again         -> refused, goes on
-//! --- from here on there is no way back, and nothing left that may fail but execve itself ---
-//! leave    the workers stop reading; the engine is closed, its log empty
+//! --- from here on there is no way back ---
+//! leave    the workers stop reading; the engine is closed, its log empty         -> the mount ends
 //! execve   the new program, the same process; its descriptors are inherited
 //! resume   the state is read, the tree made again, everything synced once
 //! resend   the kernel sends again what nobody has answered (FUSE_NOTIFY_RESEND, Linux 6.9)
@@ -32,7 +32,7 @@ use fs_core::platform::linux::keep_over_exec;
 use nix::sys::signal::{SigSet, Signal};
 
 use self::state::{Bytes, Handed, STATE_VERSION, State};
-use super::{DRAIN_MAX, Event, Mount};
+use super::{Event, Mount};
 use crate::failure::Failure;
 use crate::logging;
 use crate::supervisor::Supervisor;
@@ -140,10 +140,10 @@ impl Mount {
         if !self.kernel.stop_reading(&self.skin.gate) {
             tracing::warn!("a worker did not stop reading; nodes that it forgets may stay known");
         }
-        // Everything was flushed a moment ago. If this fails, the successor finds a log that
-        // was not closed, of this boot: it syncs, and refuses to serve if it cannot.
-        if let Err(error) = self.tree.engine().close(DRAIN_MAX) {
-            tracing::error!(%error, "the engine could not be closed");
+        // Everything was flushed a moment ago. The descriptor that has told of a failure now
+        // does not tell the successor: it would take for durable what is not.
+        if let Err(failure) = self.close() {
+            return failure;
         }
         let state = self.state(asker.as_ref().map(AsRawFd::as_raw_fd), paused_at);
         let handed = match Handed::new(&state) {

@@ -67,6 +67,16 @@ fn fsx_until(program: &Path, subject: &Subject, ended: &AtomicBool) -> usize {
     rounds
 }
 
+// Tells everybody at work to come to an end.
+struct Ends<'a>(&'a AtomicBool, &'a Path);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        let _ = fs::write(self.1, "");
+    }
+}
+
 /// Fifty times, with fsx and SQLite at work: no error, nothing acknowledged lost.
 #[test]
 fn fifty_restarts_under_fsx_and_sqlite() {
@@ -108,13 +118,14 @@ fn fifty_restarts_under_fsx_and_sqlite() {
                 })
             })
             .collect();
+        // Also if a restart fails: nobody waits for ever then.
+        let ends = Ends(&ended, &stop);
         let mut pauses = Vec::new();
         for _ in 0..RESTARTS {
             thread::sleep(BETWEEN);
             pauses.push(restart(subject.path()));
         }
-        ended.store(true, Ordering::Relaxed);
-        fs::write(&stop, "").expect("a file outside of the mount");
+        drop(ends);
         writers.into_iter().for_each(|writer| writer.join().expect("no error"));
         let rounds = rounds.join().expect("fsx saw no error");
         println!("fsx: {rounds} rounds of 4000 operations");

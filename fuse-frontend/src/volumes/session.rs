@@ -90,7 +90,7 @@ impl Session {
         kernel.wait_until_it_answers()?;
         let (end, ended) = channel();
         let name = order.name.clone();
-        let serve = move || serve(&name, &events, control, end);
+        let serve = move || serve(&name, &events, &control, end);
         let thread = std::thread::Builder::new().name("lanefs-volume".into());
         if let Err(error) = thread.spawn(serve) {
             kernel.unmount_now();
@@ -192,7 +192,7 @@ impl Session {
 fn serve(
     name: &str,
     events: &std::sync::mpsc::Receiver<Event>,
-    control: ControlServer,
+    control: &ControlServer,
     end: Sender<()>,
 ) {
     while let Ok(event) = events.recv() {

@@ -6,6 +6,10 @@ use std::path::PathBuf;
 use fs_core::faults::{FaultReport, FaultRule, PowerCut};
 use serde::{Deserialize, Serialize};
 
+use crate::config::{self, commit_interval};
+use crate::failure::Failure;
+use crate::values::durability;
+
 /// What a client asks.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
@@ -20,16 +24,6 @@ pub enum Request {
         durability: Option<String>,
         /// How often is committed what nobody asks for, as it is written.
         commit_interval: Option<String>,
-    },
-    /// Change how much the daemon writes of what happens.
-    LogLevel {
-        /// A level, or a filter of `tracing`.
-        level: String,
-    },
-    /// Replace the daemon; the mount stays. Linux only.
-    Restart {
-        /// The program that goes on; the daemon's own, as it lies on the disk, if none.
-        binary: Option<PathBuf>,
     },
     /// About failures on purpose.
     Fault {
@@ -50,6 +44,16 @@ pub enum Request {
     Flush,
     /// Whether the mount can take changes, if the kernel lets them through.
     MayWrite,
+    /// Change how much the daemon writes of what happens.
+    LogLevel {
+        /// A level, or a filter of `tracing`.
+        level: String,
+    },
+    /// Replace the daemon; the mount stays. Linux only.
+    Restart {
+        /// The program that goes on; the daemon's own, as it lies on the disk, if none.
+        binary: Option<PathBuf>,
+    },
     /// Flush everything, unmount, end.
     Unmount {
         /// Detach even while files are open.
@@ -106,20 +110,6 @@ pub enum Response {
         /// How often is committed what nobody asks for.
         commit_interval: String,
     },
-    /// To `LogLevel`: what holds now.
-    LogLevel {
-        /// As it was given.
-        level: String,
-    },
-    /// To `Restart`, from the new daemon: it answers requests.
-    Restarted {
-        /// Its version.
-        version: String,
-        /// Process that serves the mount; the same as before.
-        pid: u32,
-        /// How long the mount gave no answers, in milliseconds.
-        pause_ms: f64,
-    },
     /// To `Fault` with `Add`, `List` or `Clear`: the rules in force.
     Faults {
         /// In the order in which they were added.
@@ -139,6 +129,20 @@ pub enum Response {
     },
     /// To `Flush` and `MayWrite`: it is so.
     Done,
+    /// To `LogLevel`: what holds now.
+    LogLevel {
+        /// As it was given.
+        level: String,
+    },
+    /// To `Restart`, from the new daemon: it answers requests.
+    Restarted {
+        /// Its version.
+        version: String,
+        /// Process that serves the mount; the same as before.
+        pid: u32,
+        /// How long the mount gave no answers, in milliseconds.
+        pause_ms: f64,
+    },
     /// To `Unmount`: everything is durable and unmounted.
     Unmounted,
     /// It did not work.
@@ -146,4 +150,40 @@ pub enum Response {
         /// Cause and remedy.
         message: String,
     },
+}
+
+/// What `lanefs set` asks for. Everything is checked before anything is set.
+///
+/// # Errors
+/// Something is no setting, or has a value that is none.
+pub fn set_request(settings: &[String]) -> Result<Request, Failure> {
+    let (mut mode, mut interval, mut file) = (None, None, None);
+    for setting in settings {
+        match setting.split_once('=') {
+            Some(("durability", value)) => mode = Some(durability(value)?.to_string()),
+            Some(("commit-interval" | "commit_interval", value)) => {
+                commit_interval(value)?;
+                interval = Some(value.to_owned());
+            }
+            Some(("config", value)) => file = Some(readable(value)?),
+            _ => {
+                return Err(Failure::usage(format!(
+                    "`{setting}` is no setting: give durability=MODE, commit-interval=TIME or \
+                     config=FILE"
+                )));
+            }
+        }
+    }
+    Ok(match file {
+        Some(file) => Request::Configure { file, durability: mode, commit_interval: interval },
+        None => Request::Set { durability: mode, commit_interval: interval },
+    })
+}
+
+/// A file of settings that is in order; the mount reads it again.
+fn readable(path: &str) -> Result<PathBuf, Failure> {
+    let path = std::path::absolute(path)
+        .map_err(|error| Failure::usage(format!("config={path} is no path: {error}")))?;
+    config::load(Some(&path), None)?;
+    Ok(path)
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 pub use commands::protocol::{Request, Response};
 use commands::report::{DurabilityReport, STATUS_SCHEMA};
@@ -27,7 +27,7 @@ use crate::logging;
 use crate::mount::mounts::{self, MountEntry};
 use crate::mount::options::durability;
 use crate::mount::restart::Wish;
-use crate::mount::{DRAIN_MAX, Event, MountPlan, MountedTree};
+use crate::mount::{DRAIN_MAX, Event, MountPlan, MountedTree, now_s};
 use crate::skin::{Counters, Skin};
 
 /// Longest request line in bytes.
@@ -186,8 +186,7 @@ impl Status {
     }
 
     fn uptime_s(&self) -> u64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        now.saturating_sub(self.mounted_at)
+        now_s().saturating_sub(self.mounted_at)
     }
 
     fn log_state(&self) -> String {
@@ -246,7 +245,7 @@ impl ControlServer {
     /// The socket cannot be made.
     pub fn start(
         device: &str,
-        answers: Arc<dyn Answers>,
+        answers: &Arc<dyn Answers>,
         events: Sender<Event>,
     ) -> Result<Self, Failure> {
         let path = socket_path(nix::unistd::geteuid().as_raw(), device);
@@ -261,13 +260,14 @@ impl ControlServer {
         let (stop, open) = (Arc::clone(&server.stopped), Arc::clone(&server.open));
         // What answers goes with the mount: a client that lingers must not keep
         // the engine, and so the lock on the backing directory, alive.
+        let answers = Arc::downgrade(answers);
         let listen = move || {
             for connection in listener.incoming() {
                 if stop.load(Ordering::Acquire) {
                     return;
                 }
                 let Ok(connection) = connection else { continue };
-                let (answers, events) = (Arc::downgrade(&answers), events.clone());
+                let (answers, events) = (Weak::clone(&answers), events.clone());
                 let counted = CountedConnection::new(&open);
                 std::thread::spawn(move || {
                     let _counted = counted;
@@ -515,7 +515,7 @@ fn ask_once(mount: &MountEntry, request: &Request) -> Result<Asked, Failure> {
         | Request::Configure { .. } => ANSWER_TIME_MAX,
         // A state of the whole directory may be laid out.
         Request::Fault { .. } => UNMOUNT_TIME_MAX,
-        Request::Flush | Request::Restart { .. } | Request::Unmount { .. } => {
+        Request::Restart { .. } | Request::Flush | Request::Unmount { .. } => {
             UNMOUNT_TIME_MAX + Duration::from_secs(10)
         }
     };

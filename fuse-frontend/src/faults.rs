@@ -36,6 +36,9 @@ const MODEL_DEFAULT: &str = "ext4";
 /// How long a shutdown waits for sync requests that are under way.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
+/// Why it cannot go on in another program.
+const NO_RESTART: &str = "what is recorded is in this one's memory";
+
 type RecordedTree = Arc<Tree<Recorder<LinuxBacking>>>;
 
 /// A mount that fails on purpose.
@@ -51,6 +54,7 @@ struct Lab {
     plan: MountPlan,
     tree: RecordedTree,
     counters: Arc<Counters>,
+    skin: Arc<Skin<Recorder<LinuxBacking>>>,
     filesystem: &'static str,
     open_files_max: u64,
     started: Instant,
@@ -105,8 +109,6 @@ impl FaultMount {
             passthrough: false,
             // What failed syncs leave changes files behind the kernel's back.
             attr_timeout: Duration::ZERO,
-            // Who makes syncs slow on purpose need not be told, and none are counted.
-            slow_sync: None,
             ..mount::skin_options(&plan.options)
         };
         let counted = Arc::clone(&counters);
@@ -120,6 +122,7 @@ impl FaultMount {
             plan: plan.clone(),
             tree,
             counters,
+            skin,
             filesystem,
             open_files_max,
             started: Instant::now(),
@@ -127,7 +130,7 @@ impl FaultMount {
         };
         let lab = Arc::new(lab);
         let answers = Arc::clone(&lab) as Arc<dyn Answers>;
-        let control = ControlServer::start(&device_number, answers, sender.clone())?;
+        let control = ControlServer::start(&device_number, &answers, sender.clone())?;
         mount::watch_signals(sender)?;
         tracing::warn!(
             backing = %plan.backing.display(),
@@ -156,9 +159,9 @@ impl FaultMount {
                     }
                 },
                 Event::SessionEnded(result) => break result,
-                Event::Restart(wish) => wish.refuse(Failure::new(
-                    "a mount that fails on purpose cannot be restarted: what it recorded would be lost",
-                )),
+                Event::Restart(wish) => wish.refuse(Failure::new(format!(
+                    "this mount cannot be restarted without unmounting: {NO_RESTART}"
+                ))),
                 Event::RingFailed(_) => {}
             }
         };
@@ -288,7 +291,7 @@ impl Lab {
             uptime_s: self.started.elapsed().as_secs(),
             restarts: 0,
             restart_pause_ms: 0.0,
-            no_restart: Some("failures on purpose were asked for".to_owned()),
+            no_restart: Some(NO_RESTART.to_owned()),
             read_only: false,
             transport: "classic: the mount is recorded".to_owned(),
             durability: DurabilityReport::of(&self.plan.settings),
@@ -301,7 +304,7 @@ impl Lab {
             directories,
             engine: self.tree.engine().status(),
             log: "none: failures on purpose were asked for".to_owned(),
-            slow_syncs: 0,
+            slow_syncs: self.skin.slow_syncs(),
             requests: self.counters.snapshot(),
         }
     }

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use fuse_frontend::cli::{Cli, could_resume, run};
+use fuse_frontend::logging::{self, LogFormat};
 use fuse_frontend::mount::restart;
+use fuse_frontend::mount_helper;
 use fuse_frontend::supervisor::ping;
-use fuse_frontend::{logging, mount_helper};
 
 fn main() -> ExitCode {
     if let Some(mount_point) = ping::asked_about() {
@@ -19,7 +20,7 @@ fn main() -> ExitCode {
     }
     let outcome = match mount_helper::called_as(std::env::args_os().next().as_ref()) {
         Some(helper) => {
-            logging::init(logging::LogFormat::default());
+            logging::init(LogFormat::default());
             mount_helper::run(helper)
         }
         None => {

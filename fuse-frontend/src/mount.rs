@@ -28,7 +28,7 @@ pub use self::options::MountOptions;
 use self::restart::state::State;
 use self::restart::{Outcome, Wish};
 use crate::config::Settings;
-use crate::control::{self, ControlServer, Status};
+use crate::control::{self, Answers, ControlServer, Status};
 use crate::failure::Failure;
 use crate::logging;
 use crate::metrics::server::{Address, Listener};
@@ -246,8 +246,7 @@ impl Mount {
         open_files_max: u64,
         before: Option<(u64, u64, Duration)>,
     ) -> Result<Self, Failure> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let (mounted_at, restarts, pause) = before.unwrap_or((now, 0, Duration::ZERO));
+        let (mounted_at, restarts, pause) = before.unwrap_or((now_s(), 0, Duration::ZERO));
         let Side { tree, filesystem, no_log, channel, counters, skin } = side;
         let status = Arc::new(Status {
             plan: plan.clone(),
@@ -264,8 +263,8 @@ impl Mount {
             transport: kernel.transport().to_owned(),
             settings: Mutex::new(plan.settings.clone()),
         });
-        let answers = Arc::<Status>::clone(&status);
-        let control = ControlServer::start(kernel.device_number(), answers, sender.clone())?;
+        let answers = Arc::clone(&status) as Arc<dyn Answers>;
+        let control = ControlServer::start(kernel.device_number(), &answers, sender.clone())?;
         Ok(Self {
             plan,
             tree,
@@ -429,6 +428,11 @@ impl Mount {
             }
         }
     }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// An engine's tree, for those who make mounts without a command line.

@@ -167,13 +167,12 @@ fn mount(words: &MountWords) -> Result<(), Failure> {
     if remount::is_asked_for(&options) {
         return remount::run(&words.mount_point, &options, words.fake);
     }
-    let args = mount_args(words, options);
     if words.fake {
-        return cli::check_mount(&args);
+        return cli::check_mount(&mount_args(words, options));
     }
-    cli::run_command(Command::Mount(args))?;
-    note_for_umount(words);
-    if words.verbose && !daemon::is_child() {
+    daemon::start(command_words(words, &options))?;
+    note_for_umount(words, &options);
+    if words.verbose {
         let (source, mount_point) = (words.source.display(), words.mount_point.display());
         println!("mount.lanefs: {source} mounted on {mount_point}");
     }
@@ -194,19 +193,41 @@ pub fn could_resume(arguments: &[OsString]) -> Result<(), Failure> {
 /// Makes umount(8) look for our helper. It asks the mount by statfs(2) for its type, gets `fuse`
 /// like every FUSE mount, and finds `umount.fuse.lanefs` only if /run/mount/utab has the mount, in
 /// which mount(8) keeps options that the kernel does not know (util-linux 2.38,
-/// `lookup_umount_fs_by_statfs`). If fstab has an `x-` option, it is there anyhow. `--fake` writes the
-/// table and mounts nothing. Without it umount(8) works, but does not wait for the daemon.
-fn note_for_umount(words: &MountWords) {
+/// `lookup_umount_fs_by_statfs`). mount(8) makes an entry by itself if it was given such options, but
+/// leaves one alone that is there when we return: so what we know of them goes into ours. `--fake`
+/// writes the table and mounts nothing. Without it umount(8) works, but does not wait for the daemon.
+fn note_for_umount(words: &MountWords, options: &[String]) {
+    const NOTED: &[&str] = &["_netdev", "user", "users", "owner", "group"];
+    let is_noted = |word: &&String| {
+        let name = word.split_once('=').map_or(word.as_str(), |(name, _)| name);
+        NOTED.contains(&name)
+    };
+    let mut noted = vec!["x-lanefs"];
+    noted.extend(options.iter().filter(is_noted).map(String::as_str));
+
     let (Ok(source), Ok(place)) = (words.source.canonicalize(), words.mount_point.canonicalize())
     else {
         return;
     };
     let mut command = std::process::Command::new("mount");
-    command.args(["--fake", "--internal-only", "-t", mounts::FILESYSTEM_TYPE, "-o", "x-lanefs"]);
+    command.args(["--fake", "--internal-only", "-t", mounts::FILESYSTEM_TYPE, "-o"]);
+    command.arg(noted.join(","));
     command.arg(source).arg(place).stdin(Stdio::null()).stdout(Stdio::null());
-    if running_as_root() && !daemon::is_child() {
+    if running_as_root() {
         let _ = command.stderr(Stdio::null()).status();
     }
+}
+
+/// The daemon is that of `lanefs mount`, to all who look at it.
+fn command_words(words: &MountWords, options: &[String]) -> Vec<OsString> {
+    let mut command: Vec<OsString> = ["mount", "--daemon"].map(OsString::from).into();
+    if !options.is_empty() {
+        command.extend([OsString::from("-o"), OsString::from(options.join(","))]);
+    }
+    let paths = [words.source.as_os_str(), words.mount_point.as_os_str()];
+    command.push(OsString::from("--"));
+    command.extend(paths.map(OsString::from));
+    command
 }
 
 fn mount_args(words: &MountWords, options: Vec<String>) -> MountArgs {

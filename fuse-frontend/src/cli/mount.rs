@@ -86,7 +86,7 @@ fn print_fstab(args: &MountArgs) -> Result<(), Failure> {
 fn plan(args: &MountArgs) -> Result<MountPlan, Failure> {
     let (common, options) = (&args.common, options(args)?);
     let (backing, mount_point) = preflight::resolve(&common.backing, &common.mount_point)?;
-    let (file, config) = config::load(common.config.as_deref(), usual_file())?;
+    let (file, config) = config::load(options.config.as_deref(), usual_file())?;
     let settings = config::settle(options.durability, file, &config, &mount_point)?;
     let directory = std::env::current_dir().unwrap_or_default();
     let metrics = metrics(args)?;

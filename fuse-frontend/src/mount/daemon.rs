@@ -4,8 +4,8 @@
 //! lock or buffer is inherited half-way. It reports over its standard output,
 //! a pipe, with one line: `ready`, or an exit code and a message.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use crate::failure::Failure;
@@ -14,16 +14,22 @@ use crate::supervisor::SOCKET_VARIABLE;
 /// Set in the environment of the serving process.
 pub const CHILD_VARIABLE: &str = "LANEFS_DAEMON_CHILD";
 
-/// Starts this program again, under the same name and with the same arguments, to
-/// serve in the background, and returns when it is ready.
+/// Starts this program again with the same arguments to serve in the
+/// background, and returns when it is ready.
 ///
 /// # Errors
 /// What the serving process reported, with its exit code.
 pub fn start_in_background() -> Result<(), Failure> {
+    start(std::env::args_os().skip(1))
+}
+
+/// The same with other arguments, those of `lanefs mount --daemon`.
+///
+/// # Errors
+/// As [`start_in_background`].
+pub fn start(words: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::new(format!("cannot start the daemon: {error}"));
-    let mut words = std::env::args_os();
     let mut child = Command::new(std::env::current_exe().map_err(failed)?)
-        .arg0(words.next().unwrap_or_default())
         .args(words)
         .env(CHILD_VARIABLE, "1")
         // A service manager knows the command that waits, not the process that serves.

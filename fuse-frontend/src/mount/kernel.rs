@@ -81,6 +81,41 @@ impl KernelMount {
         start().inspect_err(|_| detach(&mount_point))
     }
 
+    /// As [`Self::new`], by the classic transport, for a backing that is not Linux's own.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn classic<B: Served>(
+        plan: &MountPlan,
+        skin: &Arc<Skin<B>>,
+        channel: &Channel,
+        events: Sender<Event>,
+    ) -> Result<Self, Failure> {
+        let mount_point = plan.mount_point.clone();
+        let choice = Choice::Classic("the mount is recorded".to_owned());
+        let classic = Classic::new(Arc::clone(skin), Arc::new(Agreement::new(false)));
+        let config = session_config(&plan.options, &choice);
+        let session = if running_as_root() {
+            mount_as_root(plan, classic, config)
+        } else {
+            mount_as_user(plan, classic, config)
+        }?;
+        let start = || {
+            channel.connect(or_cannot_serve(session.as_fd().try_clone_to_owned())?);
+            let (number, leaves) = (session.as_fd().as_raw_fd(), Arc::default());
+            serve(session, None, events, Arc::clone(&leaves))?;
+            Ok(Self {
+                mount_point: mount_point.clone(),
+                device_number: device_number_of(&mount_point)?,
+                transport: "classic: the mount is recorded".to_owned(),
+                session: number,
+                leaves,
+                no_restart: Some("the mount is recorded".to_owned()),
+            })
+        };
+        start().inspect_err(|_| detach(&mount_point))
+    }
+
     /// Takes over a mount from the program that this one has replaced.
     ///
     /// # Errors
@@ -122,41 +157,6 @@ impl KernelMount {
     pub(crate) fn stop_reading(&self, gate: &Gate) -> bool {
         self.leaves.store(true, Ordering::Release);
         session::stop_reading(self.session, gate)
-    }
-
-    /// As [`Self::new`], by the classic transport, for a backing that is not Linux's own.
-    ///
-    /// # Errors
-    /// The same.
-    pub fn classic<B: Served>(
-        plan: &MountPlan,
-        skin: &Arc<Skin<B>>,
-        channel: &Channel,
-        events: Sender<Event>,
-    ) -> Result<Self, Failure> {
-        let mount_point = plan.mount_point.clone();
-        let choice = Choice::Classic("the mount is recorded".to_owned());
-        let classic = Classic::new(Arc::clone(skin), Arc::new(Agreement::new(false)));
-        let config = session_config(&plan.options, &choice);
-        let session = if running_as_root() {
-            mount_as_root(plan, classic, config)
-        } else {
-            mount_as_user(plan, classic, config)
-        }?;
-        let start = || {
-            channel.connect(or_cannot_serve(session.as_fd().try_clone_to_owned())?);
-            let (number, leaves) = (session.as_fd().as_raw_fd(), Arc::default());
-            serve(session, None, events, Arc::clone(&leaves))?;
-            Ok(Self {
-                mount_point: mount_point.clone(),
-                device_number: device_number_of(&mount_point)?,
-                transport: "classic: recorded".to_owned(),
-                session: number,
-                leaves,
-                no_restart: Some("the mount is recorded".to_owned()),
-            })
-        };
-        start().inspect_err(|_| detach(&mount_point))
     }
 
     /// How requests come, and why, for `lanefs status`.

@@ -114,7 +114,7 @@ impl VolumeEngine {
             settings: common,
             options,
             metrics: None,
-            directory: PathBuf::new(),
+            directory: PathBuf::from("/"),
         };
         let engine::MountEngine { engine, no_log } = engine::start(&backing, &base)?;
         let root = engine.add_tree(Arc::clone(&backing)).map_err(|error| {

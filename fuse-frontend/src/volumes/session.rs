@@ -14,7 +14,7 @@ use fs_core::platform::linux::LinuxBacking;
 use fs_core::types::Caller;
 
 use super::wire::Order;
-use crate::control::{ControlServer, Status};
+use crate::control::{Answers, ControlServer, Status};
 use crate::failure::Failure;
 use crate::mount::kernel::KernelMount;
 use crate::mount::{self, Event, MountPlan, MountedTree};
@@ -72,20 +72,18 @@ impl Session {
             filesystem,
             no_log: shared.no_log.clone(),
             open_files_max: shared.open_files_max,
-            mounted_at: std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_secs(),
+            mounted_at: mount::now_s(),
             restarts: 0,
             restart_pause: Duration::ZERO,
-            no_restart: Some("it is one of several volumes of a plugin".to_owned()),
+            no_restart: Some(NO_RESTART.to_owned()),
             tree: Arc::clone(&tree),
             counters,
             skin,
             transport: kernel.transport().to_owned(),
             settings: Mutex::new(plan.settings),
         };
-        let control = ControlServer::start(kernel.device_number(), Arc::new(status), event_sender);
+        let answers = Arc::new(status) as Arc<dyn Answers>;
+        let control = ControlServer::start(kernel.device_number(), &answers, event_sender);
         let control = control.inspect_err(|_| kernel.unmount_now())?;
         kernel.wait_until_it_answers()?;
         let (end, ended) = channel();
@@ -187,6 +185,9 @@ impl Session {
         }
     }
 }
+
+/// Why a volume cannot go on in another program.
+const NO_RESTART: &str = "it is served by the volume plugin, with other volumes";
 
 /// Answers what comes for the mount until its session has ended.
 fn serve(

@@ -149,7 +149,7 @@ fn a_line_of_fstab_is_a_mount_unit() {
     assert_eq!(stage.property("mnt.mount", "ActiveState"), "active");
     let needs = stage.property("mnt.mount", "RequiresMountsFor");
     assert!(needs.contains("/srv/data"), "{needs}");
-    stage.good("systemctl stop mnt.mount; ! grep -q fuse.lanefs /proc/mounts; ! pgrep mount.fuse");
+    stage.good("systemctl stop mnt.mount; ! grep -q fuse.lanefs /proc/mounts; ! pgrep -x lanefs");
     let check = stage.good("lanefs check /srv/data");
     assert!(check.contains("is up to date"), "{check}");
 }

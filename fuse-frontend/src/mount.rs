@@ -294,19 +294,23 @@ impl Mount {
     pub fn serve(mut self) -> Result<(), Failure> {
         let mut answers = Vec::new();
         let mut flushed = Ok(());
-        let supervisor = Supervisor::start(&self.plan.mount_point, &self.describe());
+        let supervise =
+            |mount: &Self| Supervisor::start(&mount.plan.mount_point, &mount.describe());
+        let mut supervisor = supervise(&self);
         let ended = loop {
-            match self.events.recv().expect("the signal thread holds a sender") {
-                Event::Signal(SIGUSR2) => {
-                    let wish = Wish { binary: None, asker: None };
-                    if let Outcome::Failed(failure) = self.restart(wish) {
-                        return self.end_after_failed_restart(failure);
-                    }
-                }
+            let event = match self.events.recv().expect("the signal thread holds a sender") {
+                Event::Signal(SIGUSR2) => Event::Restart(Wish { binary: None, asker: None }),
+                event => event,
+            };
+            match event {
                 Event::Restart(wish) => {
+                    // Before the mount pauses: the process that asks would wait, and be a child
+                    // that the successor knows nothing of.
+                    drop(supervisor);
                     if let Outcome::Failed(failure) = self.restart(wish) {
                         return self.end_after_failed_restart(failure);
                     }
+                    supervisor = supervise(&self);
                 }
                 Event::Signal(signal) => {
                     tracing::info!(signal, "shutting down");

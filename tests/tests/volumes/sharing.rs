@@ -11,7 +11,7 @@ use tests::scratch::Scratch;
 use tests::{require, run};
 
 use crate::plugin::Plugin;
-use crate::runtime::{Kind, LIBRARIES, Runtime, plugin_name, plugin_socket};
+use crate::runtime::{Kind, LIBRARIES, Runtime, alone, plugin_name, plugin_socket};
 
 const CONTAINERS: usize = 20;
 /// As of a disk that is no fast one: so short of processors a machine may be, and groups are full still.
@@ -31,6 +31,7 @@ fn twenty_containers_share_their_flushes() {
     if !require::mount_support() {
         return;
     }
+    let _alone = alone();
     let runtime = Runtime::start(Kind::Docker);
     let disk = Disk::new(DiskOptions::new(768).flush_time(FLUSH_TIME).unrecorded());
     let disk = disk.expect("a disk");

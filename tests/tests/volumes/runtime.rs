@@ -182,8 +182,9 @@ impl Runtime {
         words
     }
 
-    /// Kills what the engine consists of besides containers: the daemon and its containerd (for one
-    /// that is still there a new dockerd waits 15 s). Podman has none.
+    /// Kills what the engine consists of besides containers: the daemon and its containerd. Where
+    /// nobody takes note of dead orphans a new dockerd would wait 15 s for that one's answer, by the
+    /// file with its process id. Podman has none.
     pub fn kill_daemon(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             let _ = daemon.kill();
@@ -192,6 +193,7 @@ impl Runtime {
         for pid in self.processes_with("run/containerd/containerd.toml") {
             signal(pid, Signal::KILL);
         }
+        let _ = fs::remove_file(self.path().join("run/containerd/containerd.pid"));
     }
 
     pub fn daemon_pid(&self) -> Option<u32> {

@@ -62,7 +62,7 @@ pub struct SetArgs {
     /// The mount point.
     #[arg(value_name = "MOUNTPOINT")]
     pub mount_point: PathBuf,
-    /// durability=MODE, commit-interval=TIME.
+    /// durability=MODE, commit-interval=TIME, config=FILE, log-level=LEVEL.
     #[arg(value_name = "SETTING=VALUE", required = true)]
     pub settings: Vec<String>,
 }
@@ -71,9 +71,12 @@ const SET_EXAMPLES: &str = "\
 Examples:
   lanefs set /mnt/data durability=close
   lanefs set /mnt/data durability=relaxed:100 commit-interval=500ms
+  lanefs set /mnt/data config=/etc/lanefs.toml     what the file says now, rules included
+  lanefs set /mnt/data log-level=debug
 
 Names and attributes follow at once, files from their next opening on. Rules of lanefs.toml
-stay. The change ends with the mount.";
+stay unless config= replaces them, all at once: then everything is as if mounted now, with the same
+flags. The change ends with the mount.";
 
 /// Arguments of `lanefs config`.
 #[derive(Debug, Args)]
@@ -159,6 +162,10 @@ pub struct UmountArgs {
     /// Detach even while programs have files open; their next use of them fails.
     #[arg(long)]
     pub lazy: bool,
+    /// Only clean up if the daemon is gone: a mount that lives is left alone, and no mount at all
+    /// is no mistake.
+    #[arg(long, conflicts_with = "lazy")]
+    pub dead: bool,
 }
 
 /// Arguments of `lanefs status`.

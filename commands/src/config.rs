@@ -75,6 +75,29 @@ pub enum Source {
     Set,
 }
 
+impl Source {
+    /// What [`Self::from_word`] reads, for a daemon that is replaced.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Flag => "flag",
+            Self::Environment(name) => name,
+            Self::FileMount => "file-mount",
+            Self::FileTop => "file-top",
+            Self::Default => "default",
+            Self::Set => "set",
+        }
+    }
+
+    /// A source by its word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        let environment = [DURABILITY_VARIABLE, INTERVAL_VARIABLE].map(Self::Environment);
+        let others = [Self::Flag, Self::FileMount, Self::FileTop, Self::Default, Self::Set];
+        environment.into_iter().chain(others).find(|source| source.word() == word)
+    }
+}
+
 impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -26,6 +26,30 @@ pub enum Request {
         /// What.
         about: FaultRequest,
     },
+    /// What a file of settings says for the mount, as if it were mounted now, and over that what
+    /// `Set` has.
+    Configure {
+        /// The file, absolute.
+        file: PathBuf,
+        /// As in `Set`.
+        durability: Option<String>,
+        /// As in `Set`.
+        commit_interval: Option<String>,
+    },
+    /// Make everything that was done so far durable, with an empty log.
+    Flush,
+    /// Whether the mount can take changes, if the kernel lets them through.
+    MayWrite,
+    /// Change how much the daemon writes of what happens.
+    LogLevel {
+        /// A level, or a filter of `tracing`.
+        level: String,
+    },
+    /// Replace the daemon; the mount stays. Linux only.
+    Restart {
+        /// The program that goes on; the daemon's own, as it lies on the disk, if none.
+        binary: Option<PathBuf>,
+    },
     /// Flush everything, unmount, end.
     Unmount {
         /// Detach even while files are open.
@@ -75,7 +99,7 @@ pub enum Response {
         /// As JSON.
         at_risk: serde_json::Value,
     },
-    /// To `Set`: what holds now.
+    /// To `Set` and `Configure`: what holds now.
     Set {
         /// The mode of the mount.
         durability: String,
@@ -98,6 +122,22 @@ pub enum Response {
         operations: usize,
         /// Where what is left is.
         directory: PathBuf,
+    },
+    /// To `Flush` and `MayWrite`: it is so.
+    Done,
+    /// To `LogLevel`: what holds now.
+    LogLevel {
+        /// As it was given.
+        level: String,
+    },
+    /// To `Restart`, from the new daemon: it answers requests.
+    Restarted {
+        /// Its version.
+        version: String,
+        /// Process that serves the mount; the same as before.
+        pid: u32,
+        /// How long the mount gave no answers, in milliseconds.
+        pause_ms: f64,
     },
     /// To `Unmount`: everything is durable and unmounted.
     Unmounted,

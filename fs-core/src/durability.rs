@@ -203,6 +203,12 @@ impl Policy {
         &self.rules
     }
 
+    /// The mode that promises most, of the mount's own and those of all rules.
+    #[must_use]
+    pub fn strongest(&self) -> Durability {
+        self.rules.iter().fold(self.default, |most, rule| most.stronger(rule.durability))
+    }
+
     /// What holds for a path below the root of the mount, which itself is the empty path.
     #[must_use]
     pub fn applied(&self, path: &Path) -> Applied {

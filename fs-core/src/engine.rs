@@ -35,7 +35,9 @@ pub use self::at_risk::{AtRisk, FileAtRisk};
 use self::committer::Committer;
 pub use self::committer::CommitterStatus;
 pub use self::nodes::NodeId;
-pub use self::tree::{Deed, DirId, Entry, FileId, NameChange, NamesChanged, Owed, SyncOrder, Tree};
+pub use self::tree::{
+    Deed, DirId, Entry, FileId, NameChange, NamesChanged, Owed, SyncOrder, Tree, TreeRecord,
+};
 
 /// A place in the stream of operations: log sequence number.
 pub type Lsn = u64;
@@ -207,6 +209,12 @@ impl<B: Backing> Engine<B> {
         log.stop(deadline);
         log.finish(true)?;
         if drained { Ok(()) } else { Err(Errno::TIMEDOUT) }
+    }
+
+    /// Whether a file is being rewritten all or nothing: it was cut, and its new content is
+    /// not all there.
+    pub fn has_rewrites(&self) -> bool {
+        self.log.as_ref().is_some_and(|log| log.has_rewrites())
     }
 
     /// The log, if one is kept.

@@ -62,6 +62,8 @@ impl Errno {
     pub const NODATA: Self = Self(NODATA);
     /// No space left.
     pub const NOSPC: Self = Self(28);
+    /// The filesystem is read-only.
+    pub const ROFS: Self = Self(30);
     /// Bad file descriptor.
     pub const BADF: Self = Self(9);
 

@@ -99,6 +99,36 @@ pub enum Seek {
     Hole,
 }
 
+/// A [`Backing`] whose open things can be left to the program that replaces this one in the
+/// same process: each goes by a token that means the same there.
+pub trait Carried: Backing {
+    /// What a thing goes by.
+    type Token: Copy;
+
+    /// The token of an object that needs one to be found again by its key.
+    fn object_token(&self, object: &Self::Object) -> Option<Self::Token>;
+    /// The token of an open file.
+    fn file_token(&self, file: &Self::File) -> Self::Token;
+    /// The token of an open directory.
+    fn dir_token(&self, dir: &Self::Dir) -> Self::Token;
+
+    /// The object of a key.
+    ///
+    /// # Errors
+    /// It needs a token and has none, or the token is nothing that was left.
+    fn take_object(&self, key: &ObjectKey, token: Option<Self::Token>) -> Result<Self::Object>;
+    /// The open file of a token.
+    ///
+    /// # Errors
+    /// The token is nothing that was left.
+    fn take_file(&self, token: Self::Token) -> Result<Self::File>;
+    /// The open directory of a token.
+    ///
+    /// # Errors
+    /// The token is nothing that was left.
+    fn take_dir(&self, token: Self::Token) -> Result<Self::Dir>;
+}
+
 /// A directory of a backing filesystem and everything below it.
 ///
 /// Errors are the backing filesystem's own errno. Methods may be called from

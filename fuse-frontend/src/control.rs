@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -21,17 +21,21 @@ use commands::report::{DurabilityReport, STATUS_SCHEMA};
 use fs_core::engine::EngineStatus;
 use serde::Serialize;
 
-use crate::config::{Settings, Source, commit_interval, shown_interval};
+use crate::config::{self, Settings, Source, commit_interval, shown_interval};
 use crate::failure::Failure;
-use crate::mount::mounts::MountEntry;
+use crate::logging;
+use crate::mount::mounts::{self, MountEntry};
 use crate::mount::options::durability;
-use crate::mount::{Event, MountPlan, MountedTree};
+use crate::mount::restart::Wish;
+use crate::mount::{DRAIN_MAX, Event, MountPlan, MountedTree, now_s};
 use crate::skin::{Counters, Skin};
 
 /// Longest request line in bytes.
 const REQUEST_BYTES_MAX: u64 = 1 << 20;
 /// How long a client may take to send its line.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long a client waits for an answer to what takes no time. A restart may come between.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long the socket of a live mount may be missing.
 const SOCKET_TIME_MAX: Duration = Duration::from_secs(3);
 /// How long an `umount` may take: flushing much data to a slow disk takes long.
@@ -54,6 +58,12 @@ pub struct StatusReport {
     pub filesystem: &'static str,
     /// Seconds since the mount was made.
     pub uptime_s: u64,
+    /// How often the daemon was replaced since (`lanefs restart`).
+    pub restarts: u64,
+    /// How long the last time took, without answers, in milliseconds.
+    pub restart_pause_ms: f64,
+    /// Why the daemon cannot be replaced, if so.
+    pub no_restart: Option<String>,
     /// Whether changes are refused.
     pub read_only: bool,
     /// How requests come: `ring`, or `classic` and why.
@@ -78,6 +88,8 @@ pub struct StatusReport {
     pub engine: EngineStatus,
     /// State of the log: `in use`, or why it is not.
     pub log: String,
+    /// Sync requests that took longer than `slow_sync_ms`.
+    pub slow_syncs: u64,
     /// Requests of the kernel by kind.
     pub requests: BTreeMap<&'static str, u64>,
 }
@@ -92,8 +104,14 @@ pub struct Status {
     pub no_log: Option<String>,
     /// The process's limit of open files.
     pub open_files_max: u64,
-    /// When the mount was made.
-    pub started: Instant,
+    /// When the mount was made, in seconds since 1970.
+    pub mounted_at: u64,
+    /// How often the daemon was replaced since.
+    pub restarts: u64,
+    /// How long that took the last time.
+    pub restart_pause: Duration,
+    /// Why it cannot be, if so.
+    pub no_restart: Option<String>,
     /// The tree that it exports.
     pub tree: Arc<MountedTree>,
     /// Its request counters.
@@ -102,33 +120,81 @@ pub struct Status {
     pub skin: Arc<Skin>,
     /// How requests come.
     pub transport: String,
+    /// How much is written of what happens, if `lanefs set` has said so.
+    pub log_level: Mutex<Option<String>>,
     /// What holds now; starts as the plan has it.
     pub settings: Mutex<Settings>,
 }
 
 impl Status {
-    fn settings(&self) -> MutexGuard<'_, Settings> {
+    pub(crate) fn settings(&self) -> MutexGuard<'_, Settings> {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Checks everything before anything is changed.
     fn set(&self, mode: Option<&str>, interval: Option<&str>) -> Result<Response, Failure> {
-        let mode = mode.map(durability).transpose()?;
-        let interval = interval.map(commit_interval).transpose()?;
+        let changed = changed(self.settings().clone(), mode, interval)?;
+        Ok(self.put_in_force(changed))
+    }
+
+    /// What the file says for this mount, with the flags that it was mounted with; then as `set`.
+    fn configure(
+        &self,
+        file: &Path,
+        mode: Option<&str>,
+        interval: Option<&str>,
+    ) -> Result<Response, Failure> {
+        let (file, config) = config::load(Some(file), None)?;
+        let flags = self.plan.options.durability;
+        let settings = config::settle(flags, file, &config, &self.plan.mount_point)?;
+        Ok(self.put_in_force(changed(settings, mode, interval)?))
+    }
+
+    /// All at once: an operation is judged by the old settings or by the new ones.
+    fn put_in_force(&self, new: Settings) -> Response {
         let mut settings = self.settings();
-        if let Some(mode) = mode {
-            (settings.policy, settings.policy_from) =
-                (settings.policy.with_default(mode), Source::Set);
-            self.tree.set_policy(settings.policy.clone());
-        }
-        if let Some(interval) = interval {
-            (settings.commit_interval, settings.commit_interval_from) = (interval, Source::Set);
-            self.tree.engine().set_commit_interval(interval);
-        }
+        self.tree.set_policy(new.policy.clone());
+        self.tree.engine().set_commit_interval(new.commit_interval);
+        *settings = new;
         let (durability, commit_interval) =
             (settings.policy.default_mode().to_string(), shown_interval(settings.commit_interval));
-        tracing::info!(durability, commit_interval, "set");
-        Ok(Response::Set { durability, commit_interval })
+        let rules = settings.policy.rules().len();
+        tracing::info!(durability, commit_interval, rules, "set");
+        Response::Set { durability, commit_interval }
+    }
+
+    /// mount(8) can change it behind our back: the kernel asks nobody.
+    fn is_read_only(&self) -> bool {
+        let mount = || mounts::at(&self.plan.mount_point).ok().flatten();
+        self.plan.options.read_only || mount().is_some_and(|mount| mount.read_only)
+    }
+
+    fn flush(&self) -> Result<Response, Failure> {
+        self.tree.engine().flush(DRAIN_MAX).map(|()| Response::Done).map_err(|error| {
+            let shown = self.plan.mount_point.display();
+            Failure::new(format!("not everything on {shown} could be made durable: {error}"))
+        })
+    }
+
+    fn may_write(&self) -> Result<Response, Failure> {
+        if self.plan.options.read_only {
+            return Err(Failure::new(format!(
+                "{} was mounted read-only and has no log to write to: unmount it, then mount it \
+                 without `ro`",
+                self.plan.mount_point.display()
+            )));
+        }
+        Ok(Response::Done)
+    }
+
+    fn set_log_level(&self, level: String) -> Result<Response, Failure> {
+        logging::set_level(&level)?;
+        *self.log_level.lock().unwrap_or_else(PoisonError::into_inner) = Some(level.clone());
+        Ok(Response::LogLevel { level })
+    }
+
+    fn uptime_s(&self) -> u64 {
+        now_s().saturating_sub(self.mounted_at)
     }
 
     fn log_state(&self) -> String {
@@ -139,7 +205,7 @@ impl Status {
         }
     }
 
-    fn report(&self) -> StatusReport {
+    pub(crate) fn report(&self) -> StatusReport {
         let (nodes, files, directories) = self.tree.counts();
         StatusReport {
             schema: STATUS_SCHEMA,
@@ -148,8 +214,11 @@ impl Status {
             mount_point: self.plan.mount_point.clone(),
             backing: self.plan.backing.clone(),
             filesystem: self.filesystem,
-            uptime_s: self.started.elapsed().as_secs(),
-            read_only: self.plan.options.read_only,
+            uptime_s: self.uptime_s(),
+            restarts: self.restarts,
+            restart_pause_ms: self.restart_pause.as_secs_f64() * 1e3,
+            no_restart: self.no_restart.clone(),
+            read_only: self.is_read_only(),
             transport: self.transport.clone(),
             durability: DurabilityReport::of(&self.settings()),
             passthrough: self.skin.is_passthrough(),
@@ -161,6 +230,7 @@ impl Status {
             directories,
             engine: self.tree.engine().status(),
             log: self.log_state(),
+            slow_syncs: self.skin.slow_syncs(),
             requests: self.counters.snapshot(),
         }
     }
@@ -198,13 +268,14 @@ impl ControlServer {
         let (stop, open) = (Arc::clone(&server.stopped), Arc::clone(&server.open));
         // What answers goes with the mount: a client that lingers must not keep
         // the engine, and so the lock on the backing directory, alive.
+        let answers = Arc::downgrade(&answers);
         let listen = move || {
             for connection in listener.incoming() {
                 if stop.load(Ordering::Acquire) {
                     return;
                 }
                 let Ok(connection) = connection else { continue };
-                let (answers, events) = (Arc::downgrade(&answers), events.clone());
+                let (answers, events) = (Weak::clone(&answers), events.clone());
                 let counted = CountedConnection::new(&open);
                 std::thread::spawn(move || {
                     let _counted = counted;
@@ -293,16 +364,43 @@ impl Answers for Status {
                 Response::AtRisk { at_risk }
             }
             Request::Set { durability, commit_interval } => {
-                let set = self.set(durability.as_deref(), commit_interval.as_deref());
-                set.unwrap_or_else(|failure| Response::Failed { message: failure.message })
+                or_failed(self.set(durability.as_deref(), commit_interval.as_deref()))
             }
+            Request::Configure { file, durability, commit_interval } => {
+                let (mode, interval) = (durability.as_deref(), commit_interval.as_deref());
+                or_failed(self.configure(&file, mode, interval))
+            }
+            Request::Flush => or_failed(self.flush()),
+            Request::MayWrite => or_failed(self.may_write()),
             Request::Fault { .. } => Response::Failed {
                 message: "this mount has no failures on purpose: mount it with `-o faults`"
                     .to_owned(),
             },
-            Request::Unmount { .. } => unanswerable(),
+            Request::LogLevel { level } => or_failed(self.set_log_level(level)),
+            Request::Restart { .. } | Request::Unmount { .. } => unanswerable(),
         }
     }
+}
+
+/// Settings with what `lanefs set` gives in words.
+fn changed(
+    mut settings: Settings,
+    mode: Option<&str>,
+    interval: Option<&str>,
+) -> Result<Settings, Failure> {
+    if let Some(mode) = mode.map(durability).transpose()? {
+        settings.policy = settings.policy.with_default(mode);
+        settings.policy_from = Source::Set;
+    }
+    if let Some(interval) = interval.map(commit_interval).transpose()? {
+        settings.commit_interval = interval;
+        settings.commit_interval_from = Source::Set;
+    }
+    Ok(settings)
+}
+
+fn or_failed(answer: Result<Response, Failure>) -> Response {
+    answer.unwrap_or_else(|failure| Response::Failed { message: failure.message })
 }
 
 /// To requests that somebody else answers.
@@ -318,6 +416,7 @@ fn answer(mut connection: &UnixStream, answers: &Weak<dyn Answers>, events: &Sen
         return;
     }
     let response = match serde_json::from_str(&line) {
+        Ok(Request::Restart { binary }) => ask_to_restart(binary, connection, events),
         Ok(Request::Unmount { lazy }) => ask_to_unmount(lazy, events),
         Ok(request) => match answers.upgrade() {
             Some(answers) => answers.answer(request),
@@ -325,9 +424,7 @@ fn answer(mut connection: &UnixStream, answers: &Weak<dyn Answers>, events: &Sen
         },
         Err(error) => Response::Failed { message: format!("not a request: {error}") },
     };
-    let mut text = serde_json::to_string(&response).expect("a response is plain data");
-    text.push('\n');
-    let _ = connection.write_all(text.as_bytes());
+    let _ = connection.write_all(as_line(&response).as_bytes());
 }
 
 fn ask_to_unmount(lazy: bool, events: &Sender<Event>) -> Response {
@@ -342,20 +439,87 @@ fn ask_to_unmount(lazy: bool, events: &Sender<Event>) -> Response {
     }
 }
 
+/// A refusal; if it is done the new daemon answers, by the same connection.
+fn ask_to_restart(
+    binary: Option<PathBuf>,
+    connection: &UnixStream,
+    events: &Sender<Event>,
+) -> Response {
+    let (sender, outcome) = channel();
+    let connection = match connection.as_fd().try_clone_to_owned() {
+        Ok(connection) => connection,
+        Err(error) => return Response::Failed { message: format!("out of descriptors: {error}") },
+    };
+    let wish = Wish { binary, asker: Some((sender, connection)) };
+    if events.send(Event::Restart(wish)).is_err() {
+        return Response::Failed { message: "the mount is ending already".to_owned() };
+    }
+    match outcome.recv() {
+        Ok(Err(failure)) => Response::Failed { message: failure.message },
+        Ok(Ok(())) | Err(_) => Response::Failed { message: "the mount is ending".to_owned() },
+    }
+}
+
+/// Tells who asked for a restart that it is done.
+pub(crate) fn tell_restarted(asker: OwnedFd, pause: Duration) {
+    let response = Response::Restarted {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        pause_ms: pause.as_secs_f64() * 1e3,
+    };
+    // Whoever went away does not want to know.
+    let _ = UnixStream::from(asker).write_all(as_line(&response).as_bytes());
+}
+
+fn as_line(response: &Response) -> String {
+    let mut text = serde_json::to_string(response).expect("a response is plain data");
+    text.push('\n');
+    text
+}
+
 /// Asks the daemon of a mount.
 ///
 /// # Errors
 /// The mount is another user's, or the daemon gave no answer. `None` if nobody
 /// listens: the daemon is gone.
 pub fn ask(mount: &MountEntry, request: &Request) -> Result<Option<Response>, Failure> {
+    for _ in 0..TRIES_MAX {
+        match ask_once(mount, request)? {
+            Asked::Answered(response) => return Ok(Some(response)),
+            Asked::Dead => return Ok(None),
+            // It is being replaced, and its successor will answer.
+            Asked::HungUp if matches!(request, Request::Restart { .. }) => break,
+            Asked::HungUp => {}
+        }
+    }
+    Err(Failure::new("the daemon hung up without an answer; its log or its unit's says why"))
+}
+
+/// How often a daemon may hang up while its mount lives.
+const TRIES_MAX: usize = 5;
+
+enum Asked {
+    Answered(Response),
+    Dead,
+    HungUp,
+}
+
+fn ask_once(mount: &MountEntry, request: &Request) -> Result<Asked, Failure> {
     let failed =
         |error: std::io::Error| Failure::new(format!("the daemon did not answer: {error}"));
-    let Some(mut connection) = connect(mount)? else { return Ok(None) };
+    let Some(mut connection) = connect(mount)? else { return Ok(Asked::Dead) };
     let limit = match request {
-        Request::Status | Request::AtRisk | Request::Set { .. } => Duration::from_secs(10),
+        Request::Status
+        | Request::AtRisk
+        | Request::MayWrite
+        | Request::Set { .. }
+        | Request::LogLevel { .. }
+        | Request::Configure { .. } => ANSWER_TIME_MAX,
         // A state of the whole directory may be laid out.
         Request::Fault { .. } => UNMOUNT_TIME_MAX,
-        Request::Unmount { .. } => UNMOUNT_TIME_MAX + Duration::from_secs(10),
+        Request::Restart { .. } | Request::Flush | Request::Unmount { .. } => {
+            UNMOUNT_TIME_MAX + Duration::from_secs(10)
+        }
     };
     connection.set_read_timeout(Some(limit)).map_err(failed)?;
     let daemon = daemon_of(&connection);
@@ -366,8 +530,10 @@ pub fn ask(mount: &MountEntry, request: &Request) -> Result<Option<Response>, Fa
     match asked.and_then(|()| BufReader::new(&connection).read_line(&mut line)) {
         // It took the connection and died: of a process that is killed one thread goes
         // after the other, and the socket with the last.
-        Ok(0) if dies(mount) => return Ok(None),
-        Err(error) if is_broken(&error) && dies(mount) => return Ok(None),
+        Ok(0) => return Ok(if dies(mount) { Asked::Dead } else { Asked::HungUp }),
+        Err(error) if is_broken(&error) => {
+            return Ok(if dies(mount) { Asked::Dead } else { Asked::HungUp });
+        }
         other => other.map_err(failed)?,
     };
     let response = serde_json::from_str(&line)
@@ -375,7 +541,7 @@ pub fn ask(mount: &MountEntry, request: &Request) -> Result<Option<Response>, Fa
     if let (Response::Unmounted, Some(daemon)) = (&response, daemon) {
         wait_for_end(&daemon);
     }
-    Ok(Some(response))
+    Ok(Asked::Answered(response))
 }
 
 /// The process at the other end.
@@ -431,6 +597,7 @@ fn connect(mount: &MountEntry) -> Result<Option<UnixStream>, Failure> {
 /// Whether a mount is dead, or soon will be.
 fn dies(mount: &MountEntry) -> bool {
     let deadline = Instant::now() + SOCKET_TIME_MAX;
+    // While the daemon replaces itself, this waits for the successor's answer.
     while !is_dead(&mount.mount_point) {
         if Instant::now() >= deadline {
             return false;

@@ -36,6 +36,9 @@ const MODEL_DEFAULT: &str = "ext4";
 /// How long a shutdown waits for sync requests that are under way.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
+/// Why it cannot go on in another program.
+const NO_RESTART: &str = "what is recorded is in this one's memory";
+
 type RecordedTree = Arc<Tree<Recorder<LinuxBacking>>>;
 
 /// A mount that fails on purpose.
@@ -51,6 +54,7 @@ struct Lab {
     plan: MountPlan,
     tree: RecordedTree,
     counters: Arc<Counters>,
+    skin: Arc<Skin<Recorder<LinuxBacking>>>,
     filesystem: &'static str,
     open_files_max: u64,
     started: Instant,
@@ -118,6 +122,7 @@ impl FaultMount {
             plan: plan.clone(),
             tree,
             counters,
+            skin,
             filesystem,
             open_files_max,
             started: Instant::now(),
@@ -154,6 +159,9 @@ impl FaultMount {
                     }
                 },
                 Event::SessionEnded(result) => break result,
+                Event::Restart(wish) => wish.refuse(Failure::new(format!(
+                    "this mount cannot be restarted without unmounting: {NO_RESTART}"
+                ))),
                 Event::RingFailed(_) => {}
             }
         };
@@ -281,6 +289,9 @@ impl Lab {
             backing: self.plan.backing.clone(),
             filesystem: self.filesystem,
             uptime_s: self.started.elapsed().as_secs(),
+            restarts: 0,
+            restart_pause_ms: 0.0,
+            no_restart: Some(NO_RESTART.to_owned()),
             read_only: false,
             transport: "classic: the mount is recorded".to_owned(),
             durability: DurabilityReport::of(&self.plan.settings),
@@ -293,6 +304,7 @@ impl Lab {
             directories,
             engine: self.tree.engine().status(),
             log: "none: failures on purpose were asked for".to_owned(),
+            slow_syncs: self.skin.slow_syncs(),
             requests: self.counters.snapshot(),
         }
     }

@@ -20,10 +20,11 @@
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fs_core::engine::{Deed, DirId, Entry, FileId, NodeId, Tree};
 use fs_core::error::{Errno, Result};
+use fs_core::lane::Completion;
 use fs_core::platform::linux::LinuxBacking;
 use fs_core::platform::record::Recorder;
 use fs_core::platform::{self, Seek};
@@ -33,18 +34,23 @@ use self::backing::Backing;
 pub use self::classic::Classic;
 use self::convert::open_mode;
 pub use self::counters::{Counters, Op};
+use self::gate::Gate;
 pub use self::init::Agreement;
+pub use self::passthrough::PassthroughRecord;
 use self::passthrough::{Passthrough, Rewriting};
 use self::reply::Channel;
+use self::slow::SlowSyncs;
 use self::wire::Listing;
 
 mod backing;
 mod classic;
 pub(crate) mod convert;
 mod counters;
+pub(crate) mod gate;
 mod init;
 mod passthrough;
 pub mod reply;
+mod slow;
 pub(crate) mod wire;
 
 /// Most bytes that one copy_file_range reply can report.
@@ -61,6 +67,8 @@ pub struct SkinOptions {
     pub entry_timeout: Duration,
     /// Let the kernel read and write backing files by itself where it can.
     pub passthrough: bool,
+    /// Syncs that take longer are told of and counted; `None`: none are.
+    pub slow_sync: Option<Duration>,
     /// Leave POSIX ACLs and permission checks to the kernel.
     pub default_permissions: bool,
 }
@@ -73,6 +81,9 @@ pub struct Skin<B: Served = LinuxBacking> {
     channel: Arc<Channel>,
     counters: Arc<Counters>,
     passthrough: Passthrough,
+    /// In front of the handlers of the classic transport.
+    pub(crate) gate: Gate,
+    slow: Arc<SlowSyncs>,
 }
 
 /// A file that was opened.
@@ -141,13 +152,44 @@ impl<B: Served> Skin<B> {
         options: SkinOptions,
     ) -> Self {
         let passthrough = Passthrough::new(Arc::clone(&channel), options.passthrough);
-        Self { tree, options, channel, counters, passthrough }
+        let slow = Arc::new(SlowSyncs::new(options.slow_sync));
+        Self { tree, options, channel, counters, passthrough, gate: Gate::default(), slow }
     }
 
     /// Whether the kernel does I/O by itself; known after the mount's first request.
     #[must_use]
     pub fn is_passthrough(&self) -> bool {
         self.passthrough.is_enabled()
+    }
+
+    /// Which inodes the kernel reads and writes by itself, for a successor of this program.
+    #[must_use]
+    pub fn passthrough_record(&self) -> PassthroughRecord {
+        self.passthrough.record()
+    }
+
+    /// Takes over what a predecessor has agreed with the kernel; before the first request.
+    pub fn resume_passthrough(&self, record: &PassthroughRecord) {
+        self.passthrough.resume(record);
+    }
+
+    /// Sync requests that took longer than `slow_sync`.
+    #[must_use]
+    pub fn slow_syncs(&self) -> u64 {
+        self.slow.count()
+    }
+
+    /// Has a sync of a node noted if it takes long.
+    pub(crate) fn watched(&self, caller: Caller, id: NodeId, done: Completion) -> Completion {
+        if !self.slow.is_on() {
+            return done;
+        }
+        let (slow, tree, begun) = (Arc::clone(&self.slow), Arc::clone(&self.tree), Instant::now());
+        Box::new(move |result| {
+            // Before the answer: after it the thread may be gone.
+            slow.note(caller.thread, begun.elapsed(), || tree.attr(id).ok().map(|attr| attr.ino));
+            done(result);
+        })
     }
 
     /// Counts a request.

@@ -14,6 +14,7 @@
 //! - [`replace`], [`direct`], [`mapping`], [`random`] are workloads and their ingredients; [`actor`]
 //!   is a second process, possibly of another user; [`watchdog`] ends what hangs; [`leftovers`] looks
 //!   for what should be gone; [`uring`] is the kernel's switch for FUSE over io_uring.
+//! - [`machine`] is a machine of a test's own, with systemd if need be, for what is installed.
 //! - [`contest`] lets the bare filesystem and lanefs take turns; [`baseline`], [`performance`] and
 //!   [`powercut`] are the commands of `cargo run -p tests`.
 //!
@@ -36,6 +37,7 @@ pub mod leftovers;
 #[cfg(feature = "library")]
 pub mod libraries;
 pub mod loopfs;
+pub mod machine;
 pub mod mapping;
 pub mod mounted;
 pub mod muddle;

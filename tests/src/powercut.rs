@@ -89,7 +89,7 @@ fn campaign(args: &PowercutArgs, name: &'static str, stop: &AtomicBool) -> Resul
     let progress = Progress::new(args, name);
     let mishap = args.mishap();
     let images_each = match mishap {
-        Mishap::None => IMAGES_PER_RECORDING,
+        Mishap::None | Mishap::Restarts => IMAGES_PER_RECORDING,
         Mishap::Kill => IMAGES_PER_KILL,
         Mishap::Faults => IMAGES_PER_FAULT,
     };

@@ -26,6 +26,28 @@ impl<T> HandleTable<T> {
         id
     }
 
+    /// All open things with their numbers, and the number that the next one gets.
+    pub(super) fn numbered(&self) -> (Vec<(u64, Arc<T>)>, u64) {
+        let mut found = Vec::with_capacity(self.len());
+        for shard in &self.shards {
+            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            found.extend(shard.iter().map(|(&id, value)| (id, Arc::clone(value))));
+        }
+        (found, self.next.load(Ordering::Relaxed))
+    }
+
+    /// Something that has its number already.
+    pub(super) fn restore(&self, id: u64, value: T) {
+        self.go_on_from(id + 1);
+        let mut shard = self.shard(id).write().unwrap_or_else(PoisonError::into_inner);
+        shard.insert(id, Arc::new(value));
+    }
+
+    /// Gives no number below this one.
+    pub(super) fn go_on_from(&self, next: u64) {
+        self.next.fetch_max(next, Ordering::Relaxed);
+    }
+
     pub(super) fn get(&self, id: u64) -> Result<Arc<T>> {
         let shard = self.shard(id).read().unwrap_or_else(PoisonError::into_inner);
         shard.get(&id).cloned().ok_or(Errno::BADF)

@@ -59,6 +59,24 @@ pub(super) struct DirState {
 }
 
 impl<B: Backing> Node<B> {
+    fn new(id: NodeId, key: ObjectKey, object: B::Object, references: u64) -> Self {
+        Self {
+            id,
+            object,
+            key,
+            references: AtomicU64::new(references),
+            changed: AtomicU64::new(1),
+            durable: Mutex::new(None),
+            synced_by: AtomicU32::new(0),
+            place: Mutex::new(None),
+        }
+    }
+
+    /// What the tree knows the object by.
+    pub(super) const fn full_key(&self) -> ObjectKey {
+        self.key
+    }
+
     /// What the log knows the object by.
     pub(super) const fn key(&self) -> ObjectKey {
         self.key.portable()
@@ -136,22 +154,61 @@ impl<B: Backing> NodeTable<B> {
             }
             MapEntry::Vacant(place) => {
                 let id = NodeId(self.next_id.fetch_add(1, Ordering::Relaxed));
-                let node = Arc::new(Node {
-                    id,
-                    object,
-                    key,
-                    references: AtomicU64::new(1),
-                    changed: AtomicU64::new(1),
-                    durable: Mutex::new(None),
-                    synced_by: AtomicU32::new(0),
-                    place: Mutex::new(None),
-                });
+                let node = Arc::new(Node::new(id, key, object, 1));
                 place.insert(Arc::clone(&node));
                 let mut ids = self.id_shard(id).write().unwrap_or_else(PoisonError::into_inner);
                 ids.insert(id, Arc::clone(&node));
                 node
             }
         }
+    }
+
+    /// All nodes with their references, and the number that the next one gets.
+    pub(super) fn all(&self) -> (Vec<(Arc<Node<B>>, u64)>, u64) {
+        let mut nodes = Vec::with_capacity(self.len());
+        for shard in &self.by_key {
+            let keys = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let counted =
+                |node: &Arc<Node<B>>| (Arc::clone(node), node.references.load(Ordering::Relaxed));
+            nodes.extend(keys.values().map(counted));
+        }
+        (nodes, self.next_id.load(Ordering::Relaxed))
+    }
+
+    /// A node that is known by its number already. The root keeps its object.
+    ///
+    /// # Errors
+    /// `EEXIST` if the number or the object has a node.
+    pub(super) fn restore(
+        &self,
+        (id, references): (NodeId, u64),
+        key: ObjectKey,
+        object: B::Object,
+        place: Option<Place>,
+    ) -> Result<()> {
+        let mut keys = self.key_shard(&key);
+        if id == NodeId::ROOT {
+            let root = keys.get(&key).filter(|root| root.id == id).ok_or(Errno::STALE)?;
+            root.references.store(references, Ordering::Relaxed);
+            return Ok(());
+        }
+        let node = Node::new(id, key, object, references);
+        *node.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
+        let node = Arc::new(node);
+        let mut ids = self.id_shard(id).write().unwrap_or_else(PoisonError::into_inner);
+        if keys.contains_key(&key) || ids.contains_key(&id) {
+            return Err(Errno::EXIST);
+        }
+        keys.insert(key, Arc::clone(&node));
+        ids.insert(id, node);
+        drop((keys, ids));
+        self.next_id.fetch_max(id.0 + 1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives no number below this one.
+    pub(super) fn go_on_from(&self, next: u64) {
+        self.next_id.fetch_max(next, Ordering::Relaxed);
     }
 
     /// The node of an object, if it is known.

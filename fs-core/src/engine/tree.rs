@@ -24,10 +24,12 @@ mod describe;
 mod files;
 mod names;
 mod promise;
+mod resume;
 mod together;
 
 use self::promise::Stamp;
 pub use self::promise::{Deed, Owed};
+pub use self::resume::TreeRecord;
 pub use self::together::{NameChange, NamesChanged, SyncOrder};
 
 /// Number of an open file.

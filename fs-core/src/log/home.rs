@@ -48,6 +48,7 @@ directory before: acknowledged data would be lost.
 const DIRECTORY: NewMode = NewMode { mode: 0o700, umask: 0 };
 const FILE: NewMode = NewMode { mode: 0o600, umask: 0 };
 const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, no_atime: false };
+const READ_ONLY: OpenMode = OpenMode { write: false, ..READ_WRITE };
 
 /// The engine's directory.
 pub(super) struct Home<B: Backing> {
@@ -66,7 +67,11 @@ impl<B: Backing> Home<B> {
         let root = backing.root()?.object;
         let directory = backing.lookup(&root, OsStr::new(HOME_NAME))?.object;
         let marker = backing.lookup(&directory, OsStr::new(MARKER))?.object;
-        let marker = backing.open(OURSELVES, &marker, READ_WRITE)?;
+        let marker = match backing.open(OURSELVES, &marker, READ_WRITE) {
+            // A read-only mount only looks.
+            Err(Errno::ROFS) => backing.open(OURSELVES, &marker, READ_ONLY)?,
+            other => other?,
+        };
         let marks = backing.lookup(&directory, OsStr::new(MARKS))?.object;
         let undo = match backing.lookup(&directory, OsStr::new(UNDO)) {
             Ok(found) => Some(found.object),

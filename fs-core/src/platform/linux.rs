@@ -12,7 +12,7 @@
 //! kernel since 6.9.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -21,7 +21,7 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use self::caller::Privileges;
 use self::device_flush::DeviceFlush;
 use self::object::{FdCache, ObjectInner};
-use super::{Backing, Found, ObjectKey, OpenMode, RenameMode, Seek};
+use super::{Backing, Carried, Found, ObjectKey, OpenMode, RenameMode, Seek};
 use crate::error::{Errno, Result};
 use crate::types::{Attr, Caller, DirEntry, FileKind, FsStats, NewMode, SetAttr};
 
@@ -33,6 +33,7 @@ mod directory;
 mod extents;
 mod fence;
 mod file;
+mod inherited;
 mod log;
 mod mount_clone;
 mod object;
@@ -44,6 +45,7 @@ mod xattr;
 pub use self::caller::{raise_open_files_limit, running_as_root};
 pub use self::directory::Dir;
 pub use self::fence::{FenceMechanism, LinuxFencer};
+pub use self::inherited::{Inherited, interrupt_thread, keep_over_exec, replace_file};
 pub use self::log::{DeviceContent, LinuxLog, LogPathError, inspect_device};
 pub use self::quota::limit_directory;
 
@@ -113,6 +115,8 @@ pub struct LinuxBacking {
     device: u64,
     device_flush: DeviceFlush,
     exact_times: OnceLock<bool>,
+    /// What a predecessor has left and nobody has asked for yet.
+    inherited: Option<Inherited>,
 }
 
 impl LinuxBacking {
@@ -139,6 +143,33 @@ impl LinuxBacking {
         let privileges =
             if options.as_library { Privileges::guest() } else { Privileges::detect() };
         let root = mount_clone::private_root(&original, privileges, options).map_err(io)?;
+        Self::on(path, (root, original), privileges, options, None)
+    }
+
+    /// The backing directory of the program that this one has replaced, by its descriptors
+    /// ([`Self::descriptors`]). The lock goes with them.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn resume(
+        path: &Path,
+        (root, original): (i32, i32),
+        inherited: Inherited,
+        options: BackingOptions,
+    ) -> std::result::Result<Self, OpenError> {
+        let io = |source: Errno| OpenError::Io { path: path.to_owned(), source };
+        let doors = (inherited.get(root).map_err(io)?, inherited.get(original).map_err(io)?);
+        Self::on(path, doors, Privileges::detect(), options, Some(inherited))
+    }
+
+    fn on(
+        path: &Path,
+        (root, original): (OwnedFd, OwnedFd),
+        privileges: Privileges,
+        options: BackingOptions,
+        inherited: Option<Inherited>,
+    ) -> std::result::Result<Self, OpenError> {
+        let io = |source: Errno| OpenError::Io { path: path.to_owned(), source };
         rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive).map_err(
             |e| match e {
                 rustix::io::Errno::WOULDBLOCK => OpenError::Locked(path.to_owned()),
@@ -160,7 +191,14 @@ impl LinuxBacking {
             device,
             device_flush: DeviceFlush::default(),
             exact_times: OnceLock::new(),
+            inherited,
         })
+    }
+
+    /// The descriptors by which [`Self::resume`] finds the directory again.
+    #[must_use]
+    pub fn descriptors(&self) -> (i32, i32) {
+        (self.root.as_raw_fd(), self.original.as_raw_fd())
     }
 
     /// The process itself as a caller, for a program that uses the engine as a library.
@@ -632,7 +670,43 @@ impl Backing for LinuxBacking {
     }
 }
 
+/// A descriptor survives `execve(2)` under its number.
+impl Carried for LinuxBacking {
+    type Token = i32;
+
+    fn object_token(&self, object: &Self::Object) -> Option<i32> {
+        object.needed_descriptor()
+    }
+
+    fn file_token(&self, file: &Self::File) -> i32 {
+        file.as_raw_fd()
+    }
+
+    fn dir_token(&self, dir: &Self::Dir) -> i32 {
+        dir.as_fd().as_raw_fd()
+    }
+
+    fn take_object(&self, key: &ObjectKey, token: Option<i32>) -> Result<Self::Object> {
+        let fd = token.map(|token| self.inherited(token)).transpose()?;
+        let object = Arc::new(ObjectInner::again(key, fd)?);
+        self.cache.note(&object);
+        Ok(object)
+    }
+
+    fn take_file(&self, token: i32) -> Result<Self::File> {
+        self.inherited(token)
+    }
+
+    fn take_dir(&self, token: i32) -> Result<Self::Dir> {
+        Ok(Dir::new(self.inherited(token)?))
+    }
+}
+
 impl LinuxBacking {
+    fn inherited(&self, number: i32) -> Result<OwnedFd> {
+        self.inherited.as_ref().ok_or(Errno::BADF)?.get(number)
+    }
+
     /// An `O_PATH` descriptor of an object, for the front-end's passthrough.
     ///
     /// # Errors

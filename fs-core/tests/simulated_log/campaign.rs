@@ -44,6 +44,7 @@ pub fn plan(model: DurabilityModel, seed: u64) -> Plan {
         settled_ranges_max: if random.one_in(8) { 1 } else { usize::MAX },
         log_elsewhere: random.one_in(5),
         tells_mounts: seed.is_multiple_of(2),
+        length_first: model == DurabilityModel::Ext4Ordered && seed.is_multiple_of(3),
         ..SimOptions::new(model, 0)
     };
     let shape = if random.one_in(64) {

@@ -356,3 +356,34 @@ fn stale_blocks_look_settled_where_there_is_no_order() {
         assert!(stale, "{model:?}");
     }
 }
+
+/// ext4's `dioread_nolock`: a length without its bytes, zeros instead; also after a replace by
+/// rename, whose commit waits for nothing. Who waits for the data has it.
+#[test]
+fn a_length_comes_before_its_bytes() {
+    let with = |length_first| {
+        let set = |options: &mut SimOptions| {
+            (options.torn_sectors, options.length_first) = (false, length_first);
+        };
+        let disk = Disk::with(Ext4Ordered, set);
+        disk.durable_file("f", b'a');
+        disk
+    };
+    let replace = |disk: &Disk| {
+        disk.fill(&disk.file("t"), 0, b'b');
+        let (root, mode) = (disk.root(), fs_core::platform::RenameMode::default());
+        disk.0.rename((&root, name("t")), (&root, name("f")), mode).unwrap();
+        disk.commit().unwrap();
+    };
+    let (ordered, nolock) = (with(false), with(true));
+    replace(&ordered);
+    replace(&nolock);
+    assert_eq!(ordered.outcomes(&["f"]), set(&["b4096"]));
+    assert_eq!(nolock.outcomes(&["f"]), set(&[".4096", "b4096"]));
+
+    let nolock = with(true);
+    nolock.fill(&nolock.open("f"), 1, b'b');
+    assert_eq!(nolock.outcomes(&["f"]), set(&["a4096", "a4096.4096", "a4096b4096"]));
+    nolock.sync(&nolock.open("f")).unwrap();
+    assert_eq!(nolock.outcomes(&["f"]), set(&["a4096b4096"]));
+}

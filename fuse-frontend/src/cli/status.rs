@@ -37,7 +37,7 @@ fn all(json: bool) -> Result<(), Failure> {
     })
 }
 
-fn of(mount: &mounts::MountEntry) -> Result<Option<Value>, Failure> {
+pub(super) fn of(mount: &mounts::MountEntry) -> Result<Option<Value>, Failure> {
     match control::ask(mount, &Request::Status)? {
         Some(Response::Status { status }) => Ok(Some(status)),
         Some(Response::Failed { message }) => Err(Failure::new(message)),

@@ -2,12 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
+use nix::mount::MntFlags;
+
 use super::UmountArgs;
 use crate::control::{self, Request, Response};
 use crate::failure::Failure;
 use crate::mount::{kernel, mounts};
 
 pub(super) fn run(args: &UmountArgs) -> Result<(), Failure> {
+    if args.dead {
+        return clean_up_if_dead(&args.mount_point);
+    }
     let mount = find(&args.mount_point)?;
     match control::ask(&mount, &Request::Unmount { lazy: args.lazy })? {
         Some(Response::Unmounted) => Ok(()),
@@ -17,8 +22,27 @@ pub(super) fn run(args: &UmountArgs) -> Result<(), Failure> {
     }
 }
 
+fn clean_up_if_dead(path: &Path) -> Result<(), Failure> {
+    let failed = |error| Failure::new(format!("cannot read the mount table: {error}"));
+    let is_ours = |mount: &mounts::MountEntry| mount.filesystem == mounts::FILESYSTEM_TYPE;
+    match mounts::at(&absolute(path)).map_err(failed)?.filter(is_ours) {
+        Some(mount) if control::ask(&mount, &Request::Status)?.is_none() => clean_up(&mount, false),
+        _ => Ok(()),
+    }
+}
+
+/// Ends a mount without asking its daemon, which then makes durable what it has: programs on the
+/// mount get errors. For a mount that does not answer.
+pub(crate) fn cut_off(path: &Path) -> Result<(), Failure> {
+    let mount = find(path)?;
+    let detach = MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH;
+    nix::mount::umount2(&mount.mount_point, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW)
+        .or_else(|_| nix::mount::umount2(&mount.mount_point, detach))
+        .map_err(|error| Failure::new(format!("cannot cut {} off: {error}", path.display())))
+}
+
 /// The lanefs mount at a path.
-pub(super) fn find(path: &Path) -> Result<mounts::MountEntry, Failure> {
+pub(crate) fn find(path: &Path) -> Result<mounts::MountEntry, Failure> {
     let place = absolute(path);
     let failed = |error| Failure::new(format!("cannot read the mount table: {error}"));
     match mounts::at(&place).map_err(failed)? {

@@ -255,6 +255,7 @@ impl RecordingMount {
             .map_err(|error| failed("serve the recorded directory", &error))?;
         let channel = Arc::new(Channel::default());
         let options = SkinOptions {
+            slow_sync: None,
             attr_timeout: Duration::from_secs(3600),
             entry_timeout: Duration::from_secs(3600),
             passthrough: false,

@@ -4,10 +4,12 @@
 //! lock or buffer is inherited half-way. It reports over its standard output,
 //! a pipe, with one line: `ready`, or an exit code and a message.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
 use crate::failure::Failure;
+use crate::supervisor::SOCKET_VARIABLE;
 
 /// Set in the environment of the serving process.
 pub const CHILD_VARIABLE: &str = "LANEFS_DAEMON_CHILD";
@@ -18,10 +20,20 @@ pub const CHILD_VARIABLE: &str = "LANEFS_DAEMON_CHILD";
 /// # Errors
 /// What the serving process reported, with its exit code.
 pub fn start_in_background() -> Result<(), Failure> {
+    start(std::env::args_os().skip(1))
+}
+
+/// The same with other arguments, those of `lanefs mount --daemon`.
+///
+/// # Errors
+/// As [`start_in_background`].
+pub fn start(words: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::new(format!("cannot start the daemon: {error}"));
     let mut child = Command::new(std::env::current_exe().map_err(failed)?)
-        .args(std::env::args_os().skip(1))
+        .args(words)
         .env(CHILD_VARIABLE, "1")
+        // A service manager knows the command that waits, not the process that serves.
+        .env_remove(SOCKET_VARIABLE)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -53,8 +65,23 @@ pub fn is_child() -> bool {
 /// # Errors
 /// The system refused.
 pub fn detach() -> Result<(), Failure> {
+    leave_session();
+    leave_directory()
+}
+
+/// Leaves the terminal. Not before the mount answers: at a place of systemd's automount only
+/// processes of its own process group get past autofs, to which this one belongs until now; all
+/// others wait for the mount that it makes.
+pub fn leave_session() {
     // A process that leads a session already (started so by a supervisor) may stay.
     let _ = rustix::process::setsid();
+}
+
+/// Leaves the current directory, which may have to be unmounted.
+///
+/// # Errors
+/// The system refused.
+pub fn leave_directory() -> Result<(), Failure> {
     std::env::set_current_dir("/").map_err(|error| Failure::new(format!("cannot go to /: {error}")))
 }
 

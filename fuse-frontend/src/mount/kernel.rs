@@ -4,10 +4,11 @@
 //! at the path, ours or not; without root fuser calls `fusermount3`, which has
 //! the right to mount for users.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -15,9 +16,11 @@ use fs_core::platform::linux::running_as_root;
 use fuser::{Config, MountOption, Session, SessionACL};
 use nix::mount::{MntFlags, MsFlags};
 
+use super::restart::session;
 use super::{Event, MountOptions, MountPlan, mounts};
 use crate::failure::Failure;
 use crate::ring::{self, Choice, Rings, Running};
+use crate::skin::gate::Gate;
 use crate::skin::reply::Channel;
 use crate::skin::{Agreement, Classic, Served, Skin};
 
@@ -29,6 +32,12 @@ pub struct KernelMount {
     mount_point: PathBuf,
     device_number: String,
     transport: String,
+    /// Where fuser's workers read requests.
+    session: RawFd,
+    /// The session ends, and the mount does not.
+    leaves: Arc<AtomicBool>,
+    /// Why it cannot go on in another program, if so.
+    no_restart: Option<String>,
 }
 
 impl KernelMount {
@@ -54,6 +63,8 @@ impl KernelMount {
         let start = || {
             let device = or_cannot_serve(session.as_fd().try_clone_to_owned())?;
             channel.connect(device);
+            let (number, leaves) = (session.as_fd().as_raw_fd(), Arc::default());
+            let no_restart = reason_against_restart(&agreement);
             let (transport, rings) = match choice {
                 Choice::Rings(rings) => {
                     let workers = plan.options.workers;
@@ -62,9 +73,10 @@ impl KernelMount {
                 }
                 Choice::Classic(reason) => (format!("classic: {reason}"), None),
             };
-            serve(session, rings, events)?;
+            serve(session, rings, events, Arc::clone(&leaves))?;
             let device_number = device_number_of(&mount_point)?;
-            Ok(Self { mount_point: mount_point.clone(), device_number, transport })
+            let (mount_point, session) = (mount_point.clone(), number);
+            Ok(Self { mount_point, device_number, transport, session, leaves, no_restart })
         };
         start().inspect_err(|_| detach(&mount_point))
     }
@@ -90,12 +102,61 @@ impl KernelMount {
         }?;
         let start = || {
             channel.connect(or_cannot_serve(session.as_fd().try_clone_to_owned())?);
-            serve(session, None, events)?;
-            let device_number = device_number_of(&mount_point)?;
-            let (mount_point, transport) = (mount_point.clone(), "classic: recorded".to_owned());
-            Ok(Self { mount_point, device_number, transport })
+            let (number, leaves) = (session.as_fd().as_raw_fd(), Arc::default());
+            serve(session, None, events, Arc::clone(&leaves))?;
+            Ok(Self {
+                mount_point: mount_point.clone(),
+                device_number: device_number_of(&mount_point)?,
+                transport: "classic: the mount is recorded".to_owned(),
+                session: number,
+                leaves,
+                no_restart: Some("the mount is recorded".to_owned()),
+            })
         };
         start().inspect_err(|_| detach(&mount_point))
+    }
+
+    /// Takes over a mount from the program that this one has replaced.
+    ///
+    /// # Errors
+    /// The workers cannot be started.
+    pub fn resume(
+        plan: &MountPlan,
+        skin: &Arc<Skin>,
+        (channel, device): (&Channel, OwnedFd),
+        device_number: String,
+        events: Sender<Event>,
+    ) -> Result<Self, Failure> {
+        let classic = Classic::new(Arc::clone(skin), Arc::new(Agreement::resumed()));
+        let config = session_config(&plan.options, &Choice::Classic(String::new()));
+        let session = session::resume(classic, device.as_fd(), session_acl(&plan.options), config);
+        let session = or_cannot_serve(session)?;
+        channel.connect(device);
+        let (number, leaves) = (session.as_fd().as_raw_fd(), Arc::default());
+        // Before the workers: what they have read by then would come, and be done, twice.
+        or_cannot_serve(session::resend(channel.device()))?;
+        serve(session, None, events, Arc::clone(&leaves))?;
+        Ok(Self {
+            mount_point: plan.mount_point.clone(),
+            device_number,
+            transport: "classic: gone on with after a restart".to_owned(),
+            session: number,
+            leaves,
+            no_restart: None,
+        })
+    }
+
+    /// Why the mount cannot go on in another program, if so.
+    #[must_use]
+    pub fn no_restart(&self) -> Option<&str> {
+        self.no_restart.as_deref()
+    }
+
+    /// Has the workers read no more; the mount stays. True when none reads any more. For
+    /// good: what the kernel asks from now on is for a successor.
+    pub(crate) fn stop_reading(&self, gate: &Gate) -> bool {
+        self.leaves.store(true, Ordering::Release);
+        session::stop_reading(self.session, gate)
     }
 
     /// How requests come, and why, for `lanefs status`.
@@ -160,6 +221,7 @@ fn serve<B: Served>(
     session: Session<Classic<B>>,
     rings: Option<Running>,
     events: Sender<Event>,
+    leaves: Arc<AtomicBool>,
 ) -> Result<(), Failure> {
     let session = or_cannot_serve(session.spawn())?;
     let wait = move || {
@@ -167,10 +229,32 @@ fn serve<B: Served>(
         if let Some(rings) = rings {
             rings.wait();
         }
-        let _ = events.send(Event::SessionEnded(result));
+        if !leaves.load(Ordering::Acquire) {
+            let _ = events.send(Event::SessionEnded(result));
+        }
     };
     let thread = std::thread::Builder::new().name("lanefs-session".into());
     or_cannot_serve(thread.spawn(wait)).map(drop)
+}
+
+/// Why a mount could not go on in another program.
+fn reason_against_restart(agreement: &Agreement) -> Option<String> {
+    if agreement.is_ring() {
+        return Some(
+            "its requests come by io_uring, and what a ring holds the kernel does not send again; \
+             mount with `-o transport=classic` for restarts"
+                .to_owned(),
+        );
+    }
+    let reason = "this kernel does not send unanswered requests again (Linux 6.9 and later do)";
+    (!agreement.resends()).then(|| reason.to_owned())
+}
+
+/// Who may enter, as far as it is fuser that decides.
+fn session_acl(options: &MountOptions) -> SessionACL {
+    // As root it is the kernel's decision, by the mount's own options.
+    let all = running_as_root() || options.allow_other;
+    if all { SessionACL::All } else { SessionACL::Owner }
 }
 
 /// The kernel holds all requests back until the rings are registered.
@@ -307,7 +391,9 @@ fn mount_failure(mount_point: &Path, error: nix::Error) -> Failure {
     })
 }
 
-fn mount_flags(options: &MountOptions) -> MsFlags {
+/// The flags that the kernel keeps for a mount.
+#[must_use]
+pub fn mount_flags(options: &MountOptions) -> MsFlags {
     let mut flags = MsFlags::empty();
     flags.set(MsFlags::MS_NODEV, !options.dev);
     flags.set(MsFlags::MS_NOSUID, !options.suid);
@@ -348,7 +434,7 @@ fn mount_as_user<B: Served>(
             "fusermount3 cannot pass a name with a comma: say `-o fsname=NAME` without one",
         ));
     }
-    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    config.acl = session_acl(options);
     config.mount_options = vec![
         MountOption::FSName(source),
         MountOption::Subtype("lanefs".to_owned()),

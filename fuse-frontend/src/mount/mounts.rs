@@ -20,6 +20,8 @@ pub struct MountEntry {
     pub source: PathBuf,
     /// User who made a FUSE mount; 0 where the table does not say.
     pub user_id: u32,
+    /// Whether it refuses changes.
+    pub read_only: bool,
 }
 
 /// All mounts that this process sees, in the order in which they were made.
@@ -68,6 +70,7 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
         filesystem: String::from_utf8_lossy(filesystem).into_owned(),
         source: unescape(source),
         user_id: user_id.unwrap_or(0),
+        read_only: options.split(',').any(|word| word == "ro"),
     })
 }
 
@@ -108,6 +111,7 @@ mod tests {
         assert_eq!(mount.filesystem, FILESYSTEM_TYPE);
         assert_eq!(mount.source, Path::new("/srv/a b"));
         assert_eq!(mount.user_id, 7);
+        assert!(!mount.read_only);
         assert_eq!(parse_line(b"").map(|m| m.device), None);
         assert_eq!(parse_line(b"1 2 3").map(|m| m.device), None);
     }

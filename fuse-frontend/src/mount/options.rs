@@ -69,6 +69,8 @@ pub struct MountOptions {
     pub pin_objects: bool,
     /// What flags say about durability.
     pub durability: Flags,
+    /// The file with settings of mounts, if it is not the usual one.
+    pub config: Option<PathBuf>,
     /// What makes groups durable.
     pub fence: FenceChoice,
     /// A log outside of the backing directory.
@@ -79,6 +81,8 @@ pub struct MountOptions {
     pub checkpoint_interval: Duration,
     /// How the backing directory syncs a group of several files.
     pub mechanism: FenceMechanism,
+    /// Syncs that take longer are told of and counted; `None`: none are.
+    pub slow_sync: Option<Duration>,
     /// A planted bug, for tests of tests: one sync in this many is answered
     /// without being made. Not in the help text, and loud.
     pub lie_one_in: Option<u64>,
@@ -112,11 +116,13 @@ impl Default for MountOptions {
             workers: WORKERS_DEFAULT,
             pin_objects: false,
             durability: Flags::default(),
+            config: None,
             fence: FenceChoice::Auto,
             log: None,
             log_bytes: LOG_BYTES_DEFAULT,
             checkpoint_interval: LogConfig::default().checkpoint_interval,
             mechanism: FenceMechanism::Auto,
+            slow_sync: Some(Duration::from_secs(1)),
             lie_one_in: None,
             faults: false,
             window: None,
@@ -160,6 +166,7 @@ Options for -o (several: comma-separated, or -o again):
                          (default fsync)
   commit_interval=TIME   commit what was applied about so often although nobody asks,
                          10ms to 3600s, 0 for never (default 1s)
+  config=FILE            settings of mounts, in place of /etc/lanefs.toml
   fence=auto|log|backing what makes a group durable: one write to the log (where the
                          backing filesystem allows it and it pays), or syncing the
                          backing directory (default auto)
@@ -175,10 +182,37 @@ Options for -o (several: comma-separated, or -o again):
                          the power go; for tests of programs: slow, all in memory, no log
   window_us=N            wait a fixed time for a group, 0 to 1000000, instead of
                          only for writers that are about to return
+  slow_sync_ms=N         warn of syncs that take longer, with the process that waited, and
+                         count them, 0 (never) to 3600000 (default 1000)
   group_ops_max=N        most sync requests in one group (default 4096)
   queue_ops_max=N        most sync requests parked; more are carried out one by
                          one (default 65536)
-Ignored, for fstab: defaults, auto, noauto, nofail, _netdev, user, nouser, x-*";
+Ignored, for fstab: defaults, auto, noauto, nofail, _netdev, async, relatime, norelatime,
+                    user, users, owner, group, their no..., comment=, x-*
+Ignored, for remount: user_id=, group_id=";
+
+/// Words that mount(8) passes on or fstab(5) has, and that ask nothing of us.
+const IGNORED: &[&str] = &[
+    "defaults",
+    "auto",
+    "noauto",
+    "nofail",
+    "_netdev",
+    "async",
+    "relatime",
+    "norelatime",
+    "user",
+    "users",
+    "nouser",
+    "nousers",
+    "owner",
+    "noowner",
+    "group",
+    "nogroup",
+    "comment",
+    "user_id",
+    "group_id",
+];
 
 impl MountOptions {
     /// Takes in the words of one `-o`.
@@ -263,7 +297,8 @@ impl MountOptions {
             ("fence", Some("auto")) => self.fence = FenceChoice::Auto,
             ("fence", Some("log")) => self.fence = FenceChoice::Log,
             ("fence", Some("backing")) => self.fence = FenceChoice::Backing,
-            ("log", Some(value)) => self.log = Some(absolute(value)?),
+            ("log", Some(value)) => self.log = Some(absolute(name, value)?),
+            ("config", Some(value)) => self.config = Some(absolute(name, value)?),
             ("log_size", Some(value)) => self.log_bytes = log_bytes(value)?,
             ("checkpoint_ms", Some(value)) => {
                 let ms = number(name, value, 10, 3_600_000)?;
@@ -272,6 +307,10 @@ impl MountOptions {
             ("sync_by", Some("auto")) => self.mechanism = FenceMechanism::Auto,
             ("sync_by", Some("uring")) => self.mechanism = FenceMechanism::Uring,
             ("sync_by", Some("threads")) => self.mechanism = FenceMechanism::Threads,
+            ("slow_sync_ms", Some(value)) => {
+                let ms = number(name, value, 0, 3_600_000)?;
+                self.slow_sync = (ms > 0).then(|| Duration::from_millis(ms as u64));
+            }
             ("test_lie_one_in", Some(value)) => {
                 self.lie_one_in = Some(number(name, value, 1, 1_000_000)? as u64);
             }
@@ -293,20 +332,52 @@ impl MountOptions {
 }
 
 /// The daemon leaves the current directory, so the path must not depend on it.
-fn absolute(value: &str) -> Result<PathBuf, Failure> {
+fn absolute(name: &str, value: &str) -> Result<PathBuf, Failure> {
     std::path::absolute(value)
-        .map_err(|error| Failure::usage(format!("log={value} is no path: {error}")))
+        .map_err(|error| Failure::usage(format!("{name}={value} is no path: {error}")))
 }
 
 fn unknown(name: &str, value: Option<&str>) -> Result<(), Failure> {
-    const IGNORED: &[&str] = &["defaults", "auto", "noauto", "nofail", "_netdev", "user", "nouser"];
-    if IGNORED.contains(&name) || name.starts_with("x-") {
+    if IGNORED.contains(&name) || name.starts_with("x-") || name.starts_with("X-") {
         return Ok(());
     }
     let word = value.map_or_else(|| name.to_owned(), |value| format!("{name}={value}"));
-    Err(Failure::usage(format!(
-        "unknown mount option `{word}`: `lanefs mount --help` lists the options and their values"
-    )))
+    let help = "`lanefs mount --help` lists the options and their values";
+    let form = forms().find(|form| name_of(form) == name);
+    Err(Failure::usage(match (form, nearest(name)) {
+        (Some(form), _) => format!("mount option `{word}`: write `{form}`; {help}"),
+        (None, Some(form)) => format!("unknown mount option `{word}`: is it `{form}`? {help}"),
+        (None, None) => format!("unknown mount option `{word}`: {help}"),
+    }))
+}
+
+/// The options as the help text writes them: `ro`, `workers=N`, `fence=auto|log|backing`.
+fn forms() -> impl Iterator<Item = &'static str> {
+    let entries = OPTIONS_HELP.lines().filter_map(|line| {
+        let entry = line.strip_prefix("  ").filter(|entry| !entry.starts_with(' '))?;
+        // Two options of one entry have a comma between them, and a blank follows it.
+        let end = entry.replace(", ", ",_").find(' ').unwrap_or(entry.len());
+        entry.get(..end)
+    });
+    entries.flat_map(|entry| entry.split(", "))
+}
+
+fn name_of(form: &str) -> &str {
+    form.split_once('=').map_or(form, |(name, _)| name)
+}
+
+/// What somebody may have meant.
+fn nearest(name: &str) -> Option<&'static str> {
+    const SIMILAR_MIN: f64 = 0.84;
+    match name {
+        // What these promise elsewhere.
+        "sync" | "dirsync" => return Some("durability=always"),
+        "readonly" | "read_only" => return Some("ro"),
+        _ => {}
+    }
+    let similar = |form| (strsim::jaro_winkler(name_of(form), name), form);
+    let similar = forms().map(similar).filter(|(likeness, _)| *likeness >= SIMILAR_MIN);
+    similar.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, form)| form)
 }
 
 fn seconds(name: &str, value: &str) -> Result<Duration, Failure> {
@@ -343,7 +414,46 @@ mod tests {
 
     #[test]
     fn fstab_words_are_ignored() {
-        assert!(parse("defaults,noauto,_netdev,x-systemd.automount,x-a=b,,").is_ok());
+        assert!(
+            parse(
+                "defaults,noauto,_netdev,users,user=joe,comment=a,x-systemd.automount,x-a=b,X-c,,"
+            )
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn the_help_text_has_every_option_in_a_form_that_is_read() {
+        let forms: Vec<_> = forms().collect();
+        for form in ["ro", "rw", "no_passthrough", "workers=N", "fence=auto|log|backing"] {
+            assert!(forms.contains(&form), "{form} not in {forms:?}");
+        }
+        for form in forms {
+            let Err(failure) = parse(form) else { continue };
+            // A placeholder is no value, but the option is known.
+            assert!(form.contains('='), "{form}: {failure}");
+            assert!(!failure.message.contains("unknown"), "{form}: {failure}");
+        }
+    }
+
+    #[test]
+    fn mistakes_name_the_nearest_option() {
+        for (word, form) in [
+            ("allowother", "`allow_other`"),
+            ("no_atime", "`noatime`"),
+            ("durabilty=close", "`durability=fsync|close|always|relaxed:MS`"),
+            ("commit-interval=1s", "`commit_interval=TIME`"),
+            ("sync", "`durability=always`"),
+            ("fence=magic", "`fence=auto|log|backing`"),
+            ("workers", "`workers=N`"),
+            ("ro=1", "`ro`"),
+        ] {
+            let failure = parse(word).expect_err(word);
+            assert!(failure.message.contains(form), "{word}: {failure}");
+            assert!(failure.message.contains(word), "{word}: {failure}");
+        }
+        let failure = parse("zzz").expect_err("no option");
+        assert!(!failure.message.contains("is it"), "nothing is near: {failure}");
     }
 
     #[test]

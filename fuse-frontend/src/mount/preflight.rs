@@ -51,6 +51,18 @@ pub fn dead_mount(path: &Path) -> Failure {
 /// Paths inside each other, a mount point in use, or no FUSE on this machine, or not the
 /// FUSE that was asked for.
 pub fn check(plan: &MountPlan) -> Result<(), Failure> {
+    check_paths(plan)?;
+    let over_itself = plan.backing == plan.mount_point;
+    check_mount_point(&plan.mount_point, over_itself, plan.options.nonempty)?;
+    check_device()?;
+    ring::check(plan.options.transport)
+}
+
+/// Checks how a plan's directories lie to each other.
+///
+/// # Errors
+/// One is inside the other.
+pub fn check_paths(plan: &MountPlan) -> Result<(), Failure> {
     let (backing, mount_point) = (&plan.backing, &plan.mount_point);
     let same = backing == mount_point;
     if !same && mount_point.starts_with(backing) {
@@ -69,15 +81,19 @@ pub fn check(plan: &MountPlan) -> Result<(), Failure> {
             mount_point.display()
         )));
     }
-    check_mount_point(mount_point, same || plan.options.nonempty)?;
-    check_device()?;
-    ring::check(plan.options.transport)
+    Ok(())
 }
 
-fn check_mount_point(mount_point: &Path, may_hold_files: bool) -> Result<(), Failure> {
+fn check_mount_point(mount_point: &Path, over_itself: bool, nonempty: bool) -> Result<(), Failure> {
     let shown = mount_point.display();
     let failed = |error| Failure::new(format!("cannot look at mount point {shown}: {error}"));
     let mounted = mounts::at(mount_point).map_err(failed)?;
+    if over_itself && mounted.as_ref().is_some_and(|mount| mount.filesystem == "autofs") {
+        return Err(Failure::usage(format!(
+            "{shown} is hidden by an automount point, so it cannot be mounted over itself: leave \
+             out x-systemd.automount, or choose another mount point"
+        )));
+    }
     if let Some(mount) = mounted.filter(|mount| mount.filesystem == mounts::FILESYSTEM_TYPE) {
         // The kernel may still show the root of a dead mount from its cache.
         if matches!(control::ask(&mount, &control::Request::Status), Ok(None)) {
@@ -87,7 +103,7 @@ fn check_mount_point(mount_point: &Path, may_hold_files: bool) -> Result<(), Fai
             "{shown} is a lanefs mount already: run `lanefs umount {shown}` first"
         )));
     }
-    if may_hold_files {
+    if over_itself || nonempty {
         return Ok(());
     }
     let mut entries = std::fs::read_dir(mount_point).map_err(failed)?;

@@ -92,15 +92,15 @@ fn handle(skin: &Arc<Skin>, mut ticket: Ticket) {
             let done = move |result: Result<()>| {
                 ticket.answer(result.map(|()| Body::size(written.bytes)));
             };
-            skin.tree.sync_file(caller, file, kind, Box::new(done));
+            skin.tree.sync_file(caller, file, kind, skin.watched(caller, node, Box::new(done)));
         }
         Request::Fsync { file, kind } => {
             let done = move |result: Result<()>| ticket.answer(result.map(|()| Body::default()));
-            skin.tree.sync_file(caller, file, kind, Box::new(done));
+            skin.tree.sync_file(caller, file, kind, skin.watched(caller, node, Box::new(done)));
         }
         Request::FsyncDir { dir } => {
             let done = move |result: Result<()>| ticket.answer(result.map(|()| Body::default()));
-            skin.tree.sync_dir(caller, dir, Box::new(done));
+            skin.tree.sync_dir(caller, dir, skin.watched(caller, node, Box::new(done)));
         }
         request => {
             let answer = match answer(skin, caller, node, &request) {

@@ -52,6 +52,12 @@ impl Backing {
         Ok(Self { channel: Arc::clone(channel), number })
     }
 
+    /// A file that a predecessor of this program has registered: the number is the
+    /// connection's, and lives as long as that.
+    pub(super) fn resume(channel: &Arc<Channel>, number: u32) -> Self {
+        Self { channel: Arc::clone(channel), number }
+    }
+
     /// The kernel's number.
     pub(super) fn number(&self) -> u32 {
         self.number

@@ -25,6 +25,7 @@ use fuser::{
 use super::convert::{
     self, attributes_set, caller, errno, file_attr, file_type, node, rename_mode, time,
 };
+use super::gate::Visitor;
 use super::init::{self, Agreement};
 use super::wire::Body;
 use super::{Fitted, Op, Opened, Served, Skin, Write, fit, reply};
@@ -45,6 +46,17 @@ impl<B: Served> Classic<B> {
     /// Counts a request and runs its handler. A panic fails this request (its
     /// reply, dropped unsent, answers EIO) and not the worker that runs it.
     fn handle(&self, op: Op, handler: impl FnOnce()) {
+        let visitor = if op == Op::Forget { Visitor::Forget } else { Visitor::Plain };
+        self.handle_as(visitor, op, handler);
+    }
+
+    /// As [`Self::handle`], for what may cut a file to nothing.
+    fn handle_cutting(&self, cuts: bool, op: Op, handler: impl FnOnce()) {
+        self.handle_as(if cuts { Visitor::Cuts } else { Visitor::Plain }, op, handler);
+    }
+
+    fn handle_as(&self, visitor: Visitor, op: Op, handler: impl FnOnce()) {
+        let _passage = self.skin.gate.enter(visitor);
         self.skin.count(op);
         if catch_unwind(AssertUnwindSafe(handler)).is_err() {
             tracing::error!(request = op.name(), "a handler panicked; the request gets EIO");
@@ -198,7 +210,7 @@ impl<B: Served> Filesystem for Classic<B> {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.handle(Op::SetAttr, || {
+        self.handle_cutting(size == Some(0), Op::SetAttr, || {
             let perm = mode.map(|mode| mode & 0o7777);
             let (atime, mtime) = (atime.map(time), mtime.map(time));
             let change = SetAttr { perm, uid, gid, size, atime, mtime };
@@ -316,7 +328,7 @@ impl<B: Served> Filesystem for Classic<B> {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.handle(Op::Open, || {
+        self.handle_cutting(flags.0 & libc::O_TRUNC != 0, Op::Open, || {
             let (id, unique) = (node(ino), req.unique());
             let opened = match self.skin.open(caller(req), id, flags.0) {
                 Ok(opened) => opened,
@@ -339,7 +351,7 @@ impl<B: Served> Filesystem for Classic<B> {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        self.handle(Op::Create, || {
+        self.handle_cutting(flags & libc::O_TRUNC != 0, Op::Create, || {
             let (new, unique) = (NewMode { mode, umask }, req.unique());
             let created = self.skin.create(caller(req), node(parent), name, new, flags);
             let (entry, opened) = match created {
@@ -403,7 +415,8 @@ impl<B: Served> Filesystem for Classic<B> {
                 Ok(()) => reply.written(written.bytes),
                 Err(error) => reply.error(errno(error)),
             };
-            self.skin.tree.sync_file(caller(req), file, kind, Box::new(done));
+            let done = self.skin.watched(caller(req), node(ino), Box::new(done));
+            self.skin.tree.sync_file(caller(req), file, kind, done);
         });
     }
 
@@ -437,7 +450,7 @@ impl<B: Served> Filesystem for Classic<B> {
     fn fsync(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         datasync: bool,
         reply: ReplyEmpty,
@@ -445,6 +458,7 @@ impl<B: Served> Filesystem for Classic<B> {
         self.handle(Op::Fsync, || {
             let kind = if datasync { SyncKind::Data } else { SyncKind::Full };
             let done = Box::new(move |result| Self::empty(reply, result));
+            let done = self.skin.watched(caller(req), node(ino), done);
             self.skin.tree.sync_file(caller(req), FileId(fh.0), kind, done);
         });
     }
@@ -515,13 +529,14 @@ impl<B: Served> Filesystem for Classic<B> {
     fn fsyncdir(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
         self.handle(Op::FsyncDir, || {
             let done = Box::new(move |result| Self::empty(reply, result));
+            let done = self.skin.watched(caller(req), node(ino), done);
             self.skin.tree.sync_dir(caller(req), DirId(fh.0), done);
         });
     }

@@ -52,11 +52,24 @@ impl Counters {
         self.counts[op as usize].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// All counts by name.
+    #[must_use]
+    pub fn all(&self) -> Vec<(&'static str, u64)> {
+        let count = |op: &Op| (op.name(), self.counts[*op as usize].load(Ordering::Relaxed));
+        Op::ALL.iter().map(count).collect()
+    }
+
+    /// Goes on from these counts; names of no request are left out.
+    pub fn resume(&self, counts: &[(String, u64)]) {
+        for op in Op::ALL {
+            let before = counts.iter().find(|(name, _)| name == op.name());
+            self.counts[*op as usize].fetch_add(before.map_or(0, |(_, n)| *n), Ordering::Relaxed);
+        }
+    }
+
     /// All counts that are not zero, by name.
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<&'static str, u64> {
-        let all =
-            Op::ALL.iter().map(|op| (op.name(), self.counts[*op as usize].load(Ordering::Relaxed)));
-        all.filter(|(_, count)| *count > 0).collect()
+        self.all().into_iter().filter(|(_, count)| *count > 0).collect()
     }
 }

@@ -31,6 +31,10 @@ pub struct Agreement {
     ring_wanted: bool,
     /// The kernel will send requests through them, once all are registered.
     ring_agreed: AtomicBool,
+    /// A predecessor of this program has made the handshake with the kernel.
+    resumed: bool,
+    /// The kernel can send requests again that were read and not answered (Linux 6.9).
+    resends: AtomicBool,
 }
 
 impl Agreement {
@@ -38,7 +42,19 @@ impl Agreement {
     /// kernel holds all requests back until they are.
     #[must_use]
     pub fn new(ring_wanted: bool) -> Self {
-        Self { ring_wanted, ring_agreed: AtomicBool::new(false) }
+        Self { ring_wanted, ..Self::default() }
+    }
+
+    /// For a session that a predecessor of this program has begun.
+    #[must_use]
+    pub fn resumed() -> Self {
+        Self { resumed: true, resends: AtomicBool::new(true), ..Self::default() }
+    }
+
+    /// After the handshake: whether the kernel can send requests again.
+    #[must_use]
+    pub fn resends(&self) -> bool {
+        self.resends.load(Ordering::Acquire)
     }
 
     /// After the handshake.
@@ -59,6 +75,12 @@ pub(super) fn negotiate<B: Served>(
     skin: &Skin<B>,
     agreement: &Agreement,
 ) {
+    if agreement.resumed {
+        // This is our own side of a socket (`mount/restart/session.rs`); the kernel was told.
+        return;
+    }
+    let resends = config.capabilities().contains(InitFlags::FUSE_HAS_RESEND);
+    agreement.resends.store(resends, Ordering::Release);
     for &flag in WANTED {
         if config.add_capabilities(flag).is_err() {
             tracing::debug!(?flag, "the kernel does not offer this");

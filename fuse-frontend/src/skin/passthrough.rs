@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fs_core::engine::{NodeId, Tree};
 use fs_core::types::SyncKind;
+use serde::{Deserialize, Serialize};
 
 use super::Served;
 use super::backing::Backing;
@@ -34,6 +35,14 @@ struct OpenInode {
     opens: usize,
     /// `None`: requests come to us.
     backing: Option<Arc<Backing>>,
+}
+
+/// What a kernel was told of its passthrough.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassthroughRecord {
+    enabled: bool,
+    /// Node, opens, and the backing id if the kernel has one.
+    inodes: Vec<(u64, usize, Option<u32>)>,
 }
 
 impl Passthrough {
@@ -89,6 +98,25 @@ impl Passthrough {
                 }
                 None
             }
+        }
+    }
+
+    pub(super) fn record(&self) -> PassthroughRecord {
+        let mut inodes = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            inodes.extend(shard.iter().map(|(id, open)| {
+                (id.0, open.opens, open.backing.as_ref().map(|backing| backing.number()))
+            }));
+        }
+        PassthroughRecord { enabled: self.is_enabled(), inodes }
+    }
+
+    pub(super) fn resume(&self, record: &PassthroughRecord) {
+        self.enabled.store(record.enabled, Ordering::Relaxed);
+        for &(id, opens, number) in &record.inodes {
+            let backing = number.map(|number| Arc::new(Backing::resume(&self.channel, number)));
+            self.shard(NodeId(id)).insert(NodeId(id), OpenInode { opens, backing });
         }
     }
 

@@ -256,6 +256,7 @@ mod tests {
             attr_timeout: Duration::from_millis(1500),
             entry_timeout: Duration::from_secs(2),
             passthrough: false,
+            slow_sync: None,
             default_permissions: true,
         }
     }

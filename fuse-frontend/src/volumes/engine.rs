@@ -113,6 +113,8 @@ impl VolumeEngine {
             mount_point: layout.mounts(),
             settings: common,
             options,
+            metrics: None,
+            directory: PathBuf::from("/"),
         };
         let engine::MountEngine { engine, no_log } = engine::start(&backing, &base)?;
         let root = engine.add_tree(Arc::clone(&backing)).map_err(|error| {

@@ -72,11 +72,15 @@ impl Session {
             filesystem,
             no_log: shared.no_log.clone(),
             open_files_max: shared.open_files_max,
-            started: Instant::now(),
+            mounted_at: mount::now_s(),
+            restarts: 0,
+            restart_pause: Duration::ZERO,
+            no_restart: Some(NO_RESTART.to_owned()),
             tree: Arc::clone(&tree),
             counters,
             skin,
             transport: kernel.transport().to_owned(),
+            log_level: Mutex::default(),
             settings: Mutex::new(plan.settings),
         };
         let control = ControlServer::start(kernel.device_number(), Arc::new(status), event_sender);
@@ -182,6 +186,9 @@ impl Session {
     }
 }
 
+/// Why a volume cannot go on in another program.
+const NO_RESTART: &str = "it is served by the volume plugin, with other volumes";
+
 /// Answers what comes for the mount until its session has ended.
 fn serve(
     name: &str,
@@ -203,6 +210,9 @@ fn serve(
                      stops (`docker ps --filter volume={name}` lists them)"
                 ))));
             }
+            Event::Restart(wish) => wish.refuse(Failure::new(format!(
+                "the volume {name} cannot be restarted by itself: {NO_RESTART}"
+            ))),
             // Volumes use the classic transport, and signals go to the engine.
             Event::RingFailed(_) | Event::Signal(_) => {}
         }
@@ -229,5 +239,7 @@ pub(super) fn plan(base: &MountPlan, order: &Order, mount_point: &Path) -> Mount
         mount_point: mount_point.to_owned(),
         settings: base.settings.clone(),
         options,
+        metrics: None,
+        directory: base.directory.clone(),
     }
 }

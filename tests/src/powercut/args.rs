@@ -47,6 +47,9 @@ pub struct PowercutArgs {
     /// Kill the daemon while the workload runs, and mount again.
     #[arg(long)]
     pub kill: bool,
+    /// Replace the daemon again and again while the workload runs (`lanefs restart`).
+    #[arg(long, conflicts_with_all = ["kill", "faults"])]
+    pub restarts: bool,
     /// Demand what the log promises of another fence: must find losses there.
     #[arg(long)]
     pub demand_log: bool,
@@ -100,6 +103,7 @@ impl PowercutArgs {
         match (self.faults, self.kill) {
             (true, _) => Mishap::Faults,
             (_, true) => Mishap::Kill,
+            _ if self.restarts => Mishap::Restarts,
             _ => Mishap::None,
         }
     }
@@ -131,6 +135,7 @@ impl PowercutArgs {
             (self.nested, "cuts during recovery"),
             (self.faults, "a failing disk"),
             (self.kill, "killed daemons"),
+            (self.restarts, "restarts"),
             (self.demand_log, "the log's promises"),
             (self.demand_close, "the promises of close"),
         ];

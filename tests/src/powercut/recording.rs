@@ -17,6 +17,7 @@ use crate::scratch::Scratch;
 
 mod faulty;
 mod killed;
+mod restarted;
 
 /// A flush takes a moment, so that groups form and cuts fall between them.
 const FLUSH_TIME: Duration = Duration::from_micros(300);
@@ -42,13 +43,15 @@ pub enum Mishap {
     Faults,
     /// The daemon is killed.
     Kill,
+    /// The daemon is replaced again and again; nobody may notice.
+    Restarts,
 }
 
 impl Mishap {
     /// How many parts a run with it has: what comes after needs directories that nothing happened to.
     pub fn parts(self) -> usize {
         match self {
-            Mishap::None => 0,
+            Mishap::None | Mishap::Restarts => 0,
             Mishap::Faults | Mishap::Kill => 3,
         }
     }
@@ -183,7 +186,12 @@ pub fn record(
         (Mishap::Kill, Subject::Lanefs { options }) => {
             killed::run(&stage, options, workload, &notes, run)?
         }
-        (Mishap::Kill, Subject::Bare) => return Err("there is no daemon to kill".to_owned()),
+        (Mishap::Restarts, Subject::Lanefs { options }) => {
+            restarted::run(&stage, options, workload, &notes)?
+        }
+        (Mishap::Kill | Mishap::Restarts, Subject::Bare) => {
+            return Err("there is no daemon to kill".to_owned());
+        }
     };
     let history = notes.history();
     let history = if run.forgive_shaken { history.without_shaken() } else { history };

@@ -222,6 +222,83 @@ fn rules_hold_for_parts_of_a_mount() {
     rules_hold("fence=log,transport=ring");
 }
 
+/// `lanefs set MOUNTPOINT config=FILE`: the file is read anew, all of it at once. What the kernel
+/// had looked up before there were rules, and does not ask for again, is not promised less.
+#[test]
+fn rules_can_come_go_and_change_while_it_is_mounted() {
+    if !require::mount_support() {
+        return;
+    }
+    let options =
+        "fence=log,transport=classic,commit_interval=0,entry_timeout=3600,attr_timeout=3600";
+    let stage = Stage::new(Filesystem::Ext4, options, |tree| {
+        fs::create_dir_all(tree.join("mail/tmp")).expect("mkdir");
+        for file in ["mail/one", "mail/two", "other"] {
+            fs::write(tree.join(file), "old").expect("write");
+        }
+    });
+    let root = stage.root().to_path_buf();
+    let file = root.with_file_name("new.toml");
+    let write = |name: &str| {
+        let file = OpenOptions::new().write(true).open(root.join(name)).expect("open");
+        file.write_all_at(b"new", 0).expect("write");
+    };
+    let durability = || -> Value {
+        let said = lanefs(&["status", "--json"], &[&root], &[]).expect_success().stdout;
+        serde_json::from_str::<Value>(&said).expect("JSON")["durability"].clone()
+    };
+    let configure = |text: &str, more: &[&str]| {
+        fs::write(&file, text.replace("ROOT", &format!("{root:?}"))).expect("write");
+        let setting = format!("config={}", file.display());
+        let mut command = Command::new(binary::lanefs());
+        command.arg("set").arg(&root).arg(setting).args(more).env("LANEFS_CONFIG", "");
+        run::run(&mut command, DEADLINE)
+    };
+    // Known to the kernel for an hour; nobody has noted where it is.
+    for name in ["mail/one", "mail/two", "other"] {
+        fs::metadata(root.join(name)).expect("it is there");
+    }
+    let rules = "commit-interval = \"2s\"\n[[mount]]\npath = ROOT\n[[mount.rule]]\n\
+                 path = \"mail\"\ndurability = \"close\"\n";
+    said(&configure(rules, &[]), 0, &["durability=fsync"]);
+    let now = durability();
+    assert_eq!(
+        (&now["rules"][0]["path"], &now["rules"][1]),
+        (&"mail".into(), &Value::Null),
+        "{now}"
+    );
+    // The flag that it was mounted with wins over the file, as it did then.
+    assert_eq!(now["commit_interval"], "0", "{now}");
+    write("mail/one");
+    let by_a_cached_name = stage.disk.position();
+    fs::write(root.join("mail/new"), "new").expect("write");
+    let by_a_new_name = stage.disk.position();
+    // A file with a mistake changes nothing, not even what is right in it.
+    let outcome = configure("[[mount]]\npath = ROOT\n[[mount.rule]]\npath = \"x\"\n", &[]);
+    said(&outcome, 2, &["line 3", "durability"]);
+    let outcome = configure("durability = \"always\"\n", &["commit-interval=never"]);
+    said(&outcome, 2, &["commit interval `never`"]);
+    assert_eq!(durability(), now);
+    // What is set beside the file wins, for this time.
+    said(&configure(rules, &["durability=always"]), 0, &["durability=always"]);
+    write("other");
+    let in_the_mode_of_the_mount = stage.disk.position();
+    said(&configure("", &[]), 0, &["durability=fsync"]);
+    assert_eq!(durability()["rules"], Value::Array(Vec::new()));
+    write("mail/two");
+    let without_rules = stage.disk.position();
+    let ended = stage.end();
+    for (what, position, name, content) in [
+        ("a name that the kernel had cached", by_a_cached_name, "mail/one", Some("new")),
+        ("a new file", by_a_new_name, "mail/new", Some("new")),
+        ("the mode of the mount", in_the_mode_of_the_mount, "other", Some("new")),
+        ("no rules any more", without_rules, "mail/two", Some("old")),
+    ] {
+        let found = ended.after_cut(position, |tree| fs::read_to_string(tree.join(name)).ok());
+        assert_eq!(found.as_deref(), content, "{what}");
+    }
+}
+
 #[test]
 fn what_a_cut_would_lose_is_said() {
     if !require::mount_support() {

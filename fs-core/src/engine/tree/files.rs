@@ -173,7 +173,7 @@ impl<B: Backing> Tree<B> {
         Ok((entry, FileId(id)))
     }
 
-    fn track_open(&self, open: &OpenFile<B>, is_new: bool) -> Option<Arc<Tracked<B>>> {
+    pub(super) fn track_open(&self, open: &OpenFile<B>, is_new: bool) -> Option<Arc<Tracked<B>>> {
         let log = self.engine.log.as_ref()?;
         let file = open.file.get()?;
         Some(log.opened(&open.node.key(), file, is_new))
@@ -432,7 +432,7 @@ impl<B: Backing> Tree<B> {
 }
 
 impl<B: Backing> OpenFile<B> {
-    fn new(node: Arc<Node<B>>, mode: OpenMode, file: OnceLock<Arc<B::File>>) -> Self {
+    pub(super) fn new(node: Arc<Node<B>>, mode: OpenMode, file: OnceLock<Arc<B::File>>) -> Self {
         Self {
             node,
             mode,

@@ -134,8 +134,9 @@ fn shares(count: usize, done: Completion) -> Vec<Completion> {
 }
 
 impl<B: Backing> Tree<B> {
-    /// Says which mode holds where, from now on; files that are open keep theirs. Rules
-    /// hold for what is looked up after the first policy that has any.
+    /// Says which mode holds where, from now on; files that are open keep theirs. What was
+    /// looked up before the first policy that has rules has the strongest mode of all of
+    /// them until it is looked up again: nobody has noted where it is.
     pub fn set_policy(&self, policy: Policy) {
         if !policy.rules().is_empty() {
             self.tracks_places.store(true, Ordering::Release);
@@ -427,7 +428,7 @@ impl<B: Backing> Tree<B> {
             return policy.default_mode();
         }
         let policy = Arc::clone(&policy);
-        policy.applied(&self.path_of(node)).durability
+        mode_by(&policy, self.path_of(node))
     }
 
     fn mode_at(&self, dir: &Node<B>, name: &OsStr) -> Durability {
@@ -436,24 +437,24 @@ impl<B: Backing> Tree<B> {
             return policy.default_mode();
         }
         let policy = Arc::clone(&policy);
-        policy.applied(&self.path_of(dir).join(name)).durability
+        mode_by(&policy, self.path_of(dir).map(|dir| dir.join(name)))
     }
 
-    /// Where an object was last found, below the root. A directory above it that the
-    /// front-end has forgotten ends the walk: what is left is its tail.
-    fn path_of(&self, node: &Node<B>) -> PathBuf {
+    /// Where an object was last found, below the root; `None` if that is not known of it or of
+    /// a directory above it.
+    fn path_of(&self, node: &Node<B>) -> Option<PathBuf> {
         /// As deep as paths go: `PATH_MAX` bytes of one-letter names.
         const DEPTH_MAX: usize = 2048;
         let mut names: Vec<OsString> = Vec::new();
+        let mut at = node.id;
         let mut place = node.place();
-        while let Some((dir, name)) = place {
+        while at != NodeId::ROOT {
+            let (dir, name) = place.filter(|_| names.len() < DEPTH_MAX)?;
             names.push(name);
-            if dir == NodeId::ROOT || names.len() == DEPTH_MAX {
-                break;
-            }
+            at = dir;
             place = self.nodes.get(dir).ok().and_then(|dir| dir.place());
         }
-        names.iter().rev().collect()
+        Some(names.iter().rev().collect())
     }
 
     /// Notes where an object was found, if rules want to know.
@@ -473,6 +474,11 @@ impl<B: Backing> Tree<B> {
             node.set_place(dir.id, name);
         }
     }
+}
+
+/// The mode at a path. Where that is unknown more is promised than need be, never less.
+fn mode_by(policy: &Policy, path: Option<PathBuf>) -> Durability {
+    path.map_or_else(|| policy.strongest(), |path| policy.applied(&path).durability)
 }
 
 impl<B: Backing> OpenFile<B> {

@@ -101,8 +101,13 @@ impl LinuxLog {
 
     /// Opens a log that was made before.
     pub(super) fn open(dir: BorrowedFd<'_>, name: &OsStr, shares_device: bool) -> Result<Self> {
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let open = |access| rustix::fs::openat(dir, name, access | flags, Mode::empty());
+        let file = match open(OFlags::RDWR) {
+            // Good enough to see whether a recovery is due.
+            Err(Os::ROFS) => open(OFlags::RDONLY)?,
+            other => other?,
+        };
         let stat = rustix::fs::fstat(&file)?;
         if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
             return Err(Errno::INVAL);

@@ -5,7 +5,7 @@
 //! of objects in use; it gives way at once when descriptors run out.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -92,6 +92,36 @@ impl ObjectInner {
         let (used, pinned) = (AtomicBool::new(true), AtomicBool::new(false));
         let object = Self { identity, cached: Mutex::new(cached), used, pinned };
         (ObjectKey { dev, ino, handle }, object)
+    }
+
+    /// The object that a predecessor knew by this key, with its descriptor if it left one,
+    /// which stays: [`Self::needed_descriptor`].
+    pub(super) fn again(key: &ObjectKey, fd: Option<OwnedFd>) -> Result<Self> {
+        let fd = fd.map(Arc::new);
+        let (data, bytes, kind) = key.handle;
+        let (identity, cached) = match (bytes, fd) {
+            (0, Some(fd)) => (Identity::Pinned(fd), None),
+            (0, None) => return Err(Errno::STALE),
+            (1.., fd) if usize::from(bytes) <= HANDLE_BYTES_MAX => {
+                (Identity::Handle(Handle { bytes, kind, data }), fd)
+            }
+            _ => return Err(Errno::INVAL),
+        };
+        let (used, pinned) = (AtomicBool::new(true), AtomicBool::new(cached.is_some()));
+        Ok(Self { identity, cached: Mutex::new(cached), used, pinned })
+    }
+
+    /// The descriptor without which the object could not be found again: it has no handle,
+    /// or no name any more, so that nothing else may keep its inode.
+    pub(super) fn needed_descriptor(&self) -> Option<RawFd> {
+        if let Identity::Pinned(fd) = &self.identity {
+            return Some(fd.as_raw_fd());
+        }
+        let cached = self.lock_cached();
+        let fd = cached.as_ref()?;
+        let is_needed = self.pinned.load(Ordering::Acquire)
+            || rustix::fs::fstat(&**fd).is_ok_and(|stat| stat.st_nlink == 0);
+        is_needed.then(|| fd.as_raw_fd())
     }
 
     /// An `O_PATH` descriptor of the object.

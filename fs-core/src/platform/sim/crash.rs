@@ -6,7 +6,7 @@
 //! files is cut off. Each part has its own random choice, so that the extremes
 //! (all metadata and no data, no metadata and all data) come often.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::sync::Arc;
 
@@ -184,8 +184,11 @@ impl Crash<'_> {
                 continue;
             };
             let mut survivors = self.logged_pages(node);
-            survivors.extend(self.delayed_pages(id));
+            let delayed = self.delayed_pages(id);
+            let unwritten = self.still_unwritten(&delayed);
+            survivors.extend(delayed);
             let size = self.length(node, &survivors);
+            survivors.retain(|page, _| !unwritten.contains(page));
             survivors.retain(|&page, _| page * PAGE_BYTES < size);
             set_content(image, id, size, &survivors);
             for (page, (block, survivor)) in survivors {
@@ -243,6 +246,15 @@ impl Crash<'_> {
             pages.extend(survivor.map(|survivor| (page, (block, survivor))));
         }
         pages
+    }
+
+    /// Pages that have a block and a length, and of which nothing has arrived.
+    fn still_unwritten(&mut self, delayed: &Pages) -> BTreeSet<u64> {
+        let is_certain = matches!(self.taste, Taste::Oldest | Taste::Newest);
+        if !self.state.options.length_first || is_certain {
+            return BTreeSet::new();
+        }
+        delayed.keys().copied().filter(|_| self.random.one_in(3)).collect()
     }
 
     /// The length: what the journal says, or the end of data that had arrived

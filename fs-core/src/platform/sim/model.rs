@@ -146,6 +146,11 @@ pub struct SimOptions {
     ///
     /// [`settled`]: crate::platform::Backing::settled
     pub settled_ranges_max: usize,
+    /// New blocks are unwritten extents until their data has arrived, and no commit waits for
+    /// it unless somebody waits for the data: a length may be there with zeros below it,
+    /// also after a replace by rename. ext4's `dioread_nolock`, the default since Linux 5.6;
+    /// of use with [`DurabilityModel::Ext4Ordered`].
+    pub length_first: bool,
     /// Logs are on a device of their own: a flush of one flushes nothing else,
     /// and no other flush flushes one.
     pub log_elsewhere: bool,
@@ -191,6 +196,7 @@ impl SimOptions {
             flusher_one_in: None,
             commit_one_in: None,
             settled_ranges_max: usize::MAX,
+            length_first: false,
             log_elsewhere: false,
             log_despite_obstacle: false,
             tells_mounts: true,

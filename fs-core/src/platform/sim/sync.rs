@@ -142,9 +142,10 @@ impl State {
     }
 
     /// Begins to write a file out whose pages stay dirty until somebody waits for
-    /// them; a commit waits.
+    /// them; a commit waits, unless their blocks are unwritten extents.
     pub(super) fn allocate_dirty(&mut self, id: Id) {
-        let dirty = self.running(id).dirty.clone();
+        let waits = !self.options.length_first;
+        let dirty = if waits { self.running(id).dirty.clone() } else { BTreeSet::new() };
         self.allocate_all(id, &dirty);
     }
 

@@ -29,6 +29,8 @@ pub enum Command {
     Check(RecoverArgs),
     /// Measure a directory's device and say which fence lanefs would choose.
     Probe(ProbeArgs),
+    /// Measure how fast files are replaced crash-safely in a directory, on a mount or not.
+    Bench(BenchArgs),
 }
 
 /// What `lanefs mount` takes on every platform.
@@ -152,6 +154,34 @@ pub struct ProbeArgs {
     #[arg(long)]
     pub json: bool,
 }
+
+/// Arguments of `lanefs bench`.
+#[derive(Debug, Args)]
+#[command(after_help = format!("{BENCH_EXAMPLES}\n\n{EXIT_CODES}"))]
+pub struct BenchArgs {
+    /// The directory; files are made in a scratch directory there, and removed.
+    pub dir: PathBuf,
+    /// Writers that replace their file in a loop, 1 to 256.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub writers: u16,
+    /// Seconds, 1 to 600.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=600))]
+    pub seconds: u16,
+    /// Bytes of each file, 1 to 16 MiB.
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=16 << 20))]
+    pub bytes: u32,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  lanefs bench /srv/data     the bare directory
+  lanefs bench /mnt/data     the same through the mount
+
+A replace is: write a temporary file, sync it, rename it over the old one, and sync the directory
+where the system lets a program do that.";
 
 /// Arguments of `lanefs umount`.
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@
 //! | [`values`] | sizes, modes and numbers, as people write them |
 //! | [`config`] | settings from a file and the environment |
 //! | [`failure`] | one line and an exit code |
+//! | [`bench`], [`config_check`] | commands that are the same everywhere |
 //! | [`protocol`] | what a running mount is asked and told |
 //! | [`report`], [`status`], [`recovery`] | what is reported, as JSON and as text |
 //! | [`table`] | plain tables, and printing |
@@ -16,7 +17,9 @@
 #![forbid(unsafe_code)]
 
 pub mod arguments;
+pub mod bench;
 pub mod config;
+pub mod config_check;
 pub mod failure;
 pub mod protocol;
 pub mod recovery;

@@ -6,6 +6,10 @@ use std::path::PathBuf;
 use fs_core::faults::{FaultReport, FaultRule, PowerCut};
 use serde::{Deserialize, Serialize};
 
+use crate::config::{self, commit_interval};
+use crate::failure::Failure;
+use crate::values::durability;
+
 /// What a client asks.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
@@ -146,4 +150,40 @@ pub enum Response {
         /// Cause and remedy.
         message: String,
     },
+}
+
+/// What `lanefs set` asks for. Everything is checked before anything is set.
+///
+/// # Errors
+/// Something is no setting, or has a value that is none.
+pub fn set_request(settings: &[String]) -> Result<Request, Failure> {
+    let (mut mode, mut interval, mut file) = (None, None, None);
+    for setting in settings {
+        match setting.split_once('=') {
+            Some(("durability", value)) => mode = Some(durability(value)?.to_string()),
+            Some(("commit-interval" | "commit_interval", value)) => {
+                commit_interval(value)?;
+                interval = Some(value.to_owned());
+            }
+            Some(("config", value)) => file = Some(readable(value)?),
+            _ => {
+                return Err(Failure::usage(format!(
+                    "`{setting}` is no setting: give durability=MODE, commit-interval=TIME or \
+                     config=FILE"
+                )));
+            }
+        }
+    }
+    Ok(match file {
+        Some(file) => Request::Configure { file, durability: mode, commit_interval: interval },
+        None => Request::Set { durability: mode, commit_interval: interval },
+    })
+}
+
+/// A file of settings that is in order; the mount reads it again.
+fn readable(path: &str) -> Result<PathBuf, Failure> {
+    let path = std::path::absolute(path)
+        .map_err(|error| Failure::usage(format!("config={path} is no path: {error}")))?;
+    config::load(Some(&path), None)?;
+    Ok(path)
 }

@@ -72,7 +72,6 @@ mod config;
 mod directories;
 mod error;
 mod execution;
-#[cfg(target_os = "linux")]
 mod open;
 mod path;
 mod preserve;
@@ -82,17 +81,13 @@ mod temporary;
 mod turns;
 
 /// The real filesystem of this platform.
-#[cfg(target_os = "linux")]
-pub type Native = crate::platform::linux::LinuxBacking;
-/// The real filesystem of this platform: none is implemented yet.
-#[cfg(not(target_os = "linux"))]
-pub type Native = crate::platform::sim::SimBacking;
+pub type Native = crate::platform::NativeBacking;
 
 /// How long [`Files`] waits for what is under way when it is dropped without
 /// [`Files::close`].
 const DROP_DEADLINE: Duration = Duration::from_secs(5);
 
-/// A directory whose files are changed crash-safely; opened by `Files::open` on Linux.
+/// A directory whose files are changed crash-safely; opened by [`Files::open`].
 ///
 /// May be used by any number of threads at once; share it by reference or in an `Arc`.
 /// The directory is locked for other openers, lanefs mounts included, until it is closed.

@@ -1,20 +1,20 @@
 //! The one error type of the engine: the errno that the backing filesystem gave.
 //!
+//! Its numbers are the platform's own (`platform/native.rs`). On Windows, which has no errno,
+//! those that the engine knows by name have Linux's number, and all others are the NTSTATUS itself, a
+//! negative number: the front-end gives it back as it came.
+//!
 //! A program on the mount must see the error that it would have seen on the
 //! backing directory, so nothing between the system call and the reply may
 //! translate it. Richer errors (of the log, of recovery) wrap this one.
 
 use std::fmt;
 
+use crate::platform::native;
+
 /// A system error number, as `errno(3)` has it. Never zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Errno(i32);
-
-/// What macOS calls `ENOATTR`.
-#[cfg(target_os = "macos")]
-const NODATA: i32 = libc::ENOATTR;
-#[cfg(all(unix, not(target_os = "macos")))]
-const NODATA: i32 = libc::ENODATA;
 
 /// What nearly every call of the engine returns.
 pub type Result<T> = std::result::Result<T, Errno>;
@@ -35,8 +35,7 @@ impl Errno {
     /// The other object is on another filesystem.
     pub const XDEV: Self = Self(18);
     /// The deadline passed.
-    #[cfg(unix)]
-    pub const TIMEDOUT: Self = Self(libc::ETIMEDOUT);
+    pub const TIMEDOUT: Self = Self(native::ETIMEDOUT);
     /// Not a directory.
     pub const NOTDIR: Self = Self(20);
     /// Is a directory.
@@ -46,32 +45,48 @@ impl Errno {
     /// Result does not fit the caller's buffer.
     pub const RANGE: Self = Self(34);
     /// Too many symbolic links.
-    #[cfg(unix)]
-    pub const LOOP: Self = Self(libc::ELOOP);
+    pub const LOOP: Self = Self(native::ELOOP);
     /// The operation is not implemented here.
-    #[cfg(unix)]
-    pub const NOSYS: Self = Self(libc::ENOSYS);
+    pub const NOSYS: Self = Self(native::ENOSYS);
     /// The object named by a handle does not exist any more.
-    #[cfg(unix)]
-    pub const STALE: Self = Self(libc::ESTALE);
+    pub const STALE: Self = Self(native::ESTALE);
     /// The backing filesystem does not support the operation.
-    #[cfg(unix)]
-    pub const OPNOTSUPP: Self = Self(libc::EOPNOTSUPP);
+    pub const OPNOTSUPP: Self = Self(native::EOPNOTSUPP);
     /// There is no such extended attribute.
-    #[cfg(unix)]
-    pub const NODATA: Self = Self(NODATA);
+    pub const NODATA: Self = Self(native::ENODATA);
+    /// Argument list, or value of an extended attribute, too long.
+    pub const TOOBIG: Self = Self(7);
+    /// A resource is temporarily unavailable; the lock is held by somebody else.
+    pub const WOULDBLOCK: Self = Self(native::EWOULDBLOCK);
+    /// In use.
+    pub const BUSY: Self = Self(16);
+    /// The user's quota is used up.
+    pub const DQUOT: Self = Self(native::EDQUOT);
+    /// Interrupted by a signal.
+    pub const INTR: Self = Self(4);
+    /// No such device; the operation makes no sense for this kind of object.
+    pub const NODEV: Self = Self(19);
+    /// File too large.
+    pub const FBIG: Self = Self(27);
+    /// Read-only filesystem.
+    pub const ROFS: Self = Self(30);
+    /// Too many links.
+    pub const MLINK: Self = Self(31);
+    /// Name too long.
+    pub const NAMETOOLONG: Self = Self(native::ENAMETOOLONG);
+    /// Directory not empty.
+    pub const NOTEMPTY: Self = Self(native::ENOTEMPTY);
     /// No space left.
     pub const NOSPC: Self = Self(28);
-    /// The filesystem is read-only.
-    pub const ROFS: Self = Self(30);
     /// Bad file descriptor.
     pub const BADF: Self = Self(9);
 
-    /// Wraps a raw error number; zero and negative numbers, which no system
-    /// call reports, become an input/output error rather than a false success.
+    /// Wraps a raw error number; one that no system call reports (zero; a negative one
+    /// where there are no such numbers) becomes an input/output error rather than a false
+    /// success.
     #[must_use]
     pub const fn from_raw(raw: i32) -> Self {
-        if raw > 0 { Self(raw) } else { Self::IO }
+        if native::is_error(raw) { Self(raw) } else { Self::IO }
     }
 
     /// The number, for the front-end's reply.
@@ -83,7 +98,7 @@ impl Errno {
 
 impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&std::io::Error::from_raw_os_error(self.0), f)
+        native::describe(*self, f)
     }
 }
 
@@ -95,20 +110,14 @@ impl fmt::Debug for Errno {
 
 impl std::error::Error for Errno {}
 
-impl From<rustix::io::Errno> for Errno {
-    fn from(error: rustix::io::Errno) -> Self {
-        Self::from_raw(error.raw_os_error())
-    }
-}
-
 impl From<std::io::Error> for Errno {
     fn from(error: std::io::Error) -> Self {
-        Self::from_raw(error.raw_os_error().unwrap_or(0))
+        native::of_io_error(&error)
     }
 }
 
 impl From<Errno> for std::io::Error {
     fn from(error: Errno) -> Self {
-        Self::from_raw_os_error(error.0)
+        native::to_io_error(error)
     }
 }

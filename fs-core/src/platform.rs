@@ -18,17 +18,25 @@ use crate::types::{Attr, Caller, DirEntry, FileKind, FsStats, NewMode, SetAttr, 
 #[cfg(target_os = "linux")]
 pub mod linux;
 mod log_store;
+#[cfg(target_os = "macos")]
+pub mod macos;
+#[cfg_attr(unix, path = "platform/unix.rs")]
+#[cfg_attr(windows, path = "platform/windows/native.rs")]
+pub mod native;
 pub mod record;
 pub mod sim;
+#[cfg(windows)]
+pub mod windows;
 
 pub use self::log_store::{LOG_BLOCK_BYTES, LogBuffer, LogStore};
+pub use self::native::os_name;
 
-/// A name as the log has it.
-#[cfg(unix)]
-#[must_use]
-pub fn os_name(bytes: &[u8]) -> &OsStr {
-    std::os::unix::ffi::OsStrExt::from_bytes(bytes)
-}
+#[cfg(target_os = "linux")]
+pub use self::linux::{LinuxBacking as NativeBacking, OpenError as NativeOpenError};
+#[cfg(target_os = "macos")]
+pub use self::macos::{MacBacking as NativeBacking, OpenError as NativeOpenError};
+#[cfg(windows)]
+pub use self::windows::{OpenError as NativeOpenError, WindowsBacking as NativeBacking};
 
 /// What identifies an object of the backing filesystem for as long as anybody
 /// remembers it: the file handle where there is one, else device and inode

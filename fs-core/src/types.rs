@@ -36,6 +36,26 @@ pub enum FileKind {
     BlockDevice,
 }
 
+/// The bits of a mode that say what an inode is: the same on every Unix, and in the log.
+pub mod type_bits {
+    /// The bits that they are among.
+    pub const S_IFMT: u32 = 0o170_000;
+    /// A socket.
+    pub const S_IFSOCK: u32 = 0o140_000;
+    /// A symbolic link.
+    pub const S_IFLNK: u32 = 0o120_000;
+    /// A regular file.
+    pub const S_IFREG: u32 = 0o100_000;
+    /// A block device.
+    pub const S_IFBLK: u32 = 0o060_000;
+    /// A directory.
+    pub const S_IFDIR: u32 = 0o040_000;
+    /// A character device.
+    pub const S_IFCHR: u32 = 0o020_000;
+    /// A named pipe.
+    pub const S_IFIFO: u32 = 0o010_000;
+}
+
 /// The attributes of an inode, as `stat(2)` has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attr {

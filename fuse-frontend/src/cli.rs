@@ -5,9 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use commands::arguments::{self, ConfigArgs, ConfigCommand, EXIT_CODES};
-pub use commands::arguments::{
-    ConfigCheckArgs, DemoArgs, ProbeArgs, RecoverArgs, SetArgs, StatusArgs, UmountArgs,
-};
+pub use commands::arguments::{DemoArgs, ProbeArgs, RecoverArgs, SetArgs, StatusArgs, UmountArgs};
 pub(crate) use commands::table;
 
 pub(crate) use self::mount::check as check_mount;
@@ -17,7 +15,6 @@ use crate::logging::LogFormat;
 use crate::mount::options::OPTIONS_HELP;
 
 mod at_risk;
-mod config;
 pub mod crash_test;
 mod demo;
 pub mod fault;
@@ -251,7 +248,10 @@ fn run_common(command: arguments::Command) -> Result<(), Failure> {
         Command::Status(args) if args.durability => at_risk::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Set(args) => set::run(&args),
-        Command::Config(ConfigArgs { command: ConfigCommand::Check(args) }) => config::check(&args),
+        Command::Config(ConfigArgs { command: ConfigCommand::Check(args) }) => {
+            commands::config_check::check(&args, mount::usual_file())
+        }
+        Command::Bench(args) => commands::bench::run(&args),
         Command::Recover(args) => recover::recover(&args),
         Command::Check(args) => recover::check(&args),
         Command::Probe(args) => probe::run(&args),

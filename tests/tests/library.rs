@@ -1,7 +1,7 @@
 //! Promise: the library for Rust programs keeps its word on real filesystems with a log: when
 //! the program that uses it is killed in the middle of a batch, and when the power fails.
 //!
-//! The checks are those of `fs-core/tests/library/logged.rs`; this test makes the
+//! The checks are those of `fs-core/tests/library/platform/logged.rs`; this test makes the
 //! filesystems for them, and cuts the power.
 
 use std::io::{BufRead, BufReader};
@@ -41,7 +41,7 @@ fn on_xfs() {
 }
 
 fn run_checks(place: &Path) {
-    let mut command = check(place, "logged::");
+    let mut command = check(place, "platform::logged::");
     let outcome = run::run(command.arg("--test-threads=1"), DEADLINE).expect_success();
     println!("{}", outcome.stdout);
 }
@@ -94,7 +94,7 @@ fn power_cuts(filesystem: Filesystem) {
         let options = filesystem.image_options();
         let mount = copy.mount_at(&place, filesystem.kernel_name(), options);
         let mount = mount.unwrap_or_else(|error| panic!("{error}: {crash:?}"));
-        let mut command = check(&place, "logged::tells_the_generation");
+        let mut command = check(&place, "platform::logged::tells_the_generation");
         command.arg("--exact").env("LANEFS_TEST_TELL", "1");
         let told = run::run(&mut command, DEADLINE);
         drop(mount);
@@ -116,7 +116,7 @@ fn power_cuts(filesystem: Filesystem) {
 
 /// Runs the program that commits batches; when which of them was known to be answered.
 fn commit_until_cut(place: &Path, disk: &Disk) -> Vec<(Position, u64)> {
-    let mut command = check(place, "logged::endless_batches");
+    let mut command = check(place, "platform::logged::endless_batches");
     command.arg("--exact").env("LANEFS_TEST_ENDLESS", "1").stdout(Stdio::piped());
     let mut program = command.spawn().expect("it was just built");
     let mut answered = Vec::new();

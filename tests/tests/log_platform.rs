@@ -1,7 +1,7 @@
 //! Promise: what lanefs asks of a filesystem before it keeps a log there is so, and where it is not
 //! lanefs says why.
 //!
-//! The checks are those of `fs-core/tests/log_platform.rs`, which know system calls and structures
+//! The checks are those of `fs-core/tests/platform/log_platform.rs`, which know system calls and structures
 //! that no program shows; this test makes the filesystems and devices for them and runs them.
 
 use std::path::{Path, PathBuf};

@@ -133,9 +133,8 @@ pub enum OpenFilesError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// It cannot be served at all.
-    #[cfg(target_os = "linux")]
     #[error(transparent)]
-    Directory(#[from] crate::platform::linux::OpenError),
+    Directory(#[from] crate::platform::NativeOpenError),
     /// Its log cannot be opened, made or recovered.
     #[error("{}: {source}", path.display())]
     Log {

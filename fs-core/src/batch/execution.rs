@@ -355,17 +355,23 @@ impl<B: Backing> Execution<B> {
         if open.len() > 1 {
             open.iter().for_each(|(_, file, _)| shared.tree.start_write_back(caller, *file));
         }
-        let mut failed = None;
-        for (operation, file, _) in &open {
-            if let Err(error) = shared.tree.write_back(caller, *file) {
-                failed = Some((*operation, error));
-                break;
+        let failed = if durable {
+            // Their syncs write and wait themselves, in parallel.
+            if open.is_empty() { None } else { shared.sync_files(caller, &open) }
+        } else {
+            open.iter().find_map(|(operation, file, _)| {
+                let written = shared.tree.write_back(caller, *file);
+                written.err().map(|error| (*operation, error))
+            })
+        };
+        self.new_files().for_each(|(_, temporary, settled, _)| {
+            *settled = true;
+            // Nobody reads it any more, and there are filesystems on which a file that is open
+            // cannot be replaced: by a later operation of the batch, say.
+            if durable {
+                temporary.close();
             }
-        }
-        if failed.is_none() && durable && !open.is_empty() {
-            failed = shared.sync_files(caller, &open);
-        }
-        self.new_files().for_each(|(_, _, settled, _)| *settled = true);
+        });
         if let Some((operation, error)) = failed {
             self.fail_at(operation, error);
         }

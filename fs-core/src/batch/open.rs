@@ -10,8 +10,7 @@ use super::{Files, Native};
 use crate::engine::{Engine, EngineConfig};
 use crate::log::recovery::{self, RecoveryReport};
 use crate::log::{LogConfig, OpenLogError};
-use crate::platform::Backing;
-use crate::platform::linux::{BackingOptions, LinuxBacking};
+use crate::platform::{Backing, NativeBacking};
 
 impl Files<Native> {
     /// Opens a directory, which must exist, and locks it. What a crash has left is put in
@@ -25,8 +24,7 @@ impl Files<Native> {
     pub fn open(dir: impl AsRef<Path>, config: FilesConfig) -> Result<Self, OpenFilesError> {
         config.check()?;
         let path = dir.as_ref();
-        let options = BackingOptions { as_library: true, ..BackingOptions::default() };
-        let backing = Arc::new(LinuxBacking::open(path, options)?);
+        let backing = Arc::new(NativeBacking::open_as_library(path)?);
         let (engine, no_log) = engine(&backing, path, &config)?;
         let tree = engine.add_tree(Arc::clone(&backing))?;
         let caller = backing.own_caller();
@@ -36,10 +34,10 @@ impl Files<Native> {
 }
 
 /// An engine, and why it has no log, if it has none.
-type Made = (Arc<Engine<LinuxBacking>>, Option<String>);
+type Made = (Arc<Engine<NativeBacking>>, Option<String>);
 
 fn engine(
-    backing: &Arc<LinuxBacking>,
+    backing: &Arc<NativeBacking>,
     path: &Path,
     config: &FilesConfig,
 ) -> Result<Made, OpenFilesError> {
@@ -66,7 +64,7 @@ fn engine(
 }
 
 fn without_log(
-    backing: &Arc<LinuxBacking>,
+    backing: &Arc<NativeBacking>,
     path: &Path,
     config: &FilesConfig,
     reason: String,

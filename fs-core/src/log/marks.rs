@@ -18,7 +18,7 @@ use std::ffi::{OsStr, OsString};
 use crate::engine::Lsn;
 use crate::error::{Errno, Result};
 use crate::platform::{Backing, HANDLE_BYTES_MAX, ObjectKey};
-use crate::types::{Caller, NewMode};
+use crate::types::{Caller, NewMode, type_bits};
 
 use super::record::Change;
 
@@ -131,7 +131,7 @@ impl<B: Backing> Marks<B> {
     /// The backing filesystem's: the operation must not be applied then.
     pub(super) fn make(&self, backing: &B, mark: &Mark) -> Result<()> {
         let Some(name) = mark.name() else { return Ok(()) };
-        let mode = NewMode { mode: libc::S_IFREG | 0o600, umask: 0 };
+        let mode = NewMode { mode: type_bits::S_IFREG | 0o600, umask: 0 };
         backing.make_node(OURSELVES, &self.directory, &name, mode, (0, 0)).map(drop)
     }
 
@@ -161,7 +161,7 @@ impl<B: Backing> Marks<B> {
         in_log: &ObjectKey,
         here: &ObjectKey,
     ) -> Result<()> {
-        let mode = NewMode { mode: libc::S_IFREG | 0o600, umask: 0 };
+        let mode = NewMode { mode: type_bits::S_IFREG | 0o600, umask: 0 };
         let name = renewed_name(in_log, here);
         match backing.make_node(OURSELVES, &self.directory, &name, mode, (0, 0)) {
             Ok(_) | Err(Errno::EXIST) => Ok(()),

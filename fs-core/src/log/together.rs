@@ -304,7 +304,7 @@ mod tests {
         let first = engine(&backing);
         let mut changes = Vec::new();
         for name in ["a", "b", "c"] {
-            let new = NewMode { mode: libc::S_IFREG | 0o644, umask: 0 };
+            let new = NewMode { mode: crate::types::type_bits::S_IFREG | 0o644, umask: 0 };
             let made = backing.make_node(OURSELVES, &root.object, OsStr::new(name), new, (0, 0));
             changes.push(Change::Rename {
                 from_dir: root.key.portable(),

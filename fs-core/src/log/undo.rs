@@ -28,11 +28,11 @@ use super::tracked::Synced;
 use crate::engine::Lsn;
 use crate::error::{Errno, Result};
 use crate::platform::{Backing, ObjectKey, OpenMode, RenameMode};
-use crate::types::{NewMode, Time};
+use crate::types::{NewMode, Time, type_bits};
 
 const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, no_atime: true };
 const READ: OpenMode = OpenMode { write: false, ..READ_WRITE };
-const FILE: NewMode = NewMode { mode: libc::S_IFREG | 0o600, umask: 0 };
+const FILE: NewMode = NewMode { mode: type_bits::S_IFREG | 0o600, umask: 0 };
 
 /// Begins the name of a copy that belongs to no truncation yet.
 const UNCLAIMED: &str = "new";

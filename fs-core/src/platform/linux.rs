@@ -201,6 +201,14 @@ impl LinuxBacking {
         (self.root.as_raw_fd(), self.original.as_raw_fd())
     }
 
+    /// Opens `path` for a program that uses the engine as a library.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_as_library(path: &Path) -> std::result::Result<Self, OpenError> {
+        Self::open(path, BackingOptions { as_library: true, ..BackingOptions::default() })
+    }
+
     /// The process itself as a caller, for a program that uses the engine as a library.
     #[must_use]
     pub fn own_caller(&self) -> Caller {

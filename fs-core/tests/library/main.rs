@@ -4,16 +4,14 @@
 //!
 //! - [`operations`]: write, delete, copy; paths; what is kept of a file that is replaced.
 //! - [`batches`]: order, results, limits, futures, panics, shutdown.
-//! - [`logged`]: with a log, on a filesystem made for it; kills.
+//! - [`platform`]: what only Linux has; with a log, on a filesystem made for it; kills.
 //! - [`defects`]: one test for each defect of the crate that the idea comes from.
-
-#![cfg(target_os = "linux")]
 
 mod batches;
 mod bench;
 mod defects;
-mod logged;
 mod operations;
+mod platform;
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,8 +1,5 @@
 //! Single operations: what is there afterwards, and what is refused.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::Path;
-
 use fs_core::batch::{FileError, Files, FilesConfig, HardLinks, LogUse, Method, OpenFilesError};
 use fs_core::error::Errno;
 
@@ -51,15 +48,11 @@ fn with_a_log_the_same() {
 #[test]
 fn paths_do_not_lead_out() {
     let (place, files) = files();
-    symlink("/etc", place.path().join("absolute")).unwrap();
-    symlink("../..", place.path().join("up")).unwrap();
-    symlink("loop", place.path().join("loop")).unwrap();
-    for path in ["/etc/passwd", "../x", "absolute/x", "up/x", "d/../../x"] {
+    for path in ["/etc/passwd", "../x", "d/../../x"] {
         std::fs::create_dir_all(place.path().join("d")).unwrap();
         let error = files.write(path, "x").unwrap_err();
         assert!(matches!(error, FileError::Outside(_)), "{path}: {error}");
     }
-    assert_eq!(files.write("loop", "x").unwrap_err().errno(), Some(Errno::LOOP));
     for path in ["", ".", "d", "d/.."] {
         let error = files.write(path, "x").unwrap_err();
         assert!(matches!(error, FileError::NotAFile(_)), "{path:?}: {error}");
@@ -79,45 +72,6 @@ fn a_name_of_255_bytes_can_be_written() {
     let name = "n".repeat(255);
     files.write(&name, "x").unwrap();
     assert_eq!(text(&place, &name), "x");
-}
-
-#[test]
-fn the_file_behind_a_link_is_replaced_and_the_link_removed() {
-    let (place, files) = files();
-    std::fs::create_dir(place.path().join("d")).unwrap();
-    symlink("d/target", place.path().join("link")).unwrap();
-    files.write("link", "through").unwrap();
-    assert_eq!(text(&place, "d/target"), "through");
-    assert!(place.path().join("link").is_symlink());
-    files.delete("link").unwrap();
-    assert_eq!(text(&place, "d/target"), "through");
-    assert!(!place.path().join("link").is_symlink());
-}
-
-#[test]
-fn only_regular_files_are_replaced() {
-    let (place, files) = files();
-    std::fs::create_dir(place.path().join("d")).unwrap();
-    let _socket = std::os::unix::net::UnixListener::bind(place.path().join("socket")).unwrap();
-    for path in ["d", "socket"] {
-        let error = files.write(path, "x").unwrap_err();
-        assert!(matches!(error, FileError::NotAFile(_)), "{path}: {error}");
-        assert!(files.copy(path, "x").is_err());
-    }
-    assert!(matches!(files.delete("d"), Err(FileError::NotAFile(_))));
-    files.delete("socket").unwrap();
-}
-
-#[test]
-fn a_new_file_has_the_mode_that_the_umask_leaves() {
-    let (place, files) = files();
-    files.write("lib", "x").unwrap();
-    std::fs::write(place.path().join("std"), "x").unwrap();
-    let mode = |name: &str| std::fs::metadata(place.path().join(name)).unwrap().mode();
-    assert_eq!(mode("lib"), mode("std"));
-    // And the thread's umask is as it was.
-    std::fs::write(place.path().join("later"), "x").unwrap();
-    assert_eq!(mode("later"), mode("std"));
 }
 
 #[test]
@@ -171,36 +125,4 @@ fn directories_are_made_with_all_above() {
     assert!(files.create_dirs("a/b/c/f/g").is_err());
     assert!(matches!(files.create_dirs("../x"), Err(FileError::Outside(_))));
     assert!(place.path().join("a/b/c").is_dir());
-}
-
-#[test]
-fn another_filesystem_below_is_refused() {
-    if !rustix::process::geteuid().is_root() {
-        return eprintln!("skipped: mounting needs root");
-    }
-    let place = tempfile::tempdir().unwrap();
-    let mounted = RamFs::mount(&place.path().join("m"));
-    let files = Files::open(place.path(), plain()).unwrap();
-    assert_eq!(files.write("m/x", "x").unwrap_err().errno(), Some(Errno::XDEV));
-    drop((files, mounted));
-}
-
-/// A ramfs, which refuses `O_DIRECT`, keeps no attributes and has no journal.
-pub struct RamFs(std::path::PathBuf);
-
-impl RamFs {
-    pub fn mount(at: &Path) -> Self {
-        std::fs::create_dir_all(at).unwrap();
-        let flags = rustix::mount::MountFlags::empty();
-        rustix::mount::mount("lanefs-test", at, "ramfs", flags, None).unwrap();
-        let all = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(at, all).unwrap();
-        Self(at.to_owned())
-    }
-}
-
-impl Drop for RamFs {
-    fn drop(&mut self) {
-        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
-    }
 }

@@ -367,7 +367,7 @@ fn an_aborted_journal() {
     let again = disk.open("f");
     disk.write(&file, 2, b"bb");
     disk.0.abort_journal();
-    let refused = Err(Errno::from_raw(libc::EROFS));
+    let refused = Err(Errno::ROFS);
     assert_eq!(disk.0.write(ME, &file, b"x", 0, false), refused);
     assert_eq!(disk.0.unlink(&disk.root(), name("f")), refused.map(drop));
     assert_eq!((disk.sync(&file), disk.sync(&again)), (Err(Errno::IO), Err(Errno::IO)));

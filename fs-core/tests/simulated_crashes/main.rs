@@ -10,14 +10,12 @@
 //! - [`skipping`]: that answer is not given after any change.
 //! - [`litmus`]: the simulated filesystems lose what the real ones may lose, and
 //!   nothing else.
-//! - [`differential`]: without power cuts they do what this machine's does.
-
-#![cfg(target_os = "linux")]
+//! - [`platform`]: without power cuts they do what this machine's does.
 
 mod campaign;
-mod differential;
 mod facts;
 mod litmus;
+mod platform;
 mod skipping;
 mod walk;
 mod workload;

@@ -9,12 +9,12 @@ use std::sync::mpsc::channel;
 use fs_core::engine::{Engine, EngineConfig, NodeId, Tree};
 use fs_core::platform::sim::{DurabilityModel, SimBacking, SimOptions};
 use fs_core::platform::{OpenMode, RenameMode};
-use fs_core::types::{Caller, NewMode, SetAttr};
+use fs_core::types::{Caller, NewMode, SetAttr, type_bits};
 
 type SimTree = Arc<Tree<SimBacking>>;
 
 const ME: Caller = Caller { uid: 0, gid: 0, thread: 1 };
-const FILE: NewMode = NewMode { mode: 0o644 | libc::S_IFREG, umask: 0 };
+const FILE: NewMode = NewMode { mode: 0o644 | type_bits::S_IFREG, umask: 0 };
 const DIRECTORY: NewMode = NewMode { mode: 0o755, umask: 0 };
 const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, no_atime: false };
 

@@ -15,7 +15,7 @@ use fs_core::log::recovery::recover;
 use fs_core::log::{HOME_NAME, LogConfig, OpenLogError};
 use fs_core::platform::sim::{DurabilityModel, FencePoint, SimBacking, SimLog, SimOptions};
 use fs_core::platform::{Backing, LOG_BLOCK_BYTES, LogBuffer, LogStore, OpenMode, RenameMode};
-use fs_core::types::{Caller, NewMode, SetAttr, SyncKind};
+use fs_core::types::{Caller, NewMode, SetAttr, SyncKind, type_bits};
 
 use crate::disk::{LogShape, new_disk, start};
 use crate::shape::{NOBODY, Walk};
@@ -25,7 +25,7 @@ mod fixed;
 
 const SHAPE: LogShape = LogShape { segments: 4, segment_bytes: 32 << 10, elsewhere: false };
 const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, no_atime: false };
-const FILE: NewMode = NewMode { mode: 0o644 | libc::S_IFREG, umask: 0 };
+const FILE: NewMode = NewMode { mode: 0o644 | type_bits::S_IFREG, umask: 0 };
 const DIRECTORY: NewMode = NewMode { mode: 0o755, umask: 0 };
 const CRASHES: u64 = 300;
 

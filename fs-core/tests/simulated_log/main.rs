@@ -13,8 +13,6 @@
 //! - [`library`]: the library for Rust programs on such disks.
 //! - [`direct`]: single cases: damage to a log, and bugs that were fixed.
 
-#![cfg(target_os = "linux")]
-
 mod campaign;
 mod content;
 mod direct;

@@ -15,7 +15,7 @@ use fs_core::log::recovery::recover;
 use fs_core::log::{LogConfig, PlantedBugs};
 use fs_core::platform::sim::{Random, SimBacking};
 use fs_core::platform::{Backing, OpenMode, RenameMode};
-use fs_core::types::{NewMode, SetAttr, SyncKind};
+use fs_core::types::{NewMode, SetAttr, SyncKind, type_bits};
 
 use crate::campaign::{MODELS, number, plan};
 use crate::disk::{self, LogShape, new_disk};
@@ -27,7 +27,7 @@ const STEPS: usize = 90;
 const CUTS: u64 = 3;
 /// Seeds of one test run.
 const SEEDS: u64 = if cfg!(debug_assertions) { 20 } else { 400 };
-const FILE: NewMode = NewMode { mode: 0o644 | libc::S_IFREG, umask: 0 };
+const FILE: NewMode = NewMode { mode: 0o644 | type_bits::S_IFREG, umask: 0 };
 const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, no_atime: false };
 const WRITE: OpenMode = OpenMode { read: false, ..READ_WRITE };
 

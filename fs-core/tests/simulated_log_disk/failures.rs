@@ -157,11 +157,11 @@ fn an_aborted_journal() {
     let (log, file) = (disk.log(1), disk.durable_file("f", b'a'));
     log.write_and_flush(&blocks(b"a"), 0).unwrap();
     disk.0.abort_journal();
-    assert_eq!(log.write(&blocks(b"b"), 0), Err(Errno::from_raw(libc::EROFS)));
+    assert_eq!(log.write(&blocks(b"b"), 0), Err(Errno::ROFS));
     assert_eq!(log.flush(), Err(Errno::IO));
     assert_eq!(disk.commit(), Err(Errno::IO));
     assert_eq!(disk.0.flush_device(&file), Err(Errno::IO));
-    assert_eq!(disk.0.set_marker(&file, 1), Err(Errno::from_raw(libc::EROFS)));
+    assert_eq!(disk.0.set_marker(&file, 1), Err(Errno::ROFS));
     assert_eq!(read(&log), "a4096");
 }
 

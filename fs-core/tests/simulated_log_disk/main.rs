@@ -8,8 +8,6 @@
 //! - [`metadata`]: markers, keys, boots, order.
 //! - [`failures`]: what fails, and bugs that are planted.
 
-#![cfg(target_os = "linux")]
-
 mod data;
 mod failures;
 mod log;

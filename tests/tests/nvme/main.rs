@@ -10,7 +10,7 @@
 //!
 //! They need qemu-system-x86_64, busybox, cpio (installed on Debian) and the kernel of a Debian
 //! ([`guest`] says which, or `LANEFS_GUEST_KERNEL`). What runs in the guest is
-//! `fs-core/tests/log_nvme.rs`.
+//! `fs-core/tests/platform/log_nvme.rs`.
 //!
 //! A killed QEMU loses nothing that the guest's disk was given: the host's page cache has it. So the
 //! disk also keeps a record of its writes and flushes ([`record`]), and what is checked is what a disk

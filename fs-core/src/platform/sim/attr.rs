@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::handles::SimFile;
 use super::image::{Attrs, Change, Content, Id};
-use super::state::{State, raw};
+use super::state::State;
 use crate::error::{Errno, Result};
 use crate::types::{Attr, Caller, FileKind, SetAttr, SetTime, Time};
 
@@ -132,7 +132,7 @@ impl State {
 
     /// Value of an extended attribute.
     pub(super) fn xattr(&self, id: Id, name: &OsStr) -> Result<Vec<u8>> {
-        let missing = raw(libc::ENODATA);
+        let missing = Errno::NODATA;
         self.check_xattr(id, name, missing)?;
         Ok(self.node(id)?.xattrs.get(name).ok_or(missing)?.to_vec())
     }
@@ -155,13 +155,13 @@ impl State {
             return Err(Errno::INVAL);
         }
         if value.len() > XATTR_BYTES_MAX {
-            return Err(raw(libc::E2BIG));
+            return Err(Errno::TOOBIG);
         }
         self.check_xattr(id, name, Errno::PERM)?;
         let is_there = self.node(id)?.xattrs.contains_key(name);
         // With both flags the name cannot be right.
         if flags & XATTR_REPLACE != 0 && !is_there {
-            return Err(raw(libc::ENODATA));
+            return Err(Errno::NODATA);
         }
         if flags & XATTR_CREATE != 0 && is_there {
             return Err(Errno::EXIST);
@@ -175,7 +175,7 @@ impl State {
     pub(super) fn remove_xattr(&mut self, id: Id, name: &OsStr) -> Result<()> {
         self.check_xattr(id, name, Errno::PERM)?;
         if !self.node(id)?.xattrs.contains_key(name) {
-            return Err(raw(libc::ENODATA));
+            return Err(Errno::NODATA);
         }
         self.change_xattr(id, name, None)
     }

@@ -10,11 +10,11 @@ use super::handles::{SimDir, SimFile, SimObject};
 use super::image::{Content, Id, PAGE_BYTES};
 use super::log::SimLog;
 use super::names::Birth;
-use super::state::{NAME_BYTES_MAX, State, raw};
+use super::state::{NAME_BYTES_MAX, State};
 use super::{SimBacking, SimFencer};
 use crate::error::{Errno, Result};
 use crate::platform::{Backing, Found, ObjectKey, OpenMode, RenameMode, Seek};
-use crate::types::{Attr, Caller, DirEntry, FileKind, FsStats, NewMode, SetAttr};
+use crate::types::{Attr, Caller, DirEntry, FileKind, FsStats, NewMode, SetAttr, type_bits};
 
 /// What a mode asks for, less what the umask forbids.
 const fn masked(mode: NewMode) -> u16 {
@@ -25,10 +25,10 @@ const fn masked(mode: NewMode) -> u16 {
 fn check_open(state: &State, id: Id, mode: OpenMode) -> Result<()> {
     match state.node(id)?.kind {
         FileKind::Regular => Ok(()),
-        FileKind::Directory if mode.write || mode.truncate => Err(raw(libc::EISDIR)),
+        FileKind::Directory if mode.write || mode.truncate => Err(Errno::ISDIR),
         FileKind::Directory => Ok(()),
-        FileKind::Symlink => Err(raw(libc::ELOOP)),
-        _ => Err(raw(libc::ENXIO)),
+        FileKind::Symlink => Err(Errno::LOOP),
+        _ => Err(Errno::NXIO),
     }
 }
 
@@ -88,13 +88,13 @@ impl Backing for SimBacking {
         mode: NewMode,
         device: (u32, u32),
     ) -> Result<Found<Self>> {
-        let kind = match mode.mode & libc::S_IFMT {
-            libc::S_IFREG => FileKind::Regular,
-            libc::S_IFIFO => FileKind::Fifo,
-            libc::S_IFSOCK => FileKind::Socket,
-            libc::S_IFCHR => FileKind::CharDevice,
-            libc::S_IFBLK => FileKind::BlockDevice,
-            libc::S_IFDIR => return Err(Errno::PERM),
+        let kind = match mode.mode & type_bits::S_IFMT {
+            type_bits::S_IFREG => FileKind::Regular,
+            type_bits::S_IFIFO => FileKind::Fifo,
+            type_bits::S_IFSOCK => FileKind::Socket,
+            type_bits::S_IFCHR => FileKind::CharDevice,
+            type_bits::S_IFBLK => FileKind::BlockDevice,
+            type_bits::S_IFDIR => return Err(Errno::PERM),
             _ => return Err(Errno::INVAL),
         };
         let is_device = matches!(kind, FileKind::CharDevice | FileKind::BlockDevice);
@@ -175,7 +175,7 @@ impl Backing for SimBacking {
         mode: OpenMode,
         exclusive: bool,
     ) -> Result<(Found<Self>, SimFile, bool)> {
-        let new = NewMode { mode: new.mode & 0o7777 | libc::S_IFREG, ..new };
+        let new = NewMode { mode: new.mode & 0o7777 | type_bits::S_IFREG, ..new };
         match self.make_node(caller, dir, name, new, (0, 0)) {
             Ok(found) => {
                 let file = SimFile::new(&self.disk, found.object.id, mode);
@@ -254,7 +254,7 @@ impl Backing for SimBacking {
     fn open_dir(&self, object: &SimObject) -> Result<SimDir> {
         let state = self.disk.state();
         if state.node(object.id)?.kind == FileKind::Symlink {
-            return Err(raw(libc::ELOOP));
+            return Err(Errno::LOOP);
         }
         state.directory(object.id)?;
         drop(state);

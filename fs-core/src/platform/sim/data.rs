@@ -8,7 +8,7 @@ use super::blocks::{Block, Page, Version};
 use super::handles::SimFile;
 use super::image::{BlockId, Change, Id, PAGE_BYTES};
 use super::model::STALE_BYTE;
-use super::state::{State, raw};
+use super::state::State;
 use crate::error::{Errno, Result};
 use crate::platform::Seek;
 use crate::types::{FileKind, Time};
@@ -26,7 +26,7 @@ impl State {
     fn file(&self, id: Id) -> Result<()> {
         match self.node(id)?.kind {
             FileKind::Regular => Ok(()),
-            FileKind::Directory => Err(raw(libc::EISDIR)),
+            FileKind::Directory => Err(Errno::ISDIR),
             _ => Err(Errno::INVAL),
         }
     }
@@ -62,7 +62,7 @@ impl State {
         let node = self.node(id)?;
         let size = node.attrs.size;
         let Some(blocks) = node.blocks().filter(|_| offset < size) else {
-            return Err(raw(libc::ENXIO));
+            return Err(Errno::NXIO);
         };
         let first = offset / PAGE_BYTES;
         let found = match what {
@@ -77,7 +77,7 @@ impl State {
         };
         let found = found.map(|page| (page * PAGE_BYTES).max(offset));
         match what {
-            Seek::Data => found.filter(|&at| at < size).ok_or(raw(libc::ENXIO)),
+            Seek::Data => found.filter(|&at| at < size).ok_or(Errno::NXIO),
             Seek::Hole => Ok(found.unwrap_or(size).min(size)),
         }
     }
@@ -121,7 +121,7 @@ impl State {
         let room = FILE_BYTES_MAX.saturating_sub(offset);
         let bytes = usize::try_from(room).unwrap_or(usize::MAX).min(data.len());
         if bytes == 0 {
-            return Err(raw(libc::EFBIG));
+            return Err(Errno::FBIG);
         }
         let now = self.now();
         self.put(id, &data[..bytes], offset);
@@ -215,15 +215,15 @@ impl State {
     pub(super) fn set_size(&mut self, changer: Changer, id: Id, size: u64) -> Result<()> {
         match self.node(id)?.kind {
             FileKind::Regular => {}
-            FileKind::Directory => return Err(raw(libc::EISDIR)),
-            FileKind::Symlink => return Err(raw(libc::ELOOP)),
+            FileKind::Directory => return Err(Errno::ISDIR),
+            FileKind::Symlink => return Err(Errno::LOOP),
             _ => return Err(Errno::INVAL),
         }
         if i64::try_from(size).is_err() {
             return Err(Errno::INVAL);
         }
         if size > FILE_BYTES_MAX {
-            return Err(raw(libc::EFBIG));
+            return Err(Errno::FBIG);
         }
         self.writable()?;
         let now = self.now();
@@ -302,12 +302,12 @@ impl State {
         let id = file.writable()?;
         match self.node(id)?.kind {
             FileKind::Regular => {}
-            FileKind::Directory => return Err(raw(libc::EISDIR)),
-            _ => return Err(raw(libc::ENODEV)),
+            FileKind::Directory => return Err(Errno::ISDIR),
+            _ => return Err(Errno::NODEV),
         }
         let end = offset.saturating_add(bytes);
         if end > FILE_BYTES_MAX {
-            return Err(raw(libc::EFBIG));
+            return Err(Errno::FBIG);
         }
         self.writable()?;
         let now = self.now();

@@ -10,7 +10,7 @@ use super::fence::FencePoint;
 use super::image::{Content, Id};
 use super::log_blocks::LogBlocks;
 use super::names::Birth;
-use super::state::{State, raw};
+use super::state::State;
 use crate::error::{Errno, Result};
 use crate::platform::{LOG_BLOCK_BYTES, LogBuffer, LogStore};
 use crate::types::{Caller, FileKind};
@@ -157,7 +157,7 @@ impl State {
 
     fn write_log(&mut self, id: Id, block: usize, data: &[u8]) -> Result<()> {
         if self.aborted {
-            return Err(raw(libc::EROFS));
+            return Err(Errno::ROFS);
         }
         self.log_writes += 1;
         let fails = self.plans.log_write.strikes();

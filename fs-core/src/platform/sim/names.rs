@@ -6,7 +6,8 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use super::image::{Attrs, Change, Content, DOT_COOKIE, DOT_DOT_COOKIE, Directory, Id, Node};
-use super::state::{LINKS_MAX, State, raw};
+use super::state::LINKS_MAX;
+use super::state::State;
 use crate::error::{Errno, Result};
 use crate::platform::RenameMode;
 use crate::types::{Caller, DirEntry, FileKind, Time};
@@ -62,7 +63,7 @@ impl State {
     ) -> Result<Id> {
         self.check_new_name(dir, name)?;
         if birth.kind == FileKind::Directory && self.attrs(dir)?.nlink >= LINKS_MAX {
-            return Err(raw(libc::EMLINK));
+            return Err(Errno::MLINK);
         }
         let now = self.now();
         let id = self.give_birth(caller, dir, birth, now)?;
@@ -106,7 +107,7 @@ impl State {
             return Err(Errno::NOENT);
         }
         if target.len() > SYMLINK_BYTES_MAX {
-            return Err(raw(libc::ENAMETOOLONG));
+            return Err(Errno::NAMETOOLONG);
         }
         let content = Content::Symlink(Arc::from(target));
         let birth = Birth { kind: FileKind::Symlink, perm: 0o777, device: (0, 0), content };
@@ -168,7 +169,7 @@ impl State {
         }
         match node.attrs.nlink {
             0 => return Err(Errno::NOENT),
-            LINKS_MAX.. => return Err(raw(libc::EMLINK)),
+            LINKS_MAX.. => return Err(Errno::MLINK),
             _ => {}
         }
         self.writable()?;
@@ -185,7 +186,7 @@ impl State {
     pub(super) fn unlink(&mut self, dir: Id, name: &OsStr) -> Result<()> {
         let id = self.find_to_change(dir, name)?.ok_or(Errno::NOENT)?;
         if self.node(id)?.kind == FileKind::Directory {
-            return Err(raw(libc::EISDIR));
+            return Err(Errno::ISDIR);
         }
         self.writable()?;
         let now = self.now();
@@ -200,7 +201,7 @@ impl State {
     pub(super) fn remove_dir(&mut self, dir: Id, name: &OsStr) -> Result<()> {
         let id = self.find_to_change(dir, name)?.ok_or(Errno::NOENT)?;
         if !self.directory(id)?.by_name.is_empty() {
-            return Err(raw(libc::ENOTEMPTY));
+            return Err(Errno::NOTEMPTY);
         }
         self.writable()?;
         let now = self.now();
@@ -267,21 +268,21 @@ impl State {
         }
         if victim.is_some_and(|victim| self.is_within(from.0, victim)) {
             // The target holds the source somewhere below it.
-            return Err(if mode.exchange { Errno::INVAL } else { raw(libc::ENOTEMPTY) });
+            return Err(if mode.exchange { Errno::INVAL } else { Errno::NOTEMPTY });
         }
         let is_dir = |id| self.directory(id).is_ok();
         match victim {
             Some(victim) if victim == moved || mode.exchange => {}
             Some(victim) => match (is_dir(moved), is_dir(victim)) {
                 (true, false) => return Err(Errno::NOTDIR),
-                (false, true) => return Err(raw(libc::EISDIR)),
+                (false, true) => return Err(Errno::ISDIR),
                 (true, true) if !self.directory(victim)?.by_name.is_empty() => {
-                    return Err(raw(libc::ENOTEMPTY));
+                    return Err(Errno::NOTEMPTY);
                 }
                 _ => {}
             },
             None if is_dir(moved) && from.0 != to.0 && self.attrs(to.0)?.nlink >= LINKS_MAX => {
-                return Err(raw(libc::EMLINK));
+                return Err(Errno::MLINK);
             }
             None => {}
         }

@@ -26,10 +26,6 @@ const CLOCK_START_SECS: i64 = 1_000_000_000;
 const ROOT_INO: u64 = 2;
 pub(super) const FIRST_INO: u64 = 11;
 
-pub(super) const fn raw(errno: i32) -> Errno {
-    Errno::from_raw(errno)
-}
-
 /// One entry of the journal; it survives whole or not at all (except with
 /// `PosixMin`).
 #[derive(Debug, Clone, Default)]
@@ -223,7 +219,7 @@ impl State {
             return Err(Errno::NOENT);
         }
         if name.len() > NAME_BYTES_MAX {
-            return Err(raw(libc::ENAMETOOLONG));
+            return Err(Errno::NAMETOOLONG);
         }
         if name.as_encoded_bytes().contains(&b'/') {
             return Err(Errno::INVAL);
@@ -269,7 +265,7 @@ impl State {
 
     /// Refuses changes after the journal was aborted.
     pub(super) fn writable(&self) -> Result<()> {
-        if self.aborted { Err(raw(libc::EROFS)) } else { Ok(()) }
+        if self.aborted { Err(Errno::ROFS) } else { Ok(()) }
     }
 
     /// The time of an operation, which is a little later than that of the last.

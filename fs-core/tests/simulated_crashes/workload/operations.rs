@@ -51,7 +51,7 @@ impl World {
         let parent = self.node(mount, dir);
         let made = self.tree(mount).create(caller(program), parent, os(name), FILE, mode, false);
         if old.is_some_and(|old| self.facts.is_dir(old)) {
-            assert_eq!(made.map(drop), Err(Errno::from_raw(libc::EISDIR)));
+            assert_eq!(made.map(drop), Err(Errno::ISDIR));
             return;
         }
         let (entry, file) = made.expect("a file can be made");

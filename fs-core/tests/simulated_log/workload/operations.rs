@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fs_core::engine::{Deed, Entry, NamesChanged};
 use fs_core::platform::{Backing, OpenMode, RenameMode, os_name};
-use fs_core::types::{FileKind, NewMode, SetAttr, SetTime, SyncKind, Time};
+use fs_core::types::{FileKind, NewMode, SetAttr, SetTime, SyncKind, Time, type_bits};
 
 use super::{DIRECTORY, MOUNTED, Opened, PROGRAMS, Pause, Sync, Target, World, caller};
 use crate::content::Effect;
@@ -199,12 +199,12 @@ impl World {
                 (entry, Object { target: target.into_bytes(), ..object })
             }
             1 => {
-                let mode = NewMode { mode: libc::S_IFIFO | 0o640, umask: 0o022 };
+                let mode = NewMode { mode: type_bits::S_IFIFO | 0o640, umask: 0o022 };
                 let entry = tree.make_node(by, parent, os, mode, (0, 0));
                 (entry, Object::new(FileKind::Fifo, 0o640, (0, 0)))
             }
             _ => {
-                let mode = NewMode { mode: libc::S_IFCHR | 0o666, umask: 0 };
+                let mode = NewMode { mode: type_bits::S_IFCHR | 0o666, umask: 0 };
                 let entry = tree.make_node(by, parent, os, mode, (1, 3));
                 let mut object = Object::new(FileKind::CharDevice, 0o666, (0, 0));
                 object.look.device = (1, 3);

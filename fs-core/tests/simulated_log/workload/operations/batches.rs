@@ -5,7 +5,7 @@ use fs_core::engine::NameChange;
 
 use super::*;
 
-const FILE: NewMode = NewMode { mode: 0o644 | libc::S_IFREG, umask: 0 };
+const FILE: NewMode = NewMode { mode: 0o644 | type_bits::S_IFREG, umask: 0 };
 const CHANGES_MAX: usize = 5;
 
 /// One change of a batch, and what the facts know of it.

@@ -6,7 +6,7 @@ use super::*;
 
 const FILE_BYTES_MAX: usize = 40_000;
 const OPEN_MAX: usize = 8;
-const FILE: NewMode = NewMode { mode: 0o644 | libc::S_IFREG, umask: 0 };
+const FILE: NewMode = NewMode { mode: 0o644 | type_bits::S_IFREG, umask: 0 };
 const PUNCH_HOLE: u32 = 0x03;
 const ZERO_RANGE: u32 = 0x10;
 const KEEP_SIZE: u32 = 0x01;

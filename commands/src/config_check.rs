@@ -2,14 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use super::ConfigCheckArgs;
-use super::mount::usual_file;
-use super::table::{print, row, table};
+use crate::arguments::ConfigCheckArgs;
 use crate::config::{self, ConfigFile, Flags, Settings, shown_interval};
 use crate::failure::Failure;
+use crate::table::{print, row, table};
 
-pub(super) fn check(args: &ConfigCheckArgs) -> Result<(), Failure> {
-    let (file, config) = config::load(args.config.as_deref(), usual_file())?;
+/// Says whether the file is in order, and what applies. `usual`: where it is if nobody says
+/// otherwise.
+///
+/// # Errors
+/// The file cannot be read, or is not in order.
+pub fn check(args: &ConfigCheckArgs, usual: Option<PathBuf>) -> Result<(), Failure> {
+    let (file, config) = config::load(args.config.as_deref(), usual)?;
     let mut shown = match &file {
         Some(path) => format!("{} is in order.\n", path.display()),
         None => "There is no file: defaults hold, and what flags and variables say.\n".to_owned(),

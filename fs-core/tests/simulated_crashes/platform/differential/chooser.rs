@@ -4,7 +4,7 @@
 use fs_core::engine::{FileId, NodeId};
 use fs_core::platform::sim::{Random, SimBacking};
 use fs_core::platform::{Backing, OpenMode, RenameMode, Seek};
-use fs_core::types::{Attr, Caller, FileKind, NewMode, SetAttr, SetTime, Time};
+use fs_core::types::{Attr, Caller, FileKind, NewMode, SetAttr, SetTime, Time, type_bits};
 
 use super::{Machine, Outcome, Side, name};
 
@@ -151,7 +151,14 @@ impl Chooser {
     }
 
     fn make_node(&mut self, caller: Caller) -> Op {
-        let kinds = [0, libc::S_IFREG, libc::S_IFSOCK, libc::S_IFDIR, libc::S_IFLNK, 0o030_000];
+        let kinds = [
+            0,
+            type_bits::S_IFREG,
+            type_bits::S_IFSOCK,
+            type_bits::S_IFDIR,
+            type_bits::S_IFLNK,
+            0o030_000,
+        ];
         let kind = self.pick(if self.machine.root { &kinds } else { &kinds[..3] });
         let mode = self.mode();
         let mode = NewMode { mode: mode.mode | kind, ..mode };

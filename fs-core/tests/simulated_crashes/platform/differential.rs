@@ -13,7 +13,7 @@ use fs_core::error::{Errno, Result};
 use fs_core::platform::linux::{BackingOptions, LinuxBacking, running_as_root};
 use fs_core::platform::sim::{DurabilityModel, Random, SimBacking, SimOptions};
 use fs_core::platform::{Backing, OpenMode};
-use fs_core::types::{Attr, Caller, FileKind, NewMode, SetAttr, Time};
+use fs_core::types::{Attr, Caller, FileKind, NewMode, SetAttr, Time, type_bits};
 
 mod chooser;
 
@@ -291,7 +291,7 @@ fn reading_goes_on_while_entries_come_and_go() {
     let backing = SimBacking::new(SimOptions::new(DurabilityModel::Ext4Ordered, 1));
     let side = Side::new(backing);
     let me = Caller { uid: 0, gid: 0, thread: 1 };
-    let mode = NewMode { mode: 0o644 | libc::S_IFREG, umask: 0 };
+    let mode = NewMode { mode: 0o644 | type_bits::S_IFREG, umask: 0 };
     for index in 0..1000 {
         side.tree.make_node(me, NodeId::ROOT, name(&index.to_string()), mode, (0, 0)).unwrap();
     }

@@ -359,7 +359,7 @@ fn a_log_costs_one_write_and_one_flush() {
     );
     // One owner.
     let second = ground.backing.open_log(&ground.dir, name);
-    assert_eq!(second.err().map(Errno::raw), Some(libc::EWOULDBLOCK));
+    assert_eq!(second.err(), Some(Errno::WOULDBLOCK));
     drop(log);
     let log = ground.backing.open_log(&ground.dir, name).expect("the log");
     let marker = ground.create("marker");
@@ -400,7 +400,7 @@ fn a_log_that_does_not_fit_leaves_nothing() {
     let free = ground.backing.stats().expect("sizes").blocks_available;
     let name = OsStr::new("log");
     let made = ground.backing.make_log(&ground.dir, name, 2 << 30, &mut |_| {});
-    assert_eq!(made.err().map(Errno::raw), Some(libc::ENOSPC));
+    assert_eq!(made.err(), Some(Errno::NOSPC));
     assert!(!ground.path.join("log").exists());
     // Freed by the commit that keeps the removal.
     ground.backing.sync_all().expect("a sync");

@@ -99,7 +99,7 @@ impl Mount {
             return refused(failure);
         }
         tracing::info!(binary = %binary.display(), "restarting");
-        Outcome::Failed(self.leave(&binary, connection, paused_at))
+        Outcome::Failed(self.leave(&binary, connection.as_ref(), paused_at))
     }
 
     fn can_restart(&self) -> Result<(), Failure> {
@@ -129,7 +129,7 @@ impl Mount {
     }
 
     /// Becomes the other program; returns if that failed.
-    fn leave(&mut self, binary: &Path, asker: Option<OwnedFd>, paused_at: u64) -> Failure {
+    fn leave(&self, binary: &Path, asker: Option<&OwnedFd>, paused_at: u64) -> Failure {
         // A signal that comes before the successor has its handlers must not end it.
         let _ = signals().thread_block();
         if !self.kernel.stop_reading(&self.skin.gate) {
@@ -140,7 +140,7 @@ impl Mount {
         if let Err(error) = self.tree.engine().close(DRAIN_MAX) {
             tracing::error!(%error, "the engine could not be closed");
         }
-        let state = self.state(asker.as_ref().map(AsRawFd::as_raw_fd), paused_at);
+        let state = self.state(asker.map(AsRawFd::as_raw_fd), paused_at);
         let handed = match Handed::new(&state) {
             Ok(handed) => handed,
             Err(error) => return Failure::new(format!("cannot write the state down: {error}")),

@@ -5,7 +5,7 @@
 //! served until the kernel says that nobody has it; then its tree goes.
 
 use std::path::Path;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ pub(super) struct Session {
     tree: Arc<MountedTree>,
     order: Order,
     /// Disconnected when the session has ended.
-    ended: Mutex<std::sync::mpsc::Receiver<()>>,
+    ended: Mutex<Receiver<()>>,
 }
 
 impl Session {
@@ -91,7 +91,7 @@ impl Session {
         let (end, ended) = channel();
         let name = order.name.clone();
         let serve = move || {
-            serve(&name, &events, control);
+            serve(&name, &events, &control);
             // The control socket answers as long as somebody holds this.
             drop(status);
             drop(end);
@@ -197,7 +197,7 @@ impl Session {
 const NO_RESTART: &str = "it is served by the volume plugin, with other volumes";
 
 /// Answers what comes for the mount until its session has ended.
-fn serve(name: &str, events: &std::sync::mpsc::Receiver<Event>, control: ControlServer) {
+fn serve(name: &str, events: &Receiver<Event>, control: &ControlServer) {
     while let Ok(event) = events.recv() {
         match event {
             Event::SessionEnded(result) => {

@@ -23,6 +23,8 @@ impl Stage {
             return None;
         }
         tools::debian("systemd", "systemd-analyze");
+        tools::debian("procps", "pgrep");
+        tools::debian("python3", "python3");
         let filesystem = LoopFs::ext4(128);
         let machine = Machine::with_command(Init::Systemd, &[(filesystem.path(), "/srv")]);
         for unit in units() {

@@ -168,8 +168,8 @@ pub fn set_request(settings: &[String]) -> Result<Request, Failure> {
             Some(("config", value)) => file = Some(readable(value)?),
             _ => {
                 return Err(Failure::usage(format!(
-                    "`{setting}` is no setting: give durability=MODE, commit-interval=TIME or \
-                     config=FILE"
+                    "`{setting}` is no setting: give durability=MODE, commit-interval=TIME, \
+                     config=FILE or log-level=LEVEL"
                 )));
             }
         }

@@ -14,7 +14,7 @@ use fs_core::platform::linux::LinuxBacking;
 use fs_core::types::Caller;
 
 use super::wire::Order;
-use crate::control::{ControlServer, Status};
+use crate::control::{Answers, ControlServer, Status};
 use crate::failure::Failure;
 use crate::mount::kernel::KernelMount;
 use crate::mount::{self, Event, MountPlan, MountedTree};
@@ -80,12 +80,11 @@ impl Session {
             counters,
             skin,
             transport: kernel.transport().to_owned(),
-            log_level: Mutex::default(),
             settings: Mutex::new(plan.settings),
         };
         let status = Arc::new(status);
-        let answers = Arc::clone(&status);
-        let control = ControlServer::start(kernel.device_number(), answers, event_sender);
+        let answers = Arc::clone(&status) as Arc<dyn Answers>;
+        let control = ControlServer::start(kernel.device_number(), &answers, event_sender);
         let control = control.inspect_err(|_| kernel.unmount_now())?;
         kernel.wait_until_it_answers()?;
         let (end, ended) = channel();
@@ -212,10 +211,11 @@ fn serve(name: &str, events: &Receiver<Event>, control: &ControlServer) {
                      stops (`docker ps --filter volume={name}` lists them)"
                 ))));
             }
-            Event::Restart(wish) => wish.refuse(Failure::new(format!(
-                "the volume {name} cannot be restarted by itself: {NO_RESTART}"
-            ))),
             // Volumes use the classic transport, and signals go to the engine.
+            Event::Restart(wish) => wish.refuse(Failure::new(format!(
+                "this is the container volume {name}: one of several of a plugin, which cannot be \
+                 replaced under its volumes"
+            ))),
             Event::RingFailed(_) | Event::Signal(_) => {}
         }
     }

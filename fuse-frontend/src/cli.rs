@@ -262,8 +262,8 @@ fn run_common(command: arguments::Command) -> Result<(), Failure> {
 ///
 /// # Errors
 /// Why it could not.
-pub fn could_resume(cli: &Cli) -> Result<(), Failure> {
-    match &cli.command {
+pub fn could_resume(command: &Command) -> Result<(), Failure> {
+    match command {
         Command::Mount(args) => mount::could_resume(args),
         _ => Err(Failure::usage("only `lanefs mount` can go on with a mount")),
     }

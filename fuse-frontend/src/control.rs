@@ -120,8 +120,6 @@ pub struct Status {
     pub skin: Arc<Skin>,
     /// How requests come.
     pub transport: String,
-    /// How much is written of what happens, if `lanefs set` has said so.
-    pub log_level: Mutex<Option<String>>,
     /// What holds now; starts as the plan has it.
     pub settings: Mutex<Settings>,
 }
@@ -187,12 +185,6 @@ impl Status {
         Ok(Response::Done)
     }
 
-    fn set_log_level(&self, level: String) -> Result<Response, Failure> {
-        logging::set_level(&level)?;
-        *self.log_level.lock().unwrap_or_else(PoisonError::into_inner) = Some(level.clone());
-        Ok(Response::LogLevel { level })
-    }
-
     fn uptime_s(&self) -> u64 {
         now_s().saturating_sub(self.mounted_at)
     }
@@ -253,7 +245,7 @@ impl ControlServer {
     /// The socket cannot be made.
     pub fn start(
         device: &str,
-        answers: Arc<dyn Answers>,
+        answers: &Arc<dyn Answers>,
         events: Sender<Event>,
     ) -> Result<Self, Failure> {
         let path = socket_path(nix::unistd::geteuid().as_raw(), device);
@@ -268,7 +260,7 @@ impl ControlServer {
         let (stop, open) = (Arc::clone(&server.stopped), Arc::clone(&server.open));
         // What answers goes with the mount: a client that lingers must not keep
         // the engine, and so the lock on the backing directory, alive.
-        let answers = Arc::downgrade(&answers);
+        let answers = Arc::downgrade(answers);
         let listen = move || {
             for connection in listener.incoming() {
                 if stop.load(Ordering::Acquire) {
@@ -345,7 +337,7 @@ impl Drop for CountedConnection {
     }
 }
 
-/// What of a mount answers clients, but for `Unmount`.
+/// What of a mount answers clients, but for `LogLevel`, `Restart` and `Unmount`.
 pub trait Answers: Send + Sync + 'static {
     /// Does what is asked.
     fn answer(&self, request: Request) -> Response;
@@ -376,8 +368,9 @@ impl Answers for Status {
                 message: "this mount has no failures on purpose: mount it with `-o faults`"
                     .to_owned(),
             },
-            Request::LogLevel { level } => or_failed(self.set_log_level(level)),
-            Request::Restart { .. } | Request::Unmount { .. } => unanswerable(),
+            Request::LogLevel { .. } | Request::Restart { .. } | Request::Unmount { .. } => {
+                unanswerable()
+            }
         }
     }
 }
@@ -416,6 +409,7 @@ fn answer(mut connection: &UnixStream, answers: &Weak<dyn Answers>, events: &Sen
         return;
     }
     let response = match serde_json::from_str(&line) {
+        Ok(Request::LogLevel { level }) => set_log_level(level),
         Ok(Request::Restart { binary }) => ask_to_restart(binary, connection, events),
         Ok(Request::Unmount { lazy }) => ask_to_unmount(lazy, events),
         Ok(request) => match answers.upgrade() {
@@ -437,6 +431,10 @@ fn ask_to_unmount(lazy: bool, events: &Sender<Event>) -> Response {
         Ok(Err(failure)) => Response::Failed { message: failure.message },
         Err(_) => Response::Failed { message: "the mount did not end in 600 s".to_owned() },
     }
+}
+
+fn set_log_level(level: String) -> Response {
+    or_failed(logging::set_level(&level).map(|()| Response::LogLevel { level }))
 }
 
 /// A refusal; if it is done the new daemon answers, by the same connection.

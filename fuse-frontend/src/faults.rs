@@ -130,7 +130,7 @@ impl FaultMount {
         };
         let lab = Arc::new(lab);
         let answers = Arc::clone(&lab) as Arc<dyn Answers>;
-        let control = ControlServer::start(&device_number, answers, sender.clone())?;
+        let control = ControlServer::start(&device_number, &answers, sender.clone())?;
         mount::watch_signals(sender)?;
         tracing::warn!(
             backing = %plan.backing.display(),

@@ -2,7 +2,7 @@
 //!
 //! `lanefs set MOUNTPOINT log-level=debug` changes how much while a mount runs.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -19,6 +19,9 @@ pub enum LogFormat {
     /// One JSON object a line: timestamp, level, target, fields.
     Json,
 }
+
+/// What `set_level` has set last.
+static LEVEL: Mutex<Option<String>> = Mutex::new(None);
 
 /// The way to the filter.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
@@ -66,7 +69,16 @@ pub fn parse(words: &str) -> Result<EnvFilter, Failure> {
 pub fn set_level(words: &str) -> Result<(), Failure> {
     let filter = parse(words)?;
     let handle = FILTER.get().ok_or_else(|| Failure::new("this program writes no log"))?;
-    handle.reload(filter).map_err(|error| Failure::new(format!("log-level={words}: {error}")))
+    let set = handle.reload(filter);
+    set.map_err(|error| Failure::new(format!("log-level={words}: {error}")))?;
+    *LEVEL.lock().unwrap_or_else(PoisonError::into_inner) = Some(words.to_owned());
+    Ok(())
+}
+
+/// What was set while the program ran, if anything was.
+#[must_use]
+pub fn level() -> Option<String> {
+    LEVEL.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Some((version, arguments)) = restart::question() {
-        return answer(&version, arguments);
+        return answer(&version, &arguments);
     }
     let outcome = match mount_helper::called_as(std::env::args_os().next().as_ref()) {
         Some(helper) => {
@@ -42,9 +42,12 @@ fn main() -> ExitCode {
 }
 
 /// Whether this program can go on in place of a daemon with these arguments.
-fn answer(version: &OsStr, arguments: Vec<OsString>) -> ExitCode {
-    let cli = Cli::parse_from(arguments);
-    match restart::can_read(version).and_then(|()| could_resume(&cli)) {
+fn answer(version: &OsStr, arguments: &[OsString]) -> ExitCode {
+    let could = || match mount_helper::called_as(arguments.first()) {
+        Some(_) => mount_helper::could_resume(arguments),
+        None => could_resume(&Cli::parse_from(arguments).command),
+    };
+    match restart::can_read(version).and_then(|()| could()) {
         Ok(()) => {
             println!("{}", restart::YES);
             ExitCode::SUCCESS

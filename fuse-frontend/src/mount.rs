@@ -16,7 +16,7 @@
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fs_core::engine::Tree;
@@ -214,7 +214,6 @@ impl Mount {
         let pause = Duration::from_nanos(restart::monotonic_now().saturating_sub(state.paused_at));
         let before = Some((state.mounted_at, state.restarts, pause));
         let mount = Self::assemble(plan, side, kernel, (&sender, events), open_files_max, before)?;
-        *mount.status.log_level.lock().unwrap_or_else(PoisonError::into_inner) = state.log_level;
         // Programs need the mount more than anybody needs its figures.
         let metrics = mount.plan.metrics.as_ref().map(Listener::bind).transpose();
         let shown = metrics.and_then(|listener| {
@@ -262,11 +261,10 @@ impl Mount {
             counters: Arc::clone(&counters),
             skin: Arc::clone(&skin),
             transport: kernel.transport().to_owned(),
-            log_level: Mutex::default(),
             settings: Mutex::new(plan.settings.clone()),
         });
         let answers = Arc::clone(&status) as Arc<dyn Answers>;
-        let control = ControlServer::start(kernel.device_number(), answers, sender.clone())?;
+        let control = ControlServer::start(kernel.device_number(), &answers, sender.clone())?;
         Ok(Self {
             plan,
             tree,
@@ -294,17 +292,17 @@ impl Mount {
     pub fn serve(mut self) -> Result<(), Failure> {
         let mut answers = Vec::new();
         let mut flushed = Ok(());
-        let supervisor = Supervisor::start(&self.plan.mount_point, &self.describe());
+        let mut supervisor = Some(self.supervise());
         let ended = loop {
             match self.events.recv().expect("the signal thread holds a sender") {
                 Event::Signal(SIGUSR2) => {
                     let wish = Wish { binary: None, asker: None };
-                    if let Outcome::Failed(failure) = self.restart(wish) {
+                    if let Outcome::Failed(failure) = self.restart(wish, &mut supervisor) {
                         return self.end_after_failed_restart(failure);
                     }
                 }
                 Event::Restart(wish) => {
-                    if let Outcome::Failed(failure) = self.restart(wish) {
+                    if let Outcome::Failed(failure) = self.restart(wish, &mut supervisor) {
                         return self.end_after_failed_restart(failure);
                     }
                 }
@@ -353,6 +351,18 @@ impl Mount {
         outcome
     }
 
+    /// Nobody answers any more, and everything is durable.
+    fn end_after_failed_restart(&mut self, failure: Failure) -> Result<(), Failure> {
+        self.kernel.unmount_now();
+        self.control.stop();
+        Err(failure)
+    }
+
+    /// Tells the service manager that the mount answers.
+    fn supervise(&self) -> Supervisor {
+        Supervisor::start(&self.plan.mount_point, &self.describe())
+    }
+
     /// One line about the mount, for the service manager.
     fn describe(&self) -> supervisor::Describe {
         let place =
@@ -363,13 +373,6 @@ impl Mount {
             Some(tree) => supervisor::described(&place, &tree.engine().status()),
             None => format!("{place}: ending"),
         })
-    }
-
-    /// Nobody answers any more, and everything is durable.
-    fn end_after_failed_restart(&mut self, failure: Failure) -> Result<(), Failure> {
-        self.kernel.unmount_now();
-        self.control.stop();
-        Err(failure)
     }
 
     fn flush(&self) -> Result<(), Failure> {

@@ -179,6 +179,17 @@ fn mount(words: &MountWords) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whether this program could go on in place of a daemon that was started by mount(8) so.
+///
+/// # Errors
+/// Why it could not.
+pub fn could_resume(arguments: &[OsString]) -> Result<(), Failure> {
+    let words = MountWords::try_parse_from(arguments);
+    let words = words.map_err(|error| Failure::usage(error.to_string()))?;
+    let options = relevant(&words.options, words.sloppy)?;
+    cli::could_resume(&Command::Mount(mount_args(&words, options)))
+}
+
 /// Makes umount(8) look for our helper. It asks the mount by statfs(2) for its type, gets `fuse`
 /// like every FUSE mount, and finds `umount.fuse.lanefs` only if /run/mount/utab has the mount, in
 /// which mount(8) keeps options that the kernel does not know (util-linux 2.38,

@@ -42,7 +42,12 @@ impl Foreground {
         fs::create_dir(&tree).expect("a directory");
         fs::create_dir(&mount_point).expect("a directory");
         let mut command = Command::new(binary::lanefs());
-        command.arg("mount").arg(&tree).arg(&mount_point).args(words);
+        command
+            .arg("mount")
+            .arg(&tree)
+            .arg(&mount_point)
+            .args(["-o", "transport=classic"])
+            .args(words);
         command.env("RUST_LOG", "warn").stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(File::create(&log).expect("a file"));
         let daemon = command.spawn().expect("lanefs");

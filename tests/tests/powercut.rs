@@ -122,6 +122,21 @@ fn nothing_is_lost_when_the_daemon_is_killed() {
     }
 }
 
+/// The daemon is replaced again and again: no program sees an error, and no cut finds a gap.
+#[test]
+fn nothing_is_lost_when_the_daemon_is_replaced() {
+    if !require::mount_support() {
+        return;
+    }
+    for (filesystem, fence, workload) in
+        [("ext4", "log", "replace"), ("xfs", "log", "rewrite"), ("ext4", "backing", "names")]
+    {
+        let arguments =
+            ["--fs", filesystem, "--fence", fence, "--restarts", "--workload", workload];
+        nothing_is_lost(&arguments, "30");
+    }
+}
+
 /// Errors of the disk, a full one, one that does not answer: one kind for each of nine runs.
 #[test]
 fn nothing_is_lost_when_the_disk_fails() {

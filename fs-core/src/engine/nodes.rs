@@ -16,9 +16,6 @@ use crate::error::{Errno, Result};
 use crate::platform::{Backing, Found, ObjectKey};
 use crate::types::{Caller, Time};
 
-/// Nodes with how often each is referenced.
-pub(super) type Counted<B> = Vec<(Arc<Node<B>>, u64)>;
-
 /// Number of a node; 1 is the root of the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u64);
@@ -126,6 +123,9 @@ impl<B: Backing> Node<B> {
     }
 }
 
+/// A node and how often the kernel holds it.
+pub(super) type Held<B> = (Arc<Node<B>>, u64);
+
 /// All nodes of a tree.
 pub(super) struct NodeTable<B: Backing> {
     by_key: [Mutex<HashMap<ObjectKey, Arc<Node<B>>>>; SHARDS],
@@ -167,7 +167,7 @@ impl<B: Backing> NodeTable<B> {
     }
 
     /// All nodes with their references, and the number that the next one gets.
-    pub(super) fn all(&self) -> (Counted<B>, u64) {
+    pub(super) fn all(&self) -> (Vec<Held<B>>, u64) {
         let mut nodes = Vec::with_capacity(self.len());
         for shard in &self.by_key {
             let keys = shard.lock().unwrap_or_else(PoisonError::into_inner);

@@ -157,6 +157,9 @@ fn listen(path: &Path) -> Result<(UnixListener, Option<PathBuf>), Failure> {
         Failure::new(format!("cannot listen at {}: {error}", path.display()))
     };
     if let Some(listener) = listenfd::ListenFd::from_env().take_unix_listener(0).map_err(failed)? {
+        // The engine, which outlives us, must not inherit it.
+        let set = rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::CLOEXEC);
+        set.map_err(|error| failed(error.into()))?;
         return Ok((listener, None));
     }
     match UnixStream::connect(path) {

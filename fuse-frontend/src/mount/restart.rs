@@ -5,8 +5,8 @@
 //! flush    while the mount still answers, so that the pause is short           -> refused
 //! narrow   nothing is cut to nothing any more; rewrites in place come to their end
 //! pause    the gate closes; what is under way is answered; flush again         -> refused, goes on
-//! --- from here on there is no way back, and nothing left that may fail but execve itself ---
-//! leave    the workers stop reading; the engine is closed, its log empty
+//! --- from here on there is no way back ---
+//! leave    the workers stop reading; the engine is closed, its log empty         -> the mount ends
 //! execve   the new program, the same process; its descriptors are inherited
 //! resume   the state is read, the tree made again, everything synced once
 //! resend   the kernel sends again what nobody has answered (FUSE_NOTIFY_RESEND, Linux 6.9)
@@ -32,8 +32,10 @@ use fs_core::platform::linux::keep_over_exec;
 use nix::sys::signal::{SigSet, Signal};
 
 use self::state::{Bytes, Handed, STATE_VERSION, State};
-use super::{DRAIN_MAX, Event, Mount};
+use super::{Event, Mount};
 use crate::failure::Failure;
+use crate::logging;
+use crate::supervisor::Supervisor;
 
 pub mod session;
 pub mod state;
@@ -62,7 +64,7 @@ pub struct Wish {
 }
 
 impl Wish {
-    /// Tells who asked why it is not done.
+    /// Says no.
     pub fn refuse(self, failure: Failure) {
         if let Some((answer, _)) = self.asker {
             let _ = answer.send(Err(failure));
@@ -73,7 +75,7 @@ impl Wish {
 impl Mount {
     /// Replaces this program. Returns only if that is refused, and then the mount goes on,
     /// or if it failed too late, and then the mount has to end.
-    pub(super) fn restart(&mut self, wish: Wish) -> Outcome {
+    pub(super) fn restart(&mut self, wish: Wish, supervisor: &mut Option<Supervisor>) -> Outcome {
         let Wish { binary, asker } = wish;
         let (answer, connection) =
             asker.map_or((None, None), |(answer, c)| (Some(answer), Some(c)));
@@ -94,12 +96,15 @@ impl Mount {
             Ok(binary) => binary,
             Err(failure) => return refused(failure),
         };
+        // It has a process that asks the mount: ended while that still answers.
+        drop(supervisor.take());
         let paused_at = monotonic_now();
         if let Err(failure) = self.pause() {
+            *supervisor = Some(self.supervise());
             return refused(failure);
         }
         tracing::info!(binary = %binary.display(), "restarting");
-        Outcome::Failed(self.leave(&binary, connection, paused_at))
+        Outcome::Failed(self.leave(&binary, connection.as_ref(), paused_at))
     }
 
     fn can_restart(&self) -> Result<(), Failure> {
@@ -129,18 +134,18 @@ impl Mount {
     }
 
     /// Becomes the other program; returns if that failed.
-    fn leave(&mut self, binary: &Path, asker: Option<OwnedFd>, paused_at: u64) -> Failure {
+    fn leave(&self, binary: &Path, asker: Option<&OwnedFd>, paused_at: u64) -> Failure {
         // A signal that comes before the successor has its handlers must not end it.
         let _ = signals().thread_block();
         if !self.kernel.stop_reading(&self.skin.gate) {
             tracing::warn!("a worker did not stop reading; nodes that it forgets may stay known");
         }
-        // Everything was flushed a moment ago. If this fails, the successor finds a log that
-        // was not closed, of this boot: it syncs, and refuses to serve if it cannot.
-        if let Err(error) = self.tree.engine().close(DRAIN_MAX) {
-            tracing::error!(%error, "the engine could not be closed");
+        // Everything was flushed a moment ago. The descriptor that has told of a failure now
+        // does not tell the successor: it would take for durable what is not.
+        if let Err(failure) = self.close() {
+            return failure;
         }
-        let state = self.state(asker.as_ref().map(AsRawFd::as_raw_fd), paused_at);
+        let state = self.state(asker.map(AsRawFd::as_raw_fd), paused_at);
         let handed = match Handed::new(&state) {
             Ok(handed) => handed,
             Err(error) => return Failure::new(format!("cannot write the state down: {error}")),
@@ -181,7 +186,7 @@ impl Mount {
             original,
             asker,
             settings: (&settings).into(),
-            log_level: self.status.log_level.lock().ok().and_then(|level| level.clone()),
+            log_level: logging::level(),
             passthrough: self.skin.passthrough_record(),
             requests: self.counters.all().into_iter().map(|(n, c)| (n.to_owned(), c)).collect(),
             tree: self.tree.record(),
@@ -238,6 +243,7 @@ fn ask(binary: &Path) -> Result<(), Failure> {
         ))
     };
     let mut child = Command::new(binary)
+        .arg0(std::env::args_os().next().unwrap_or_default())
         .arg(QUESTION)
         .arg(STATE_VERSION.to_string())
         .args(std::env::args_os().skip(1))

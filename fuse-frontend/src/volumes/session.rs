@@ -5,7 +5,7 @@
 //! served until the kernel says that nobody has it; then its tree goes.
 
 use std::path::Path;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use fs_core::platform::linux::LinuxBacking;
 use fs_core::types::Caller;
 
 use super::wire::Order;
-use crate::control::{ControlServer, Status};
+use crate::control::{Answers, ControlServer, Status};
 use crate::failure::Failure;
 use crate::mount::kernel::KernelMount;
 use crate::mount::{self, Event, MountPlan, MountedTree};
@@ -41,7 +41,7 @@ pub(super) struct Session {
     tree: Arc<MountedTree>,
     order: Order,
     /// Disconnected when the session has ended.
-    ended: Mutex<std::sync::mpsc::Receiver<()>>,
+    ended: Mutex<Receiver<()>>,
 }
 
 impl Session {
@@ -80,15 +80,21 @@ impl Session {
             counters,
             skin,
             transport: kernel.transport().to_owned(),
-            log_level: Mutex::default(),
             settings: Mutex::new(plan.settings),
         };
-        let control = ControlServer::start(kernel.device_number(), Arc::new(status), event_sender);
+        let status = Arc::new(status);
+        let answers = Arc::clone(&status) as Arc<dyn Answers>;
+        let control = ControlServer::start(kernel.device_number(), &answers, event_sender);
         let control = control.inspect_err(|_| kernel.unmount_now())?;
         kernel.wait_until_it_answers()?;
         let (end, ended) = channel();
         let name = order.name.clone();
-        let serve = move || serve(&name, &events, control, end);
+        let serve = move || {
+            serve(&name, &events, &control);
+            // The control socket answers as long as somebody holds this.
+            drop(status);
+            drop(end);
+        };
         let thread = std::thread::Builder::new().name("lanefs-volume".into());
         if let Err(error) = thread.spawn(serve) {
             kernel.unmount_now();
@@ -190,12 +196,7 @@ impl Session {
 const NO_RESTART: &str = "it is served by the volume plugin, with other volumes";
 
 /// Answers what comes for the mount until its session has ended.
-fn serve(
-    name: &str,
-    events: &std::sync::mpsc::Receiver<Event>,
-    control: ControlServer,
-    end: Sender<()>,
-) {
+fn serve(name: &str, events: &Receiver<Event>, control: &ControlServer) {
     while let Ok(event) = events.recv() {
         match event {
             Event::SessionEnded(result) => {
@@ -210,16 +211,16 @@ fn serve(
                      stops (`docker ps --filter volume={name}` lists them)"
                 ))));
             }
-            Event::Restart(wish) => wish.refuse(Failure::new(format!(
-                "the volume {name} cannot be restarted by itself: {NO_RESTART}"
-            ))),
             // Volumes use the classic transport, and signals go to the engine.
+            Event::Restart(wish) => wish.refuse(Failure::new(format!(
+                "this is the container volume {name}: one of several of a plugin, which cannot be \
+                 replaced under its volumes"
+            ))),
             Event::RingFailed(_) | Event::Signal(_) => {}
         }
     }
     control.stop();
     control.finish();
-    drop(end);
 }
 
 /// The plan of a volume's mount.

@@ -39,7 +39,7 @@ fn lanefs_over_glusterfs_shares_syncs_and_survives_the_loss_of_a_brick() {
     cluster.run("mkdir", &[&plain, &backing]);
     let lanefs = binary::lanefs();
     let lanefs = lanefs.to_string_lossy();
-    cluster.run(&format!("{lanefs} mount --daemon -o allow_other"), &[&backing, &mount]);
+    cluster.run(&format!("{lanefs} mount --daemon -o allow_other,workers=24"), &[&backing, &mount]);
     let status = cluster.run(&format!("{lanefs} status --json"), &[&mount]);
     let status: Value = serde_json::from_str(&status).expect("JSON");
     assert_eq!(status["engine"]["fence"], "backing", "{status}");

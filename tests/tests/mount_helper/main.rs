@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use serde_json::Value;
 use tests::loopfs::LoopFs;
 use tests::machine::{Init, Machine};
-use tests::require;
 use tests::run::Outcome;
 use tests::subject::is_bare;
+use tests::{require, tools};
 
 /// A machine with a backing directory on ext4, at /srv/data, and an empty one to mount at.
 struct Stage {
@@ -27,6 +27,7 @@ impl Stage {
         if !require::mount_support() || is_bare() {
             return None;
         }
+        tools::debian("procps", "pgrep");
         let filesystem = LoopFs::ext4(128);
         let backing = filesystem.path().join("backing");
         fs::create_dir(&backing).expect("mkdir");

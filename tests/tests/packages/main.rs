@@ -126,6 +126,8 @@ fn the_debian_package_installs_mounts_and_goes() {
         eprintln!("a long test: LANEFS_LONG=1");
         return;
     }
+    tools::debian("systemd", "systemd-analyze");
+    tools::debian("man-db", "man");
     let (scratch, filesystem) = (Scratch::new(64), LoopFs::ext4(128));
     let out = scratch.path().join("out");
     match built {

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use tests::loopfs::LoopFs;
+use tests::mounted::{DEFAULT_OPTIONS, Mounted};
 use tests::replace::{Replacer, version_found};
 use tests::run::Running;
 use tests::subject::{self, Subject};
@@ -65,6 +67,16 @@ fn fsx_until(program: &Path, subject: &Subject, ended: &AtomicBool) -> usize {
     rounds
 }
 
+// Tells everybody at work to come to an end.
+struct Ends<'a>(&'a AtomicBool, &'a Path);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        let _ = fs::write(self.1, "");
+    }
+}
+
 /// Fifty times, with fsx and SQLite at work: no error, nothing acknowledged lost.
 #[test]
 fn fifty_restarts_under_fsx_and_sqlite() {
@@ -73,7 +85,9 @@ fn fifty_restarts_under_fsx_and_sqlite() {
     }
     tools::debian("sqlite3", "sqlite3");
     let fsx = tools::cargo_tool("fsx", "0.3.2");
-    let mut subject = Subject::ext4(512);
+    let mut subject = Subject::over(LoopFs::ext4(512), |tree| {
+        Mounted::new(tree, &format!("{DEFAULT_OPTIONS},transport=classic"))
+    });
     let outside = subject.filesystem().scratch().to_path_buf();
     let (stop, ended) = (outside.join("stop"), AtomicBool::new(false));
     let journals = ["WAL", "DELETE"];
@@ -104,13 +118,14 @@ fn fifty_restarts_under_fsx_and_sqlite() {
                 })
             })
             .collect();
+        // Also if a restart fails: nobody waits for ever then.
+        let ends = Ends(&ended, &stop);
         let mut pauses = Vec::new();
         for _ in 0..RESTARTS {
             thread::sleep(BETWEEN);
             pauses.push(restart(subject.path()));
         }
-        ended.store(true, Ordering::Relaxed);
-        fs::write(&stop, "").expect("a file outside of the mount");
+        drop(ends);
         writers.into_iter().for_each(|writer| writer.join().expect("no error"));
         let rounds = rounds.join().expect("fsx saw no error");
         println!("fsx: {rounds} rounds of 4000 operations");

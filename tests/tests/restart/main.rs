@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tests::binary;
-use tests::mounted::Mounted;
+use tests::loopfs::LoopFs;
+use tests::mounted::{DEFAULT_OPTIONS, Mounted};
 use tests::run::{self, Outcome};
 use tests::subject::Subject;
 
@@ -38,6 +39,12 @@ fn restart(mount_point: &Path) -> Duration {
     let outcome = try_restart(mount_point, &["--json"]).expect_success();
     let told: Value = serde_json::from_str(&outcome.stdout).expect("JSON");
     Duration::from_secs_f64(told["pause_ms"].as_f64().expect("a pause") / 1e3)
+}
+
+// A mount that can be restarted, whatever root has switched on (and a test beside this one does).
+fn subject(size_mib: u64) -> Subject {
+    let options = format!("{DEFAULT_OPTIONS},transport=classic");
+    Subject::over(LoopFs::ext4_in_memory(size_mib), |tree| Mounted::new(tree, &options))
 }
 
 fn mounted(subject: &Subject) -> &Mounted {

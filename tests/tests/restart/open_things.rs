@@ -11,9 +11,9 @@ use tests::loopfs::LoopFs;
 use tests::mapping::SharedMapping;
 use tests::mounted::{DEFAULT_OPTIONS, Mounted};
 use tests::require;
-use tests::subject::{self, Subject};
+use tests::subject::{Subject, is_bare};
 
-use super::{mounted, restart};
+use super::{mounted, restart, subject};
 
 #[test]
 fn by_handles_and_passthrough() {
@@ -38,7 +38,7 @@ fn without_passthrough_with_a_log() {
 /// Where the mount hides the directory that it shows.
 #[test]
 fn over_itself() {
-    if !require::mount_support() || subject::is_bare() {
+    if !require::mount_support() || is_bare() {
         return;
     }
     let filesystem = LoopFs::ext4_in_memory(160);
@@ -49,7 +49,7 @@ fn over_itself() {
         tests::run::run(command.args(words), super::DEADLINE).expect_success()
     };
     let path = tree.to_str().expect("a plain path");
-    lanefs(&["mount", path, path, "--daemon"]);
+    lanefs(&["mount", path, path, "--daemon", "-o", "transport=classic"]);
     let result = std::panic::catch_unwind(|| {
         let mut file = File::create(tree.join("file")).expect("a file");
         file.write_all(b"one").expect("a write");
@@ -64,10 +64,10 @@ fn over_itself() {
 }
 
 fn on(options: &str) {
-    if !require::mount_support() || subject::is_bare() {
+    if !require::mount_support() || is_bare() {
         return;
     }
-    let options = format!("{DEFAULT_OPTIONS}{options}");
+    let options = format!("{DEFAULT_OPTIONS},transport=classic{options}");
     let mount = |tree: &Path| Mounted::new(tree, &options);
     let mut subject = Subject::over(LoopFs::ext4_in_memory(128), mount);
     everything_stays(&subject);
@@ -194,10 +194,10 @@ fn everything_stays(subject: &Subject) {
 /// Restarts do not pile anything up.
 #[test]
 fn descriptors_and_threads_are_as_before() {
-    if !require::mount_support() || subject::is_bare() {
+    if !require::mount_support() || is_bare() {
         return;
     }
-    let subject = Subject::ext4_in_memory(160);
+    let subject = subject(160);
     let open: Vec<File> = (0..20)
         .map(|n| File::create(subject.path().join(n.to_string())).expect("a file"))
         .collect();

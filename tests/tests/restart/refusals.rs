@@ -10,19 +10,19 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tests::loopfs::LoopFs;
 use tests::mounted::{DEFAULT_OPTIONS, Mounted};
-use tests::subject::{self, Subject};
+use tests::subject::{Subject, is_bare};
 use tests::uring::Switch;
 use tests::{binary, leftovers, require, run};
 
-use super::{DEADLINE, mounted, restart, try_restart};
+use super::{DEADLINE, mounted, restart, subject, try_restart};
 
 /// Programs that cannot go on, and say so or not: the mount does not notice.
 #[test]
 fn programs_that_cannot_go_on() {
-    if !require::mount_support() || subject::is_bare() {
+    if !require::mount_support() || is_bare() {
         return;
     }
-    let subject = Subject::ext4_in_memory(160);
+    let subject = subject(160);
     let mut file = File::create(subject.path().join("file")).expect("a file");
     let older = subject.filesystem().scratch().join("older");
     fs::write(&older, "#!/bin/sh\necho 'error: unexpected argument' >&2; exit 2\n")
@@ -66,7 +66,7 @@ fn another_version_of_the_state() {
 /// A mount on rings says at its start, and when it is asked, that it cannot.
 #[test]
 fn rings() {
-    if !require::mount_support() || subject::is_bare() {
+    if !require::mount_support() || is_bare() {
         return;
     }
     let Some(_switch) = Switch::set(true) else { return };
@@ -84,11 +84,11 @@ fn rings() {
 /// SIGUSR2 restarts, and SIGTERM right behind it still ends the mount properly.
 #[test]
 fn signals() {
-    if !require::mount_support() || subject::is_bare() {
+    if !require::mount_support() || is_bare() {
         return;
     }
     for pause_ms in [0, 3, 30, 300] {
-        let subject = Subject::ext4_in_memory(160);
+        let subject = subject(160);
         fs::write(subject.path().join("file"), "content").expect("a file");
         let pid = Pid::from_raw(mounted(&subject).daemon_pid()).expect("a process id");
         kill_process(pid, Signal::USR2).expect("it runs");
@@ -111,10 +111,10 @@ fn signals() {
 /// SIGUSR2 alone: the program that lies where the daemon's own lay.
 #[test]
 fn a_signal_restarts() {
-    if !require::mount_support() || subject::is_bare() {
+    if !require::mount_support() || is_bare() {
         return;
     }
-    let subject = Subject::ext4_in_memory(160);
+    let subject = subject(160);
     let pid = Pid::from_raw(mounted(&subject).daemon_pid()).expect("a process id");
     kill_process(pid, Signal::USR2).expect("it runs");
     let restarted = || (mounted(&subject).status()["restarts"] == 1).then_some(());
@@ -125,10 +125,10 @@ fn a_signal_restarts() {
 /// umount(8), and `lanefs umount`, after a restart.
 #[test]
 fn unmounting_after_a_restart() {
-    if !require::mount_support() || subject::is_bare() {
+    if !require::mount_support() || is_bare() {
         return;
     }
-    let subject = Subject::ext4_in_memory(160);
+    let subject = subject(160);
     restart(subject.path());
     let mut umount = Command::new("umount");
     run::run(umount.arg(subject.path()), DEADLINE).expect_success();

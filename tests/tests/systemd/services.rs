@@ -23,6 +23,8 @@ impl Stage {
             return None;
         }
         tools::debian("systemd", "systemd-analyze");
+        tools::debian("procps", "pgrep");
+        tools::debian("python3", "python3");
         let filesystem = LoopFs::ext4(128);
         let machine = Machine::with_command(Init::Systemd, &[(filesystem.path(), "/srv")]);
         for unit in units() {
@@ -97,6 +99,14 @@ fn a_service_mounts_comes_back_and_ends() {
     assert!(process.contains("NoNewPrivs:\t1") && process.contains("Seccomp:\t2"), "{process}");
     hardening_forbids_nothing_that_is_needed(&stage);
 
+    // Reloaded: the program replaces itself, for systemd it is the same process; an open file stays.
+    let reload = "exec 3>>/mnt/data/open; systemctl reload lanefs@data; echo more >&3";
+    stage.good(&format!("{reload}; test $(cat /mnt/data/open) = more"));
+    assert_eq!(stage.property(unit, "MainPID"), pid);
+    assert_eq!(stage.status("/mnt/data")["restarts"], 1);
+    let children = format!("pgrep --parent {pid} --count --runstates Z || true");
+    assert_eq!(stage.good(&children), "0", "the process that asked is left over");
+
     // Killed: systemd clears the dead mount and starts it again.
     stage.good(&format!("kill -9 {pid}"));
     stage.wait_until("it is mounted again", &format!("systemctl is-active {unit} && {mounted}"));
@@ -136,6 +146,54 @@ os.setxattr('file', 'user.name', b'value')
 os.setxattr('suid', 'security.capability', bytes.fromhex('0100000200040000000000000000000000000000'))
 P",
     );
+}
+
+/// Calls the plugin: path, JSON, what the answer must have.
+const CALL: &str = r#"
+import http.client, json, socket, sys
+class Plugin(http.client.HTTPConnection):
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect('/run/docker/plugins/lanefs.sock')
+call = Plugin('plugin', timeout=60)
+call.request('POST', '/' + sys.argv[1], sys.argv[2])
+answer = call.getresponse().read().decode()
+assert sys.argv[3] in answer, answer
+"#;
+
+#[test]
+fn the_volume_plugin_is_started_by_its_socket_and_may_come_and_go() {
+    let Some(stage) = Stage::new() else { return };
+    fs::write(stage.machine.path("/call.py"), CALL).expect("a script");
+    let call = |path: &str, body: &str, must: &str| {
+        stage.good(&format!("python3 /call.py {path} '{body}' '{must}'"));
+    };
+    let driver = |name: &str, body: &str, must: &str| {
+        call(&format!("VolumeDriver.{name}"), body, must);
+    };
+    let unit = "lanefs-volume-plugin.service";
+    stage.good(
+        "mkdir /srv/volumes; echo ROOT=/srv/volumes > /etc/default/lanefs-volume-plugin
+         systemctl start lanefs-volume-plugin.socket",
+    );
+    assert_eq!(stage.property(unit, "ActiveState"), "inactive", "not before it is asked");
+    call("Plugin.Activate", "", "VolumeDriver");
+    assert_eq!(stage.property(unit, "ActiveState"), "active");
+    driver("Create", r#"{"Name":"db","Opts":null}"#, r#""Err":"""#);
+    driver("Mount", r#"{"Name":"db","ID":"one"}"#, "Mountpoint");
+    let at = stage.good("awk '$3 == \"fuse.lanefs\" { print $2 }' /proc/mounts");
+    stage.good(&format!("echo kept > {at}/file; sync {at}/file"));
+    // The mounts are another process's: KillMode=process.
+    stage.good(&format!("systemctl restart {unit}; test $(cat {at}/file) = kept"));
+    driver("Get", r#"{"Name":"db"}"#, &at);
+    stage.good(&format!("systemctl kill --kill-who=main --signal=KILL {unit}"));
+    stage.wait_until("the plugin is there again", &format!("systemctl is-active {unit}"));
+    stage.good(&format!("test $(cat {at}/file) = kept"));
+    driver("Unmount", r#"{"Name":"db","ID":"one"}"#, r#""Err":"""#);
+    stage.good(&format!("systemctl stop {unit} lanefs-volume-plugin.socket"));
+    stage.wait_until("nothing is mounted", "! grep -q fuse.lanefs /proc/mounts");
+    stage.wait_until("no process is left", "! pgrep -x lanefs");
+    stage.good("grep -rq kept /srv/volumes");
 }
 
 #[test]

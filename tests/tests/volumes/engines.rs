@@ -12,10 +12,21 @@ use tests::scratch::Scratch;
 use tests::{leftovers, require};
 
 use crate::plugin::{Plugin, signal};
-use crate::runtime::{Kind, LIBRARIES, Runtime, plugin_name, plugin_socket};
+use crate::runtime::{Kind, LIBRARIES, Runtime, alone, plugin_name, plugin_socket};
 
 /// Patience with an engine that gets back on its feet; above the age of a user that is gone.
 const PATIENCE: Duration = Duration::from_secs(45);
+
+fn create(runtime: &Runtime, name: &str) -> Outcome {
+    runtime.run(&["volume", "create", "--driver", &plugin_name(), name])
+}
+
+fn start_container(runtime: &Runtime, name: &str) -> Outcome {
+    let volume = format!("{name}:/data");
+    let volumes = [&[volume.as_str()], LIBRARIES].concat();
+    let words = runtime.run_words(name, &volumes);
+    runtime.run(&[words.as_slice(), &["writer", "count", "/data"]].concat())
+}
 
 /// Who is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +42,7 @@ fn docker_and_podman_keep_their_volumes_whoever_is_killed() {
     if !require::mount_support() {
         return;
     }
+    let _alone = alone();
     // One after the other: both find the plugin under one name.
     for (kind, victims) in [
         (Kind::Docker, &[Victim::Daemon, Victim::Plugin, Victim::Engine, Victim::Container][..]),
@@ -61,11 +73,11 @@ struct Stage {
 
 impl Stage {
     fn ordinary_life(&mut self) {
-        self.create("life").expect_success();
+        create(&self.runtime, "life").expect_success();
         let inspected = self.runtime.run(&["volume", "inspect", "life"]).expect_success();
         let inspected: Value = serde_json::from_str(&inspected.stdout).expect("JSON");
         assert_eq!(inspected[0]["Driver"], plugin_name(), "{inspected}");
-        self.start_container("life").expect_success();
+        start_container(&self.runtime, "life").expect_success();
         self.wait_for_count("life", 3);
         if self.runtime.kind == Kind::Docker {
             let inspected = self.runtime.run(&["volume", "inspect", "life"]).expect_success();
@@ -85,16 +97,16 @@ impl Stage {
 
     /// A volume's life, somebody being killed during each step.
     fn life_with_kills(&mut self, victim: Victim) {
-        let name = format!("{victim:?}").to_lowercase();
-        let volume = self.with_kill(victim, &name, |stage| stage.create(&name));
+        let (started, name) = (Instant::now(), format!("{victim:?}").to_lowercase());
+        let volume = self.with_kill(victim, &name, |runtime| create(runtime, &name));
         if !volume.status.success() {
             // It may be there: the engine did not hear the answer.
             self.repeat("create", |stage| {
-                let done = stage.create(&name);
+                let done = create(&stage.runtime, &name);
                 done.status.success() || done.stderr.contains("already exists")
             });
         }
-        self.with_kill(victim, &name, |stage| stage.start_container(&name));
+        self.with_kill(victim, &name, |runtime| start_container(runtime, &name));
         self.ensure_running(&name);
         let before = self.count(&name);
         self.wait_for_count(&name, before + 2);
@@ -112,39 +124,48 @@ impl Stage {
         let before = self.count(&name);
         self.wait_for_count(&name, before + 2);
 
-        self.with_kill(victim, &name, |stage| stage.runtime.run(&["stop", "-t", "0", &name]));
+        self.with_kill(victim, &name, |runtime| runtime.run(&["stop", "-t", "0", &name]));
         let said = self.said(&name);
         assert!(
             self.count(&name) >= said,
             "{name}: acknowledged {said}, there is {}",
             self.count(&name)
         );
-        self.with_kill(victim, &name, |stage| stage.runtime.run(&["rm", "-f", &name]));
+        self.with_kill(victim, &name, |runtime| runtime.run(&["rm", "-f", &name]));
         self.remove_container(&name);
-        self.with_kill(victim, &name, |stage| stage.runtime.run(&["volume", "rm", &name]));
+        self.with_kill(victim, &name, |runtime| runtime.run(&["volume", "rm", &name]));
         self.remove_volume(&name);
         assert!(self.count(&name) >= said, "{name}: files are lost with the volume");
-        println!("{:?}: {victim:?} killed at every step", self.runtime.kind);
+        let seconds = started.elapsed().as_secs_f64();
+        println!("{:?}: {victim:?} killed at every step, {seconds:.0} s", self.runtime.kind);
     }
 
-    /// Runs a step while the victim is killed, and has everything running again.
+    /// Runs a step while the victim is killed, and has everything running again. The plugin is
+    /// started again while the step goes on, as systemd does it: engines repeat their calls.
     fn with_kill(
         &mut self,
         victim: Victim,
         name: &str,
-        step: impl FnOnce(&Self) -> Outcome,
+        step: impl FnOnce(&Runtime) -> Outcome + Send,
     ) -> Outcome {
         let delay = Duration::from_millis(self.random.below(250) as u64);
         let pid = self.pid(victim, name);
+        let Self { runtime, plugin, .. } = self;
         let outcome = thread::scope(|scope| {
-            scope.spawn(move || {
-                thread::sleep(delay);
-                pid.inspect(|pid| signal(*pid, Signal::KILL));
-            });
-            step(self)
+            let stepping = scope.spawn(|| step(runtime));
+            thread::sleep(delay);
+            pid.inspect(|pid| signal(*pid, Signal::KILL));
+            if victim == Victim::Plugin {
+                plugin.reap();
+                plugin.start();
+            }
+            stepping.join().expect("a command of the engine")
         });
         self.kills += u32::from(pid.is_some());
-        self.revive(victim);
+        if victim == Victim::Daemon {
+            self.runtime.kill_daemon();
+            self.runtime.start_daemon();
+        }
         outcome
     }
 
@@ -181,17 +202,6 @@ impl Stage {
         }
     }
 
-    fn create(&self, name: &str) -> Outcome {
-        self.runtime.run(&["volume", "create", "--driver", &plugin_name(), name])
-    }
-
-    fn start_container(&self, name: &str) -> Outcome {
-        let volume = format!("{name}:/data");
-        let volumes = [&[volume.as_str()], LIBRARIES].concat();
-        let words = self.runtime.run_words(name, &volumes);
-        self.runtime.run(&[words.as_slice(), &["writer", "count", "/data"]].concat())
-    }
-
     /// As an administrator does: start it; if that fails, make it anew.
     fn ensure_running(&self, name: &str) {
         self.repeat("container", |stage| {
@@ -205,7 +215,7 @@ impl Stage {
             }
             if !stage.runtime.run(&["restart", "-t", "0", name]).status.success() {
                 stage.runtime.run(&["rm", "-f", name]);
-                stage.start_container(name);
+                start_container(&stage.runtime, name);
             }
             false
         });

@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -37,6 +38,12 @@ pub fn plugin_socket() -> PathBuf {
 pub enum Kind {
     Docker,
     Podman,
+}
+
+/// Held by a test that runs an engine: they know the plugin by one name, and figures want quiet.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A running engine; dropped, its processes, containers and mounts are gone.
@@ -175,20 +182,28 @@ impl Runtime {
         words
     }
 
-    /// Kills what the engine consists of besides containers: the daemon. Podman has none.
+    /// Kills what the engine consists of besides containers: the daemon and its containerd. Where
+    /// nobody takes note of dead orphans a new dockerd would wait 15 s for that one's answer, by the
+    /// file with its process id. Podman has none.
     pub fn kill_daemon(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             let _ = daemon.kill();
             let _ = daemon.wait();
         }
+        for pid in self.processes_with("run/containerd/containerd.toml") {
+            signal(pid, Signal::KILL);
+        }
+        let _ = fs::remove_file(self.path().join("run/containerd/containerd.pid"));
     }
 
     pub fn daemon_pid(&self) -> Option<u32> {
         self.daemon.as_ref().map(Child::id)
     }
 
-    fn processes(&self) -> Vec<u32> {
-        let ours = self.path().as_os_str().as_encoded_bytes();
+    /// Processes with a path below our directory on their command line.
+    fn processes_with(&self, path: &str) -> Vec<u32> {
+        let ours = self.path().join(path);
+        let ours = ours.as_os_str().as_encoded_bytes();
         let processes = fs::read_dir("/proc").expect("/proc").flatten();
         let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let is_ours = |pid: &u32| {
@@ -219,7 +234,7 @@ impl Drop for Runtime {
             let _ = daemon.wait();
         }
         // What a killed daemon left: its containerd, shims, monitors.
-        for pid in self.processes() {
+        for pid in self.processes_with("") {
             signal(pid, Signal::KILL);
         }
         for mount_point in leftovers::mounts_below(self.path()).iter().rev() {

@@ -141,8 +141,8 @@ impl<B: Carried> Tree<B> {
             let place = node.place.map(|(dir, name)| (NodeId(dir), OsString::from(os_name(&name))));
             self.nodes.restore((NodeId(node.id), node.references), key, object, place)?;
         }
-        for file in record.files {
-            self.resume_file(&file)?;
+        for file in &record.files {
+            self.resume_file(file)?;
         }
         for dir in record.dirs {
             let node = self.nodes.get(NodeId(dir.node))?;
@@ -159,7 +159,7 @@ impl<B: Carried> Tree<B> {
 
     fn resume_file(&self, record: &FileRecord<B::Token>) -> Result<()> {
         let node = self.nodes.get(NodeId(record.node))?;
-        let &FileRecord { read, write, no_atime, .. } = record;
+        let FileRecord { read, write, no_atime, .. } = *record;
         let mode = OpenMode { read, write, truncate: false, no_atime };
         let file = match record.token {
             Some(token) => OnceLock::from(Arc::new(self.backing.take_file(token)?)),

@@ -24,7 +24,8 @@ pub fn run(
     workload: &Parts,
     notes: &Notes<'_>,
 ) -> Result<Events, String> {
-    let daemon = Daemon::mount(&stage.tree, options)?;
+    let options = format!("{options},transport=classic");
+    let daemon = Daemon::mount(&stage.tree, &options)?;
     let ended = AtomicBool::new(false);
     let (outcome, restarts) = thread::scope(|scope| {
         let restarts = scope.spawn(|| restart_until(daemon.path(), &ended));

@@ -331,8 +331,7 @@ impl<'p> Worker<'p> {
         command.env("LANEFS_ACK_FILE", self.scratch.join("ack-file"));
         command.stdin(Stdio::null());
         command.stdout(self.output.try_clone()?).stderr(self.output.try_clone()?);
-        let mut child = command.spawn()?;
-        let _watched = self.children.watch(child.id());
+        let (mut child, _watched) = self.children.start(&mut command)?;
         let deadline = Instant::now() + self.plan.timeout;
         let status = wait_until(&mut child, deadline)?;
         let Some(status) = status else {

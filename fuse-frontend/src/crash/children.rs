@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,10 +29,26 @@ pub(super) struct Watched<'c> {
 }
 
 impl Children {
-    pub(super) fn watch(&self, process: u32) -> Watched<'_> {
+    /// Starts a process and watches it. Under the lock: one that was started and not yet known
+    /// would outlive a lab that a signal ends just then.
+    pub(super) fn start(&self, command: &mut Command) -> std::io::Result<(Child, Watched<'_>)> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.insert(process);
-        Watched { children: self, process }
+        if self.is_ending.load(Ordering::SeqCst) {
+            drop(running);
+            self.wait_for_the_end();
+            return Err(std::io::ErrorKind::Interrupted.into());
+        }
+        let child = command.spawn()?;
+        running.insert(child.id());
+        let process = child.id();
+        Ok((child, Watched { children: self, process }))
+    }
+
+    /// Returns only if no signal has come.
+    fn wait_for_the_end(&self) {
+        while self.is_ending.load(Ordering::SeqCst) {
+            std::thread::park();
+        }
     }
 
     fn end(&self) {
@@ -107,9 +124,7 @@ impl Drop for Watched<'_> {
     fn drop(&mut self) {
         // Who was waiting for a process that was ended must not go on with that result, and
         // exit with another code first.
-        while self.children.is_ending.load(Ordering::SeqCst) {
-            std::thread::park();
-        }
+        self.children.wait_for_the_end();
         let mut running = self.children.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.remove(&self.process);
     }

@@ -226,11 +226,10 @@ fn run(job: &RecordJob, mount_point: &Path, children: &Children) -> Result<ExitS
             command.args(&job.command[1..]).current_dir(start);
             command.envs(job.environment.iter().map(|(name, value)| (name, value)));
             command.stdout(output).stderr(errors).process_group(0);
-            let mut child = command.spawn().map_err(|error| {
+            let (mut child, _watched) = children.start(&mut command).map_err(|error| {
                 Failure::new(format!("cannot start {shown}: {error}; check the name"))
             })?;
             drop(command);
-            let _watched = children.watch(child.id());
             let status = child.wait().map_err(|error| failed("wait for the program", &error))?;
             children::end_orphans();
             Ok(status)

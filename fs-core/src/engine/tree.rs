@@ -291,20 +291,21 @@ impl<B: Backing> Tree<B> {
     /// a log that means everything applied so far; without, that nothing in the
     /// directory changed since it was last made durable.
     pub fn sync_dir(&self, caller: Caller, dir: DirId, done: Completion) {
-        let asked = self.dirs.get(dir.0).and_then(|open| {
-            self.backing.asked_to_sync(caller, &SyncTarget::Dir(Arc::clone(&open.dir)))
-        });
-        if let Err(error) = asked {
+        let open = match self.dirs.get(dir.0) {
+            Ok(open) => open,
+            Err(error) => return done(Err(error)),
+        };
+        let target = SyncTarget::Dir(Arc::clone(&open.dir));
+        if let Err(error) = self.backing.asked_to_sync(caller, &target) {
             return done(Err(error));
         }
-        if let Some(delay) = self.dir_delay(dir) {
-            return done(self.sync_dir_later(dir, delay));
+        if let Some(delay) = self.dir_delay(&open) {
+            return done(self.sync_dir_later(&open, delay));
         }
         if let Some(log) = &self.engine.log {
-            return self.sync_dir_by_log(log, caller, dir, done);
+            return self.sync_dir_by_log(log, caller, &open, done);
         }
-        let order = self.dirs.get(dir.0).and_then(|open| self.dir_order(&open));
-        match order {
+        match self.dir_order(&open) {
             Err(error) => done(Err(error)),
             Ok(None) => {
                 self.engine.lanes.count_skipped();
@@ -352,11 +353,7 @@ impl<B: Backing> Tree<B> {
         Ok(Some((SyncTarget::Dir(Arc::clone(&open.dir)), Box::new(note))))
     }
 
-    fn sync_dir_by_log(&self, log: &Log<B>, caller: Caller, dir: DirId, done: Completion) {
-        let open = match self.dirs.get(dir.0) {
-            Ok(open) => open,
-            Err(error) => return done(Err(error)),
-        };
+    fn sync_dir_by_log(&self, log: &Log<B>, caller: Caller, open: &OpenDir<B>, done: Completion) {
         let own = self.is_apart.load(Ordering::Acquire);
         let own = own.then(|| self.last_change.load(Ordering::Acquire));
         let is_durable =

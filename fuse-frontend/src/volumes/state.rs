@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::options::VolumeOptions;
 use crate::failure::Failure;
+use crate::mount::now_s;
 
 /// Version of the file; raised when an older lanefs could not read it.
 pub const STATE_VERSION: u32 = 1;
@@ -53,13 +54,13 @@ impl User {
     /// One that has just come.
     #[must_use]
     pub fn now() -> Self {
-        Self { since_unix_s: now_unix_s() }
+        Self { since_unix_s: now_s() }
     }
 
     /// How long ago it came; zero after the clock was set back.
     #[must_use]
     pub fn age(&self) -> Duration {
-        Duration::from_secs(now_unix_s().saturating_sub(self.since_unix_s))
+        Duration::from_secs(now_s().saturating_sub(self.since_unix_s))
     }
 }
 
@@ -162,14 +163,10 @@ fn boot_id() -> Result<String, Failure> {
     Ok(id.trim().to_owned())
 }
 
-fn now_unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
-}
-
 /// A new volume's record.
 #[must_use]
 pub fn new_volume(options: VolumeOptions) -> Volume {
-    Volume { options, created_unix_s: now_unix_s(), users: BTreeMap::new() }
+    Volume { options, created_unix_s: now_s(), users: BTreeMap::new() }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{DirId, FileId, OpenDir, OpenFile, Tree};
+use super::{FileId, OpenDir, OpenFile, Tree};
 use crate::durability::{Durability, Policy};
 use crate::engine::FileAtRisk;
 use crate::engine::committer::{LateError, Writers};
@@ -342,18 +342,17 @@ impl<B: Backing> Tree<B> {
     // ---- the mode `relaxed` ----
 
     /// How late a sync of this directory may be.
-    pub(super) fn dir_delay(&self, dir: DirId) -> Option<Duration> {
+    pub(super) fn dir_delay(&self, open: &OpenDir<B>) -> Option<Duration> {
         let policy = self.policy.read().unwrap_or_else(PoisonError::into_inner);
         if policy.rules().is_empty() {
             return policy.default_mode().delay();
         }
         drop(policy);
-        self.mode_of(&self.dirs.get(dir.0).ok()?.node).delay()
+        self.mode_of(&open.node).delay()
     }
 
     /// Sees to it that a directory will be durable; gives the error of the time before.
-    pub(super) fn sync_dir_later(&self, dir: DirId, delay: Duration) -> Result<()> {
-        let open = self.dirs.get(dir.0)?;
+    pub(super) fn sync_dir_later(&self, open: &OpenDir<B>, delay: Duration) -> Result<()> {
         let target = Some(SyncTarget::Dir(Arc::clone(&open.dir)));
         let request = SyncRequest { target, ..SyncRequest::everything() };
         self.sync_later(request, delay, &open.late_error)

@@ -141,7 +141,7 @@ impl<B: Backing> Recorder<B> {
         let dropped = std::mem::take(&mut tape.dropped);
         let mut bytes = 0;
         for (ino, blocks) in dropped {
-            let Some(file) = self.reopen(&tape, ino)? else { continue };
+            let Some((_, file)) = self.reopen(&tape, ino)? else { continue };
             for (offset, old) in blocks {
                 self.inner.write(KERNEL, &file, &old, offset, true)?;
                 bytes += old.len() as u64;
@@ -151,12 +151,11 @@ impl<B: Backing> Recorder<B> {
     }
 
     /// None if the file has no name any more.
-    fn reopen(&self, tape: &Guard<'_>, ino: Ino) -> Result<Option<B::File>> {
+    fn reopen(&self, tape: &Guard<'_>, ino: Ino) -> Result<Option<(B::Object, B::File)>> {
         let Some(key) = tape.key_of(ino) else { return Ok(None) };
-        match self.inner.by_key(&key) {
-            Ok(found) => self.inner.open(KERNEL, &found.object, WRITE_ONLY).map(Some),
-            Err(_) => Ok(None),
-        }
+        let Ok(found) = self.inner.by_key(&key) else { return Ok(None) };
+        let file = self.inner.open(KERNEL, &found.object, WRITE_ONLY)?;
+        Ok(Some((found.object, file)))
     }
 
     /// A sync of the file has failed.
@@ -167,12 +166,9 @@ impl<B: Backing> Recorder<B> {
         let mut tape = self.tape.lock();
         let (durable, now) = contents(&tape, ino);
         if pages == Pages::Btrfs {
-            if let Some(file) = self.reopen(&tape, ino)? {
+            if let Some((object, file)) = self.reopen(&tape, ino)? {
                 let change = SetAttr { size: Some(durable.len() as u64), ..SetAttr::default() };
-                let found = tape.key_of(ino).map(|key| self.inner.by_key(&key)).transpose()?;
-                if let Some(found) = found {
-                    self.inner.set_attr(KERNEL, &found.object, Some(&file), &change)?;
-                }
+                self.inner.set_attr(KERNEL, &object, Some(&file), &change)?;
                 self.inner.write(KERNEL, &file, &durable, 0, true)?;
             }
             if durable.len() != now.len() {

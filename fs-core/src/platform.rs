@@ -23,8 +23,11 @@ pub mod macos;
 #[cfg_attr(unix, path = "platform/unix.rs")]
 #[cfg_attr(windows, path = "platform/windows/native.rs")]
 pub mod native;
+mod open_error;
 pub mod record;
 pub mod sim;
+#[cfg(unix)]
+mod unix_io;
 #[cfg(windows)]
 pub mod windows;
 

@@ -13,7 +13,7 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
@@ -21,7 +21,7 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use self::caller::Privileges;
 use self::device_flush::DeviceFlush;
 use self::object::{FdCache, ObjectInner};
-use super::{Backing, Carried, Found, ObjectKey, OpenMode, RenameMode, Seek};
+use super::{Backing, Carried, Found, ObjectKey, OpenMode, RenameMode, Seek, unix_io};
 use crate::error::{Errno, Result};
 use crate::types::{Attr, Caller, DirEntry, FileKind, FsStats, NewMode, SetAttr};
 
@@ -48,6 +48,7 @@ pub use self::fence::{FenceMechanism, LinuxFencer};
 pub use self::inherited::{Inherited, interrupt_thread, keep_over_exec, replace_file};
 pub use self::log::{DeviceContent, LinuxLog, LogPathError, inspect_device};
 pub use self::quota::limit_directory;
+pub use super::open_error::OpenError;
 
 /// How to open a backing directory.
 #[derive(Debug, Clone, Copy, Default)]
@@ -68,35 +69,6 @@ pub struct BackingOptions {
     /// their ids, umask and capabilities; the directory is used through the mount by
     /// which it was named, and other filesystems below it are refused (`EXDEV`).
     pub as_library: bool,
-}
-
-/// Why a directory cannot be a backing directory.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// There is nothing at the path.
-    #[error("backing directory {0} does not exist: create it, or check the path")]
-    Missing(PathBuf),
-    /// There is something else than a directory.
-    #[error("backing {0} is not a directory: name the directory that holds the files")]
-    NotADirectory(PathBuf),
-    /// Another daemon holds the advisory lock.
-    #[error(
-        "backing directory {0} is already served by another lanefs: \
-         see `lanefs status`, or unmount that one first"
-    )]
-    Locked(PathBuf),
-    /// /proc is needed and not there.
-    #[error("/proc is not mounted: lanefs reaches files through /proc/self/fd; mount it first")]
-    NoProc,
-    /// Anything else.
-    #[error("cannot open backing directory {path}: {source}")]
-    Io {
-        /// The directory.
-        path: PathBuf,
-        /// What the system said.
-        source: Errno,
-    },
 }
 
 /// A directory of a mounted Linux filesystem.
@@ -474,7 +446,7 @@ impl Backing for LinuxBacking {
     }
 
     fn read(&self, file: &Self::File, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        file::read_full(file, buffer, offset)
+        unix_io::read_full(file, buffer, offset)
     }
 
     fn write(
@@ -487,7 +459,7 @@ impl Backing for LinuxBacking {
     ) -> Result<usize> {
         self.prepare_thread();
         let _guard = self.privileges.enter(caller, keep_suid);
-        file::write_full(file, data, offset)
+        unix_io::write_full(file, data, offset)
     }
 
     fn write_direct(&self, file: &Self::File, data: &[u8], offset: u64) -> Result<usize> {

@@ -1,10 +1,13 @@
 //! Where the log lies: blocks of a file or device, past the page cache.
 
-use crate::error::Result;
+use crate::error::{Errno, Result};
 
 /// Unit in which a log is read and written, and the alignment of its buffers:
 /// no device known has larger logical blocks.
 pub const LOG_BLOCK_BYTES: usize = 4096;
+
+/// Written at a time while a log is made.
+const ZEROS_BYTES_MAX: usize = 1 << 20;
 
 /// Blocks that are written and flushed past every cache of the machine.
 ///
@@ -47,6 +50,35 @@ pub trait LogStore: Send + Sync + 'static {
 
     /// Whether [`flush`](Self::flush) also flushes the backing filesystem's device.
     fn shares_device(&self) -> bool;
+
+    /// Writes zeros `from` here `to` there, in pieces; after each, `progress` is told how many
+    /// bytes are done.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write); a part is written.
+    fn write_zeros(&self, from: u64, to: u64, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        let mut zeros = LogBuffer::new();
+        zeros.grow(ZEROS_BYTES_MAX);
+        let mut done = from;
+        while done < to {
+            zeros.truncate((to - done).min(ZEROS_BYTES_MAX as u64) as usize);
+            self.write(&zeros, done)?;
+            done += zeros.len() as u64;
+            progress(done - from);
+        }
+        Ok(())
+    }
+
+    /// Whether a range is inside the log and made of whole blocks.
+    ///
+    /// # Errors
+    /// `EINVAL` if it is not.
+    fn check_range(&self, offset: u64, bytes: usize) -> Result<()> {
+        let aligned =
+            offset.is_multiple_of(LOG_BLOCK_BYTES as u64) && bytes.is_multiple_of(LOG_BLOCK_BYTES);
+        let inside = offset.checked_add(bytes as u64).is_some_and(|end| end <= self.bytes());
+        if aligned && inside { Ok(()) } else { Err(Errno::INVAL) }
+    }
 }
 
 /// Bytes that begin at a multiple of [`LOG_BLOCK_BYTES`] in memory, as direct

@@ -13,14 +13,14 @@ use std::ffi::OsStr;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 
 pub use self::fence::MacFencer;
 pub use self::log::MacLog;
-use super::{Backing, Found, HANDLE_BYTES_MAX, ObjectKey, OpenMode, RenameMode, Seek};
+use super::{Backing, Found, HANDLE_BYTES_MAX, ObjectKey, OpenMode, RenameMode, Seek, unix_io};
 use crate::error::{Errno, Result};
 use crate::types::{
     Attr, Caller, DirEntry, FileKind, FsStats, NewMode, SetAttr, SetTime, Time, type_bits,
@@ -29,31 +29,7 @@ use crate::types::{
 mod fence;
 mod log;
 
-/// Why a directory cannot be a backing directory.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// There is nothing at the path.
-    #[error("backing directory {0} does not exist: create it, or check the path")]
-    Missing(PathBuf),
-    /// There is something else than a directory.
-    #[error("backing {0} is not a directory: name the directory that holds the files")]
-    NotADirectory(PathBuf),
-    /// Another process holds the lock.
-    #[error(
-        "backing directory {0} is already served by another lanefs: \
-         see `lanefs status`, or unmount that one first"
-    )]
-    Locked(PathBuf),
-    /// Anything else.
-    #[error("cannot open backing directory {path}: {source}")]
-    Io {
-        /// The directory.
-        path: PathBuf,
-        /// What the system said.
-        source: Errno,
-    },
-}
+pub use super::open_error::OpenError;
 
 /// A directory of a filesystem of macOS.
 pub struct MacBacking {
@@ -406,7 +382,7 @@ impl Backing for MacBacking {
     }
 
     fn read(&self, file: &Self::File, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        log::read_full(file, buffer, offset)
+        unix_io::read_full(file, buffer, offset)
     }
 
     fn write(
@@ -417,7 +393,7 @@ impl Backing for MacBacking {
         offset: u64,
         _keep_suid: bool,
     ) -> Result<usize> {
-        log::write_full(file, data, offset)
+        unix_io::write_full(file, data, offset)
     }
 
     fn allocate(

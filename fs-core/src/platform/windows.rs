@@ -27,7 +27,7 @@ use std::ffi::OsStr;
 use std::hash::BuildHasher;
 use std::ops::Range;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -59,6 +59,7 @@ mod object;
 mod xattr;
 
 pub use super::native;
+pub use super::open_error::OpenError;
 
 /// Reading and changing whatever a file handle is for; deleting is asked for where it is done.
 const READ: u32 = fs::FILE_READ_DATA | fs::FILE_READ_ATTRIBUTES | fs::FILE_READ_EA;
@@ -72,32 +73,6 @@ const RENAME_PAUSES: [Duration; 5] = [
     Duration::from_millis(8),
     Duration::from_millis(16),
 ];
-
-/// Why a directory cannot be a backing directory.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// There is nothing at the path.
-    #[error("backing directory {0} does not exist: create it, or check the path")]
-    Missing(PathBuf),
-    /// There is something else than a directory.
-    #[error("backing {0} is not a directory: name the directory that holds the files")]
-    NotADirectory(PathBuf),
-    /// Another process holds the lock.
-    #[error(
-        "backing directory {0} is already served by another lanefs: \
-         see `lanefs status`, or unmount that one first"
-    )]
-    Locked(PathBuf),
-    /// Anything else.
-    #[error("cannot open backing directory {path}: {source}")]
-    Io {
-        /// The directory.
-        path: PathBuf,
-        /// What the system said.
-        source: Errno,
-    },
-}
 
 /// How to open a backing directory.
 #[derive(Debug, Clone, Copy, Default)]

@@ -27,37 +27,6 @@ pub(super) fn open_flags(mode: OpenMode, options: BackingOptions) -> OFlags {
     flags
 }
 
-/// Reads until the buffer is full or the file ends.
-pub(super) fn read_full(file: &OwnedFd, buffer: &mut [u8], offset: u64) -> Result<usize> {
-    let mut done = 0;
-    while done < buffer.len() {
-        match rustix::io::pread(file, &mut buffer[done..], offset + done as u64) {
-            Ok(0) => break,
-            Ok(bytes) => done += bytes,
-            Err(Os::INTR) => {}
-            // What was read before the error is good; the error comes again.
-            Err(_) if done > 0 => break,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(done)
-}
-
-/// Writes all of `data`, or as much as fits before an error.
-pub(super) fn write_full(file: &OwnedFd, data: &[u8], offset: u64) -> Result<usize> {
-    let mut done = 0;
-    while done < data.len() {
-        match rustix::io::pwrite(file, &data[done..], offset + done as u64) {
-            Ok(0) => break,
-            Ok(bytes) => done += bytes,
-            Err(Os::INTR) => {}
-            Err(_) if done > 0 => break,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(done)
-}
-
 /// Longest piece that is copied to an aligned place before it is written past the
 /// page cache.
 const DIRECT_PIECE_BYTES: usize = 1 << 20;

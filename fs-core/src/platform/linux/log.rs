@@ -35,9 +35,6 @@ mod path;
 pub use self::inspect::{DeviceContent, inspect_device};
 pub use self::path::LogPathError;
 
-/// Written at a time while a log is made.
-const MAKE_PIECE_BYTES: usize = 1 << 20;
-
 /// A log in a file or on a device.
 pub struct LinuxLog {
     blocks: Blocks,
@@ -136,27 +133,6 @@ impl LinuxLog {
         self.write_zeros(0, self.bytes, progress)?;
         Ok(rustix::fs::fsync(file)?)
     }
-
-    fn write_zeros(&self, from: u64, to: u64, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        let mut zeros = LogBuffer::new();
-        zeros.grow(MAKE_PIECE_BYTES);
-        let mut done = from;
-        while done < to {
-            zeros.truncate((to - done).min(MAKE_PIECE_BYTES as u64) as usize);
-            self.write(&zeros, done)?;
-            done += zeros.len() as u64;
-            progress(done - from);
-        }
-        Ok(())
-    }
-
-    /// A range that is inside the log and made of whole blocks.
-    fn check(&self, offset: u64, bytes: usize) -> Result<()> {
-        let aligned =
-            offset.is_multiple_of(LOG_BLOCK_BYTES as u64) && bytes.is_multiple_of(LOG_BLOCK_BYTES);
-        let inside = offset.checked_add(bytes as u64).is_some_and(|end| end <= self.bytes);
-        if aligned && inside { Ok(()) } else { Err(Errno::INVAL) }
-    }
 }
 
 impl LogStore for LinuxLog {
@@ -166,7 +142,7 @@ impl LogStore for LinuxLog {
 
     fn read(&self, buffer: &mut LogBuffer, offset: u64, bytes: usize) -> Result<()> {
         buffer.clear();
-        self.check(offset, bytes)?;
+        self.check_range(offset, bytes)?;
         let read = match &self.blocks {
             Blocks::File { file, .. } => read_all(file.as_fd(), buffer.grow(bytes), offset),
             Blocks::Nvme(namespace) => namespace.read(buffer.grow(bytes), offset),
@@ -178,7 +154,7 @@ impl LogStore for LinuxLog {
     }
 
     fn write(&self, data: &LogBuffer, offset: u64) -> Result<()> {
-        self.check(offset, data.len())?;
+        self.check_range(offset, data.len())?;
         match &self.blocks {
             Blocks::File { file, atomic, .. } => {
                 let atomic = atomic.as_ref().filter(|atomic| atomic.fits(data.len(), offset));
@@ -205,7 +181,7 @@ impl LogStore for LinuxLog {
                 self.flush()
             }
             Blocks::Nvme(namespace) => {
-                self.check(offset, data.len())?;
+                self.check_range(offset, data.len())?;
                 namespace.write_and_flush(data.bytes(), offset)
             }
         }

@@ -5,14 +5,11 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
-use rustix::io::Errno as Os;
 
 use super::fence::full_sync;
 use crate::error::{Errno, Result};
+use crate::platform::unix_io::{read_full, write_full};
 use crate::platform::{LOG_BLOCK_BYTES, LogBuffer, LogStore};
-
-/// Written at a time while a log is made.
-const MAKE_PIECE_BYTES: usize = 1 << 20;
 
 /// A log in a file.
 pub struct MacLog {
@@ -59,23 +56,8 @@ impl MacLog {
     }
 
     fn fill(&self, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        let mut zeros = LogBuffer::new();
-        zeros.grow(MAKE_PIECE_BYTES);
-        let mut done = 0;
-        while done < self.bytes {
-            zeros.truncate((self.bytes - done).min(MAKE_PIECE_BYTES as u64) as usize);
-            self.write(&zeros, done)?;
-            done += zeros.len() as u64;
-            progress(done);
-        }
+        self.write_zeros(0, self.bytes, progress)?;
         self.flush()
-    }
-
-    fn check(&self, offset: u64, bytes: usize) -> Result<()> {
-        let aligned =
-            offset.is_multiple_of(LOG_BLOCK_BYTES as u64) && bytes.is_multiple_of(LOG_BLOCK_BYTES);
-        let inside = offset.checked_add(bytes as u64).is_some_and(|end| end <= self.bytes);
-        if aligned && inside { Ok(()) } else { Err(Errno::INVAL) }
     }
 }
 
@@ -86,7 +68,7 @@ impl LogStore for MacLog {
 
     fn read(&self, buffer: &mut LogBuffer, offset: u64, bytes: usize) -> Result<()> {
         buffer.clear();
-        self.check(offset, bytes)?;
+        self.check_range(offset, bytes)?;
         match read_full(&self.file, buffer.grow(bytes), offset) {
             Ok(read) if read == bytes => Ok(()),
             other => {
@@ -97,7 +79,7 @@ impl LogStore for MacLog {
     }
 
     fn write(&self, data: &LogBuffer, offset: u64) -> Result<()> {
-        self.check(offset, data.len())?;
+        self.check_range(offset, data.len())?;
         let written = write_full(&self.file, data.bytes(), offset)?;
         if written == data.len() { Ok(()) } else { Err(Errno::IO) }
     }
@@ -109,34 +91,4 @@ impl LogStore for MacLog {
     fn shares_device(&self) -> bool {
         true
     }
-}
-
-/// Reads until the buffer is full or the file ends.
-pub(super) fn read_full(file: &OwnedFd, buffer: &mut [u8], offset: u64) -> Result<usize> {
-    let mut done = 0;
-    while done < buffer.len() {
-        match rustix::io::pread(file, &mut buffer[done..], offset + done as u64) {
-            Ok(0) => break,
-            Ok(bytes) => done += bytes,
-            Err(Os::INTR) => {}
-            Err(_) if done > 0 => break,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(done)
-}
-
-/// Writes all of `data`, or as much as fits before an error.
-pub(super) fn write_full(file: &OwnedFd, data: &[u8], offset: u64) -> Result<usize> {
-    let mut done = 0;
-    while done < data.len() {
-        match rustix::io::pwrite(file, &data[done..], offset + done as u64) {
-            Ok(0) => break,
-            Ok(bytes) => done += bytes,
-            Err(Os::INTR) => {}
-            Err(_) if done > 0 => break,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(done)
 }

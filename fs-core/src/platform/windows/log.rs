@@ -18,9 +18,6 @@ use super::{READ, WRITE, attr};
 use crate::error::{Errno, Result};
 use crate::platform::{LOG_BLOCK_BYTES, LogBuffer, LogStore};
 
-/// Written at a time while a log is made.
-const MAKE_PIECE_BYTES: usize = 1 << 20;
-
 /// A log in a file.
 pub struct WindowsLog {
     file: OwnedHandle,
@@ -58,24 +55,8 @@ impl WindowsLog {
     fn fill(&self, progress: &mut dyn FnMut(u64)) -> Result<()> {
         // Refuses early if there is no room.
         attr::set_length(&self.file, self.bytes)?;
-        let mut zeros = LogBuffer::new();
-        zeros.grow(MAKE_PIECE_BYTES);
-        let mut done = 0;
-        while done < self.bytes {
-            zeros.truncate((self.bytes - done).min(MAKE_PIECE_BYTES as u64) as usize);
-            self.write(&zeros, done)?;
-            done += zeros.len() as u64;
-            progress(done);
-        }
+        self.write_zeros(0, self.bytes, progress)?;
         self.flush()
-    }
-
-    /// A range that is inside the log and made of whole blocks.
-    fn check(&self, offset: u64, bytes: usize) -> Result<()> {
-        let aligned =
-            offset.is_multiple_of(LOG_BLOCK_BYTES as u64) && bytes.is_multiple_of(LOG_BLOCK_BYTES);
-        let inside = offset.checked_add(bytes as u64).is_some_and(|end| end <= self.bytes);
-        if aligned && inside { Ok(()) } else { Err(Errno::INVAL) }
     }
 }
 
@@ -98,7 +79,7 @@ impl LogStore for WindowsLog {
 
     fn read(&self, buffer: &mut LogBuffer, offset: u64, bytes: usize) -> Result<()> {
         buffer.clear();
-        self.check(offset, bytes)?;
+        self.check_range(offset, bytes)?;
         let read = nt::read(&self.file, buffer.grow(bytes), offset);
         match read {
             Ok(read) if read == bytes => Ok(()),
@@ -110,7 +91,7 @@ impl LogStore for WindowsLog {
     }
 
     fn write(&self, data: &LogBuffer, offset: u64) -> Result<()> {
-        self.check(offset, data.len())?;
+        self.check_range(offset, data.len())?;
         let written = nt::write(&self.file, data.bytes(), offset)?;
         if written == data.len() { Ok(()) } else { Err(Errno::IO) }
     }

@@ -14,7 +14,7 @@ use rustix::io::Errno as Os;
 
 use super::atomic::AtomicWrites;
 use super::nvme::{self, Namespace};
-use super::{Blocks, LinuxLog, MAKE_PIECE_BYTES, whole_blocks};
+use super::{Blocks, LinuxLog, whole_blocks};
 use crate::error::{Errno, Result};
 use crate::platform::{LOG_BLOCK_BYTES, LogStore};
 
@@ -104,6 +104,8 @@ impl LogPathError {
 
 type PathResult<T> = std::result::Result<T, LogPathError>;
 
+/// At least so much of the beginning of a device is zeroed.
+const DEVICE_HEAD_BYTES: u64 = 1 << 20;
 /// How much of the end of a device is zeroed when a shorter log is made on it:
 /// second partition tables and RAID labels lie there.
 const DEVICE_END_BYTES: u64 = 1 << 20;
@@ -169,7 +171,7 @@ fn make_on_device(path: &Path, bytes: u64, progress: &mut dyn FnMut(u64)) -> Pat
     let bytes = if bytes == 0 { all } else { whole_blocks(bytes) };
     let mut zeroed = || -> Result<()> {
         // Labels at the beginning, also those of what is larger than the log.
-        let head = bytes.max(MAKE_PIECE_BYTES as u64).min(all);
+        let head = bytes.max(DEVICE_HEAD_BYTES).min(all);
         log.write_zeros(0, head, progress)?;
         log.write_zeros(all.saturating_sub(DEVICE_END_BYTES).max(head), all, &mut |_| {})?;
         log.flush()

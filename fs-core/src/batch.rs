@@ -48,7 +48,6 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -229,13 +228,10 @@ impl<B: Backing> Files<B> {
         shared.counts.solos.fetch_add(1, Ordering::Relaxed);
         let mut execution = Execution::new(shared);
         operation(&mut execution)?;
-        let (sender, result) = channel();
-        let answer = Answer::new(move |result| {
-            let _ = sender.send(result);
-        });
+        let (answer, result) = Answer::awaited();
         let orders = execution.apply(answer);
         shared.tree.submit(shared.caller(), orders, true);
-        let result = result.recv().expect("an answer is given, whatever happens");
+        let result = result().expect("an answer is given, whatever happens");
         result.map_err(|error| error.source)
     }
 

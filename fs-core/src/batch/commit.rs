@@ -6,7 +6,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -107,13 +106,10 @@ impl<B: Backing> Batch<B> {
         for operation in self.operations {
             execution.prepare(&operation);
         }
-        let (sender, result) = channel();
-        let answer = Answer::new(move |result| {
-            let _ = sender.send(result);
-        });
+        let (answer, result) = Answer::awaited();
         let orders = apply(execution, turn, answer);
         shared.tree.submit(shared.caller(), orders, true);
-        result.recv().unwrap_or_else(|_| Err(shutting_down()))
+        result().unwrap_or_else(|| Err(shutting_down()))
     }
 
     /// Has a thread of the library carry the batch out, and calls `done` when it is
@@ -226,10 +222,10 @@ fn apply<B: Backing>(
     answer: Answer,
 ) -> Vec<SyncOrder<B>> {
     let _applying = turn.applying();
-    execution.apply(Answer::new(move |result| {
-        // First: whoever hears of it may wait for room.
-        drop(turn);
-        answer.give(result);
+    execution.apply(Answer::with_leftovers(move |result, leftovers| {
+        // The turn ends before anybody hears of it, who may wait for room then; and after
+        // the files, so that whoever waits for all turns finds none open.
+        answer.give_with(result, Some(Box::new((leftovers, turn))));
     }))
 }
 

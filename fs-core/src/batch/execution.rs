@@ -21,7 +21,7 @@ use std::sync::mpsc::channel;
 use super::config::{HardLinks, Method};
 use super::error::{BatchError, FileError};
 use super::path::{Held, NameKey, Pending, Place, resolve};
-use super::preserve::{BIRTH_MODE, carry_over};
+use super::preserve::{Birth, carry_over};
 use super::shared::{Answer, Shared, sync_dir};
 use super::temporary::Temporary;
 use crate::engine::{FileId, NameChange, NodeId, SyncOrder};
@@ -148,13 +148,10 @@ impl<B: Backing> Execution<B> {
     /// Prepares to put a file with these bytes under a name.
     pub(super) fn write(&mut self, path: &Path, bytes: &[u8]) -> Tried<()> {
         let place = self.place_of_file(path)?;
-        let mode = match &place.existing {
-            Some(_) => BIRTH_MODE,
-            None => self.shared.config.new_file_mode,
-        };
-        let temporary = self.new_file(path, &place.dir, mode)?;
+        let birth = self.birth(&place, self.shared.config.new_file_mode);
+        let temporary = self.new_file(path, &place.dir, birth)?;
         self.fill(&temporary, bytes).map_err(|error| FileError::io("write", path, error))?;
-        self.put(path, place, temporary)
+        self.put(path, place, temporary, birth)
     }
 
     /// Prepares to remove a name; that it is missing is no failure.
@@ -180,18 +177,15 @@ impl<B: Backing> Execution<B> {
             return Err(FileError::NotAFile(from.to_owned()));
         }
         let place = self.place_of_file(to)?;
-        let mode = match &place.existing {
-            Some(_) => BIRTH_MODE,
-            None => u32::from(source.attr.perm) & 0o777,
-        };
-        let temporary = self.new_file(to, &place.dir, mode)?;
+        let birth = self.birth(&place, u32::from(source.attr.perm) & 0o777);
+        let temporary = self.new_file(to, &place.dir, birth)?;
         let failed = |error| FileError::io("copy", from, error);
         let tree = &self.shared.tree;
         let file = tree.open(self.caller, source.id, READ, false).map_err(failed)?;
         let copied = self.copy_content(file, &temporary);
         tree.release(file);
         copied.map_err(failed)?;
-        self.put(to, place, temporary)
+        self.put(to, place, temporary, birth)
     }
 
     // ---- parts of them ----
@@ -224,8 +218,15 @@ impl<B: Backing> Execution<B> {
         Ok(place)
     }
 
+    /// How the file for a place is made: as the one there, else with these permission bits.
+    fn birth(&self, place: &Place<B>, mode: u32) -> Birth {
+        place.existing.as_ref().map_or(Birth::with(mode), |old| {
+            Birth::instead_of(&self.shared.tree, self.caller, &place.dir, old)
+        })
+    }
+
     /// Makes a temporary file.
-    fn new_file(&mut self, path: &Path, dir: &Arc<Held<B>>, mode: u32) -> Tried<Temporary<B>> {
+    fn new_file(&mut self, path: &Path, dir: &Arc<Held<B>>, birth: Birth) -> Tried<Temporary<B>> {
         let failed = |error| FileError::io("make a temporary file beside", path, error);
         if self.open >= OPEN_FILES_MAX {
             self.close_files()?;
@@ -233,7 +234,7 @@ impl<B: Backing> Execution<B> {
         let (shared, caller) = (&self.shared, self.caller);
         let sync = || sync_dir(&shared.tree, caller, NodeId::ROOT);
         shared.open_note.make(&shared.tree, caller, sync).map_err(failed)?;
-        Temporary::make(&shared.tree, caller, Arc::clone(dir), mode).map_err(failed)
+        Temporary::make(&shared.tree, caller, Arc::clone(dir), birth.mode).map_err(failed)
     }
 
     fn fill(&self, temporary: &Temporary<B>, bytes: &[u8]) -> Result<()> {
@@ -286,7 +287,13 @@ impl<B: Backing> Execution<B> {
     }
 
     /// Notes that a file will stand at a place, with what the one there has.
-    fn put(&mut self, path: &Path, place: Place<B>, temporary: Temporary<B>) -> Tried<()> {
+    fn put(
+        &mut self,
+        path: &Path,
+        place: Place<B>,
+        temporary: Temporary<B>,
+        birth: Birth,
+    ) -> Tried<()> {
         let mut kind = match self.shared.config.method {
             Method::Sync => SyncKind::Full,
             _ => SyncKind::Data,
@@ -294,7 +301,7 @@ impl<B: Backing> Execution<B> {
         if let Some(old) = &place.existing {
             kind = SyncKind::Full;
             let (tree, caller) = (&self.shared.tree, self.caller);
-            carry_over(tree, caller, old, &temporary).map_err(|(what, source)| {
+            carry_over(tree, caller, old, &temporary, birth).map_err(|(what, source)| {
                 FileError::CannotKeep { what, path: path.to_owned(), source }
             })?;
         }
@@ -434,8 +441,7 @@ impl<B: Backing> Execution<B> {
         let (begun, failure) = (self.begun, self.failure.take());
         let done = move |synced: Result<()>| {
             // Open until now, so that the log can read them.
-            drop(steps);
-            answer.give(outcome(begun, failure, synced));
+            answer.give_with(outcome(begun, failure, synced), Some(Box::new(steps)));
         };
         tree.orders_for_names(&changed, Box::new(done))
     }

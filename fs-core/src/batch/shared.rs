@@ -115,21 +115,50 @@ pub(super) fn sync_dir<B: Backing>(tree: &Tree<B>, caller: Caller, dir: NodeId) 
 /// What a batch, or a single operation, ends with.
 pub(super) type BatchResult = std::result::Result<(), BatchError>;
 
+/// What a batch had to keep until it was answered: open files, nodes. Dropping it takes
+/// system calls, which a thread that waits for the answer spares the one that leads: the
+/// next group leaves earlier.
+pub(super) type Leftovers = Option<Box<dyn Send>>;
+
 /// Whoever is told of the result: exactly once, also if something panics on the way.
-pub(super) struct Answer(Option<Box<dyn FnOnce(BatchResult) + Send>>);
+pub(super) struct Answer(Option<Box<dyn FnOnce(BatchResult, Leftovers) + Send>>);
 
 impl Answer {
+    /// Leftovers are dropped before `tell` is called.
     pub(super) fn new(tell: impl FnOnce(BatchResult) + Send + 'static) -> Self {
+        Self::with_leftovers(move |result, leftovers| {
+            drop(leftovers);
+            tell(result);
+        })
+    }
+
+    /// `tell` has the leftovers dropped, before anybody hears of the result.
+    pub(super) fn with_leftovers(
+        tell: impl FnOnce(BatchResult, Leftovers) + Send + 'static,
+    ) -> Self {
         Self(Some(Box::new(tell)))
     }
 
-    pub(super) fn give(mut self, result: BatchResult) {
-        self.tell(result);
+    /// An answer to a thread, and how it waits for it.
+    pub(super) fn awaited() -> (Self, impl FnOnce() -> Option<BatchResult>) {
+        let (sender, answers) = channel();
+        let answer = Self::with_leftovers(move |result, leftovers| {
+            let _ = sender.send((result, leftovers));
+        });
+        (answer, move || answers.recv().ok().map(|(result, _leftovers)| result))
     }
 
-    fn tell(&mut self, result: BatchResult) {
+    pub(super) fn give(self, result: BatchResult) {
+        self.give_with(result, None);
+    }
+
+    pub(super) fn give_with(mut self, result: BatchResult, leftovers: Leftovers) {
+        self.tell(result, leftovers);
+    }
+
+    fn tell(&mut self, result: BatchResult, leftovers: Leftovers) {
         if let Some(tell) = self.0.take() {
-            tell(result);
+            tell(result, leftovers);
         }
     }
 }
@@ -137,6 +166,6 @@ impl Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         let source = FileError::Panicked("it was given up on its way".to_owned());
-        self.tell(Err(BatchError { failed_at: 0, completed: 0, source }));
+        self.tell(Err(BatchError { failed_at: 0, completed: 0, source }), None);
     }
 }

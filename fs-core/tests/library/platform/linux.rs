@@ -160,6 +160,43 @@ fn c1_mode_owner_and_attributes_are_kept() {
     assert_eq!(acl_now, Err(rustix::io::Errno::NODATA));
 }
 
+/// A new file is born with the mode of the old one where nothing else distinguishes them. Where the
+/// umask takes bits away, or owner, group or the directory's group are other ones, it is given
+/// them afterwards.
+#[test]
+fn c1_modes_are_kept_however_a_file_is_born() {
+    let (place, files) = files();
+    let dir = place.path().join("dir");
+    std::fs::create_dir(&dir).unwrap();
+    let path = dir.join("f");
+    let is_root = rustix::process::geteuid().is_root();
+    let ours = rustix::process::getegid().as_raw();
+    let groups =
+        if is_root { vec![(ours, ours), (ours, 567), (567, ours), (567, 567)] } else { vec![] };
+    for (dir_gid, gid) in [(ours, ours)].into_iter().chain(groups) {
+        for (dir_mode, mode) in [0o755, 0o2755].into_iter().flat_map(|dir_mode| {
+            [0o644, 0o600, 0o666, 0o775, 0o400, 0o0, 0o4755, 0o2755].map(|mode| (dir_mode, mode))
+        }) {
+            for uid in if is_root { vec![None, Some(1234)] } else { vec![None] } {
+                std::os::unix::fs::chown(&dir, None, Some(dir_gid)).unwrap();
+                std::fs::set_permissions(&dir, PermissionsExt::from_mode(dir_mode)).unwrap();
+                std::fs::write(&path, "old").unwrap();
+                std::os::unix::fs::chown(&path, uid, Some(gid)).unwrap();
+                std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+                let of = || {
+                    let now = std::fs::metadata(&path).unwrap();
+                    (now.mode() & 0o7777, now.uid(), now.gid())
+                };
+                let (mode, uid, gid) = of();
+                files.write("dir/f", "new").unwrap();
+                let mode = if is_root { mode } else { mode & !0o6000 };
+                assert_eq!(of(), (mode, uid, gid), "directory {dir_mode:o}, group {dir_gid}");
+                std::fs::remove_file(&path).unwrap();
+            }
+        }
+    }
+}
+
 /// An access ACL: owner rwx, user 99 r--, group r--, mask r--, others --x.
 fn acl() -> Vec<u8> {
     let entries: [(u16, u16, u32); 5] =

@@ -7,10 +7,16 @@
 //! | operations, new blocks | written in place; one log group; one flush |
 //! | more new bytes than the log is good for; no room in the log; a failed log | written in place; one journal commit |
 //!
+//! Writing in place is begun first and waited for last: meanwhile the group is put together and
+//! written. Only the flush has to come after both. A group that is found in the log without its data in
+//! place was not flushed, so nobody was told of it; recovery takes from it what has no block, and
+//! what has one keeps what was there before. A file that is cut meanwhile loses pages before they are
+//! written: then a journal commit follows, which has the cut.
+//!
 //! Nothing is answered before its flush or commit has succeeded. A file whose data
 //! could not be written in place tells its error to those who asked for that file.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -68,12 +74,17 @@ impl<B: Backing> LogFence<B> {
             return Way::Nothing;
         }
         let mut files = self.files_of(group, results);
-        self.write_in_place(group, results);
-        self.end_rewrites(&files, group, results);
+        let mut in_place = InPlace { group, results, is_finished: self.log.bugs().no_write_back };
+        in_place.start(&*self.backing, &files);
+        if files.iter().any(|file| file.file.is_rewriting()) {
+            in_place.finish(&*self.backing);
+            self.end_rewrites(&files, &mut in_place);
+        }
 
         // From here on one group at a time.
         let mut writer = self.log.lock_writer();
         if self.are_durable(&files) {
+            in_place.finish(&*self.backing);
             return Way::Nothing;
         }
         let tail = self.cut_stream(&mut files);
@@ -85,17 +96,23 @@ impl<B: Backing> LogFence<B> {
         let usable = self.log.failure().is_none() && !tail.inexpressible;
         let written = match content {
             Ok(Content::InLog) if usable => {
-                self.write_group(&mut writer, builder, files.is_empty(), tail.through)
+                self.write_group(&mut writer, builder, &mut files, &mut in_place, tail.through)
             }
             other => {
                 if let Err(error) = other {
                     tracing::warn!(%error, "a file cannot be read for the log");
                 }
                 writer.give_back(builder);
+                in_place.finish(&*self.backing);
                 self.commit(&files, &mut writer, tail.through, false)
             }
         };
+        // Also where the log could not be written.
+        in_place.finish(&*self.backing);
         let written = match written {
+            Ok(way @ (Way::Log | Way::Flush)) => {
+                Ok(self.commit_cut(&files, &mut in_place, &mut writer, tail.through, way))
+            }
             Err(WriteError::Full) => self.commit(&files, &mut writer, tail.through, true),
             Err(WriteError::Failed(error)) if self.log.failure().is_none() => {
                 self.log.give_up(&device_error(error));
@@ -125,7 +142,7 @@ impl<B: Backing> LogFence<B> {
             }
             Err(WriteError::Failed(error)) => {
                 self.log.lock_stream().put_back(tail);
-                for result in results.iter_mut() {
+                for result in in_place.results.iter_mut() {
                     *result = result.and(Err(error));
                 }
                 Way::Nothing
@@ -176,54 +193,16 @@ impl<B: Backing> LogFence<B> {
         }))
     }
 
-    /// Writes the dirty pages of all files to where they belong, and waits. Each open
-    /// file is told its own error, whoever asks first.
-    fn write_in_place(&self, group: &[SyncRequest<B>], results: &mut [Result<()>]) {
-        if self.log.bugs().no_write_back {
-            return;
-        }
-        let mut open_files: HashMap<*const B::File, Result<()>> = HashMap::new();
-        for file in group.iter().filter_map(open_file) {
-            open_files.insert(Arc::as_ptr(file), Ok(()));
-        }
-        // One file alone is written by waiting for it.
-        if open_files.len() > 1 {
-            for file in group.iter().filter_map(open_file) {
-                // An error is not lost: waiting reports it.
-                let _ = self.backing.start_write_back(file);
-            }
-        }
-        let mut waited = std::collections::HashSet::new();
-        for (request, result) in group.iter().zip(results) {
-            let Some(file) = open_file(request) else { continue };
-            let outcome = open_files.entry(Arc::as_ptr(file)).or_insert(Ok(()));
-            if waited.insert(Arc::as_ptr(file)) {
-                *outcome = self.backing.finish_write_back(file);
-            }
-            *result = result.and(*outcome);
-        }
-    }
-
     /// Files of the group that were being rewritten are new from here on: all that is
     /// asked for is in place.
-    fn end_rewrites(
-        &self,
-        files: &[GroupFile<B>],
-        group: &[SyncRequest<B>],
-        results: &mut [Result<()>],
-    ) {
+    fn end_rewrites(&self, files: &[GroupFile<B>], in_place: &mut InPlace<'_, B>) {
         for file in files.iter().filter(|file| file.file.is_rewriting()) {
-            let asks = |request: &SyncRequest<B>| {
-                request.file.as_ref().is_some_and(|asked| Arc::ptr_eq(asked, &file.file))
-            };
-            let mut asking = group.iter().zip(results.iter_mut()).filter(|(r, _)| asks(r));
-            if asking.any(|(_, result)| result.is_err()) {
+            let mut asking = in_place.group.iter().zip(&*in_place.results);
+            if asking.any(|(request, result)| asks_for(request, &file.file) && result.is_err()) {
                 continue;
             }
             if let Err(error) = self.log.rewritten(&file.file, &file.before) {
-                for (_, result) in group.iter().zip(results.iter_mut()).filter(|(r, _)| asks(r)) {
-                    *result = result.and(Err(error));
-                }
+                in_place.failed(&file.file, error);
             }
         }
     }
@@ -325,10 +304,9 @@ impl<B: Backing> LogFence<B> {
                 continue;
             }
             let start = Instant::now();
-            let GroupFile { file: tracked, reader, attr, before, lsn, .. } = file;
+            let GroupFile { file: tracked, reader, attr, lsn, .. } = file;
             let (bugs, source) = (self.log.bugs(), (&*self.backing, &**reader));
-            let states = (&*attr, &*before);
-            file.collected = tracked.collect(source, states, &need, *lsn, builder, bugs)?;
+            file.collected = tracked.collect(source, attr, &need, *lsn, builder, bugs)?;
             if need.live_pages > 0 {
                 file.comparing = start.elapsed();
                 self.log.count_compared(need.live_pages);
@@ -354,20 +332,33 @@ impl<B: Backing> LogFence<B> {
         &self,
         writer: &mut Writer<B::Log>,
         builder: GroupBuilder,
-        no_files: bool,
+        files: &mut [GroupFile<B>],
+        in_place: &mut InPlace<'_, B>,
         through: Lsn,
     ) -> std::result::Result<Way, WriteError> {
-        // Data in place is on another device than the log: both are flushed.
-        if !no_files && !writer.store().shares_device() && !self.log.bugs().no_device_flush {
-            self.log.flush_device().map_err(WriteError::Failed)?;
+        let is_elsewhere = !writer.store().shares_device();
+        if is_elsewhere {
+            // Data in place is on another device than the log: both are flushed.
+            self.settle(files, in_place);
+            if !files.is_empty() && !self.log.bugs().no_device_flush {
+                self.log.flush_device().map_err(WriteError::Failed)?;
+            }
         }
         let start = Instant::now();
         let way = if builder.is_empty() {
             writer.give_back(builder);
+            if !is_elsewhere {
+                self.settle(files, in_place);
+            }
             writer.flush().map_err(WriteError::Failed)?;
             Way::Flush
         } else {
-            let bytes = writer.write(builder, through, self.log.boot_id(), now_ns())?;
+            let settle = || {
+                if !is_elsewhere {
+                    self.settle(files, in_place);
+                }
+            };
+            let bytes = writer.write(builder, through, self.log.boot_id(), now_ns(), settle)?;
             self.log.count_group(bytes);
             Way::Log
         };
@@ -376,6 +367,15 @@ impl<B: Backing> LogFence<B> {
         let mean = if before == 0 { took } else { before - before / 8 + took / 8 };
         self.flush_ns.store(mean, Ordering::Relaxed);
         Ok(way)
+    }
+
+    /// Waits until all data is in place, and asks what got blocks by it.
+    fn settle(&self, files: &mut [GroupFile<B>], in_place: &mut InPlace<'_, B>) {
+        in_place.finish(&*self.backing);
+        for file in files {
+            let GroupFile { file, reader, before, collected, .. } = file;
+            file.settle(&*self.backing, reader, before, collected);
+        }
     }
 
     /// A journal commit instead of the log: all data is in place already.
@@ -399,6 +399,32 @@ impl<B: Backing> LogFence<B> {
     }
 }
 
+impl<B: Backing> LogFence<B> {
+    /// Of files that were cut since the group was put together, pages may have gone before they were
+    /// in place: the cut becomes durable instead. The rest of the group is durable already.
+    fn commit_cut(
+        &self,
+        files: &[GroupFile<B>],
+        in_place: &mut InPlace<'_, B>,
+        writer: &mut Writer<B::Log>,
+        through: Lsn,
+        way: Way,
+    ) -> Way {
+        let mut cut = files.iter().filter(|file| file.file.is_cut_since(file.lsn)).peekable();
+        if cut.peek().is_none() {
+            return way;
+        }
+        match self.commit(files, writer, through, false) {
+            Ok(committed) => committed,
+            Err(WriteError::Failed(error)) => {
+                cut.for_each(|file| in_place.failed(&file.file, error));
+                way
+            }
+            Err(WriteError::Full) => unreachable!("a commit needs no room in the log"),
+        }
+    }
+}
+
 impl<B: Backing> GroupFence<B> for LogFence<B> {
     fn run(&self, group: &[SyncRequest<B>]) -> FenceOutcome {
         let start = Instant::now();
@@ -414,6 +440,56 @@ impl<B: Backing> GroupFence<B> for LogFence<B> {
     fn mechanism(&self) -> &'static str {
         if self.log.failure().is_none() { "log" } else { self.fence.mechanism() }
     }
+}
+
+/// The dirty pages of a group's files, on their way to where they belong.
+struct InPlace<'a, B: Backing> {
+    group: &'a [SyncRequest<B>],
+    results: &'a mut [Result<()>],
+    is_finished: bool,
+}
+
+impl<B: Backing> InPlace<'_, B> {
+    /// Has them written.
+    fn start(&self, backing: &B, files: &[GroupFile<B>]) {
+        // One file that has nothing for the log: finishing does it all, at once.
+        if self.is_finished || matches!(files, [one] if one.file.is_committed(one.attr.size)) {
+            return;
+        }
+        let mut started = HashSet::new();
+        for file in self.group.iter().filter_map(open_file) {
+            if started.insert(Arc::as_ptr(file)) {
+                // An error is not lost: waiting reports it.
+                let _ = backing.start_write_back(file);
+            }
+        }
+    }
+
+    /// Who asks for a file gets an error.
+    fn failed(&mut self, file: &Arc<Tracked<B>>, error: Errno) {
+        for (request, result) in self.group.iter().zip(self.results.iter_mut()) {
+            if asks_for(request, file) {
+                *result = result.and(Err(error));
+            }
+        }
+    }
+
+    /// Waits for them. Each open file is told its own error, whoever asks first.
+    fn finish(&mut self, backing: &B) {
+        if std::mem::replace(&mut self.is_finished, true) {
+            return;
+        }
+        let mut outcomes: HashMap<*const B::File, Result<()>> = HashMap::new();
+        for (request, result) in self.group.iter().zip(self.results.iter_mut()) {
+            let Some(file) = open_file(request) else { continue };
+            let outcome = outcomes.entry(Arc::as_ptr(file));
+            *result = result.and(*outcome.or_insert_with(|| backing.finish_write_back(file)));
+        }
+    }
+}
+
+fn asks_for<B: Backing>(request: &SyncRequest<B>, file: &Arc<Tracked<B>>) -> bool {
+    request.file.as_ref().is_some_and(|asked| Arc::ptr_eq(asked, file))
 }
 
 fn open_file<B: Backing>(request: &SyncRequest<B>) -> Option<&Arc<B::File>> {

@@ -278,6 +278,16 @@ impl<B: Backing> Tracked<B> {
         state.writers == 0 && state.clean
     }
 
+    /// Whether an operation behind `lsn` took bytes from it.
+    pub(crate) fn is_cut_since(&self, lsn: Lsn) -> bool {
+        self.lock().cut_at > lsn
+    }
+
+    /// Whether all of it, that long, has blocks that the durable journal knows.
+    pub(crate) fn is_committed(&self, size: u64) -> bool {
+        self.lock().committed.contains(&(0..size))
+    }
+
     /// How often in a row it was found changed since it was last durable, now included; and
     /// whether programs have it open for writing.
     pub(crate) fn look(&self, attr: &Attr, times_are_exact: bool) -> (u32, bool) {

@@ -150,6 +150,7 @@ impl<L: LogStore> Writer<L> {
         last_lsn: Lsn,
         boot_id: [u8; 16],
         wall_time_ns: u64,
+        before_flush: impl FnOnce(),
     ) -> std::result::Result<u64, WriteError> {
         if let Some(error) = self.failed {
             return Err(WriteError::Failed(error));
@@ -169,11 +170,7 @@ impl<L: LogStore> Writer<L> {
             wall_time_ns,
         });
         let bytes = group.buffer().len() as u64;
-        let written = if self.answers_early {
-            self.store.write(group.buffer(), offset)
-        } else {
-            self.store.write_and_flush(group.buffer(), offset)
-        };
+        let written = self.write_and_flush(group.buffer(), offset, before_flush);
         self.give_back(group);
         if let Err(error) = written {
             self.failed = Some(error);
@@ -186,6 +183,24 @@ impl<L: LogStore> Writer<L> {
         self.previous_crc = crc;
         self.last_lsn = last_lsn;
         Ok(bytes)
+    }
+
+    /// One command, where the log has a device of its own and that has one; else what else the
+    /// flush is for may become ready while the group is being written.
+    fn write_and_flush(
+        &self,
+        group: &LogBuffer,
+        offset: u64,
+        before_flush: impl FnOnce(),
+    ) -> Result<()> {
+        if !self.store.shares_device() && !self.answers_early {
+            before_flush();
+            return self.store.write_and_flush(group, offset);
+        }
+        let written = self.store.write(group, offset);
+        before_flush();
+        written?;
+        if self.answers_early { Ok(()) } else { self.store.flush() }
     }
 
     /// Flushes without writing: data in place becomes durable, where the log

@@ -90,11 +90,11 @@ impl<B: Backing> Tracked<B> {
 
     /// Puts what a sync needs into a group, as one record with number `lsn`, which
     /// must have been taken before anything is read here. Nothing is put there if
-    /// the log has it all. `before` is the file before its data was written in place.
+    /// the log has it all.
     pub(crate) fn collect(
         &self,
         (backing, reader): (&B, &B::File),
-        (attr, before): (&Attr, &Before),
+        attr: &Attr,
         need: &Need,
         lsn: Lsn,
         group: &mut GroupBuilder,
@@ -123,9 +123,24 @@ impl<B: Backing> Tracked<B> {
         }
         group.end_data();
         collected.length = Some(attr.size);
-        // Which of it has blocks now: a commit that begins later covers those. What
-        // was written after the write-back may have none yet, and a page may be a
-        // hole in part where blocks are smaller.
+        Ok(collected)
+    }
+
+    /// Asks, after everything was written in place, which of what was collected has blocks
+    /// now: a commit that begins later covers those. `before` is the file before that. What
+    /// was written after the write-back may have none yet, and a page may be a hole in part
+    /// where blocks are smaller.
+    pub(crate) fn settle(
+        &self,
+        backing: &B,
+        reader: &B::File,
+        before: &Before,
+        collected: &mut Collected,
+    ) {
+        if collected.pages.is_empty() {
+            return;
+        }
+        let state = self.lock();
         let written = if state.cut_at == before.cut_at { before.attr.size } else { 0 };
         let settled: RangeSet = backing.settled(reader).unwrap_or_default().into_iter().collect();
         for (page, entry) in &mut collected.pages {
@@ -134,7 +149,6 @@ impl<B: Backing> Tracked<B> {
             // Nor is the length in the journal that was reached since.
             entry.placed = end <= written && settled.contains(&(start..end));
         }
-        Ok(collected)
     }
 
     /// What was collected at number `lsn` is about to be written: from now on a cut of the

@@ -278,7 +278,8 @@ impl<B: Backing> Log<B> {
         cut_at: Lsn,
     ) {
         if file.is_emptied() && file.ends_with_closing(cut_at) {
-            self.join(file, object);
+            // Its copy stays: the old content comes back.
+            let _ = self.join(file, object);
         }
         let exact = self.backing.has_exact_times();
         let attr = exact.then(|| self.backing.file_attr(open).ok()).flatten();
@@ -294,7 +295,10 @@ impl<B: Backing> Log<B> {
     /// Has the next group make a file's content durable: its name is about to stand
     /// for something that programs rely on. Its data is written in place at once, so
     /// that the backing journal cannot keep the name without it either.
-    pub(crate) fn join(&self, file: &Arc<Tracked<B>>, object: &B::Object) {
+    ///
+    /// # Errors
+    /// It cannot be written: whatever it is to take the place of should stay.
+    pub(crate) fn join(&self, file: &Arc<Tracked<B>>, object: &B::Object) -> Result<()> {
         let joined = self.reader(file, object).and_then(|reader| {
             let before = file.before(|| self.backing.file_attr(&reader))?;
             if self.is_synced(file, &before.attr) {
@@ -308,9 +312,9 @@ impl<B: Backing> Log<B> {
         // The group opens it again: an open file that is replaced before would keep its
         // inode and blocks until then.
         file.spare_reader();
-        if let Err(error) = joined {
+        joined.inspect_err(|error| {
             tracing::warn!(%error, "a file's content cannot be made durable with its name");
-        }
+        })
     }
 
     /// Notes that a file has lost its last name, by an operation of the stream.

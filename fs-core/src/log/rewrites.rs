@@ -186,7 +186,8 @@ impl<B: Backing> Log<B> {
     pub(crate) fn set_unseen(&self, file: &Arc<Tracked<B>>, object: &B::Object, unseen: bool) {
         if file.set_unseen(unseen) {
             self.rewrites.unseen.fetch_add(1, Ordering::Relaxed);
-            self.join(file, object);
+            // What cannot be written stays as it was: the copy is kept.
+            let _ = self.join(file, object);
         }
     }
 
@@ -205,7 +206,7 @@ impl<B: Backing> Log<B> {
             }
             ended += 1;
             match self.backing.by_key(file.key()) {
-                Ok(found) => self.join(&file, &found.object),
+                Ok(found) => drop(self.join(&file, &found.object)),
                 // Without a name it comes back in no way.
                 Err(_) => self.leave_rewrite(&file),
             }

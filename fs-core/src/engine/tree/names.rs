@@ -224,7 +224,8 @@ impl<B: Backing> Tree<B> {
             if !may_wait {
                 return Ok(false);
             }
-            log.join(&file, &found.object);
+            // On a disk that fails the old file stays, and who renames is told.
+            log.join(&file, &found.object)?;
             joined = Some(found.key);
         };
         if dir_moved {

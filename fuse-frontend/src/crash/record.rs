@@ -23,6 +23,7 @@ use super::children::{self, Children};
 use super::lab::{self, Lab};
 use super::layout;
 use crate::failure::Failure;
+use crate::mount::kernel::regular_end;
 use crate::skin::reply::Channel;
 use crate::skin::{Agreement, Classic, Counters, Skin, SkinOptions};
 
@@ -283,7 +284,8 @@ impl RecordingMount {
         }
         nix::mount::umount2(&self.mount_point, MntFlags::MNT_DETACH)
             .map_err(|error| failed("end the recording mount", &error))?;
-        self.session.join().map_err(|error| failed("end the recording", &error))?;
+        let ended = regular_end(self.session.join());
+        ended.map_err(|error| failed("end the recording", &error))?;
         Ok(self.tree.backing().trace())
     }
 }

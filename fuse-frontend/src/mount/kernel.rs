@@ -225,7 +225,7 @@ fn serve<B: Served>(
 ) -> Result<(), Failure> {
     let session = or_cannot_serve(session.spawn())?;
     let wait = move || {
-        let result = session.join();
+        let result = regular_end(session.join());
         if let Some(rings) = rings {
             rings.wait();
         }
@@ -235,6 +235,15 @@ fn serve<B: Served>(
     };
     let thread = std::thread::Builder::new().name("lanefs-session".into());
     or_cannot_serve(thread.spawn(wait)).map(drop)
+}
+
+/// How a session ended. Unmounting is its regular end, as fuser knows; but a worker that has just
+/// taken the last request when the kernel cuts the connection reads ECONNABORTED (`fuse_dev_do_read`).
+pub fn regular_end(result: std::io::Result<()>) -> std::io::Result<()> {
+    match result {
+        Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
+        other => other,
+    }
 }
 
 /// Why a mount could not go on in another program.
@@ -453,4 +462,22 @@ fn mount_as_user<B: Served>(
              user_allow_other in /etc/fuse.conf; or run as root"
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Error;
+
+    use super::*;
+
+    /// A recording, and a mount, failed at its very end: a worker had just taken the last request
+    /// when the kernel cut the connection.
+    #[test]
+    fn a_connection_that_is_cut_within_a_request_has_ended_well() {
+        let code = |result: std::io::Result<()>| regular_end(result).map_err(|e| e.raw_os_error());
+        assert_eq!(code(Ok(())), Ok(()));
+        assert_eq!(code(Err(Error::from_raw_os_error(libc::ECONNABORTED))), Ok(()));
+        let other = Err(Error::from_raw_os_error(libc::EIO));
+        assert_eq!(code(other), Err(Some(libc::EIO)));
+    }
 }

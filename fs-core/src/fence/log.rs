@@ -397,9 +397,7 @@ impl<B: Backing> LogFence<B> {
         self.log.committed(writer, through, is_full);
         Ok(Way::Backing(FenceMethod::SharedCommit))
     }
-}
 
-impl<B: Backing> LogFence<B> {
     /// Of files that were cut since the group was put together, pages may have gone before they were
     /// in place: the cut becomes durable instead. The rest of the group is durable already.
     fn commit_cut(

@@ -98,6 +98,9 @@ fn what_a_dead_daemon_left_is_checked_then_recovered() {
 
 /// Recovery noted every object that it made anew in a file of its own, which stayed until the end:
 /// a log that makes and replaces more files than the filesystem has inodes ended in ENOSPC.
+///
+/// No group is made before the sync: a file that loses its name while its group is put together has
+/// the journal commit instead, and what that kept is not made anew.
 #[test]
 fn recovery_needs_no_inodes_for_files_that_were_replaced() {
     const INODES: u64 = 4000;
@@ -114,7 +117,8 @@ fn recovery_needs_no_inodes_for_files_that_were_replaced() {
     run::run(&mut remount, DEADLINE).expect_success();
     let backing = filesystem.path().join("backing");
     fs::create_dir(&backing).expect("mkdir");
-    let mut mount = Mounted::new(&backing, "fence=log,log_size=64M,checkpoint_ms=3600000");
+    let options = "fence=log,log_size=64M,checkpoint_ms=3600000,commit_interval=0";
+    let mut mount = Mounted::new(&backing, options);
     for number in 0..2 * INODES {
         let new = mount.path().join("new");
         fs::File::create(&new).expect("a mount has room for what it replaces");

@@ -57,12 +57,7 @@ impl JournalMarker {
         };
         rustix::fs::futimens(&self.file, &times)?;
         rustix::fs::fsync(self.file.as_fd())?;
-        // XFS may say that all is well when the write of its journal has failed (Linux 6.18, seen):
-        // `xlog_cil_force_seq` takes a checkpoint that is not in the list of those under way
-        // for one that is durable, and one that was aborted has left that list, too. By then
-        // the filesystem is shut down, which a look at the inode tells.
-        rustix::fs::fstat(&self.file)?;
-        Ok(())
+        super::is_alive(self.file.as_fd())
     }
 }
 

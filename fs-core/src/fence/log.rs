@@ -16,19 +16,22 @@
 //! Nothing is answered before its flush or commit has succeeded. A file whose data
 //! could not be written in place tells its error to those who asked for that file.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use self::in_place::InPlace;
 use super::{BackingFence, FenceOutcome, GroupFence, SyncRequest, Way};
 use crate::engine::Lsn;
 use crate::error::{Errno, Result};
 use crate::log::format::GroupBuilder;
 use crate::log::tracked::{Before, Collected, Need, Tracked};
 use crate::log::{Log, Tail, WriteError, Writer, device_error};
-use crate::platform::{Backing, FenceMethod, LogStore, SyncTarget};
+use crate::platform::{Backing, FenceMethod, LogStore};
 use crate::types::Attr;
+
+mod in_place;
 
 /// Pages of one file that are compared at a sync; with more a commit is cheaper.
 const COMPARED_PAGES_MAX: usize = 4096;
@@ -74,7 +77,7 @@ impl<B: Backing> LogFence<B> {
             return Way::Nothing;
         }
         let mut files = self.files_of(group, results);
-        let mut in_place = InPlace { group, results, is_finished: self.log.bugs().no_write_back };
+        let mut in_place = InPlace::new(group, results, self.log.bugs().no_write_back);
         in_place.start(&*self.backing, &files);
         if files.iter().any(|file| file.file.is_rewriting()) {
             in_place.finish(&*self.backing);
@@ -88,67 +91,84 @@ impl<B: Backing> LogFence<B> {
             return Way::Nothing;
         }
         let tail = self.cut_stream(&mut files);
+        match self.write_or_commit(&mut files, &mut in_place, &mut writer, &tail) {
+            Ok(way) => {
+                self.note_durable(files, writer, tail.through, way);
+                way
+            }
+            Err(error) => {
+                self.log.lock_stream().put_back(tail);
+                in_place.all_failed(error);
+                Way::Nothing
+            }
+        }
+    }
+
+    /// The group goes into the log where it can, else the journal is committed; with that all data is
+    /// in place.
+    fn write_or_commit(
+        &self,
+        files: &mut [GroupFile<B>],
+        in_place: &mut InPlace<'_, B>,
+        writer: &mut Writer<B::Log>,
+        tail: &Tail<B>,
+    ) -> Result<Way> {
         let mut builder = writer.builder();
         if tail.count > 0 {
             builder.raw(&tail.records, tail.count, tail.last_record);
         }
-        let content = self.collect(&mut files, &mut builder, writer.group_bytes_max());
+        let content = self.collect(files, &mut builder, writer.group_bytes_max());
         let usable = self.log.failure().is_none() && !tail.inexpressible;
         let written = match content {
             Ok(Content::InLog) if usable => {
-                self.write_group(&mut writer, builder, &mut files, &mut in_place, tail.through)
+                Some(self.write_group(writer, builder, files, in_place, tail.through))
             }
             other => {
                 if let Err(error) = other {
                     tracing::warn!(%error, "a file cannot be read for the log");
                 }
                 writer.give_back(builder);
-                in_place.finish(&*self.backing);
-                self.commit(&files, &mut writer, tail.through, false)
+                None
             }
         };
-        // Also where the log could not be written.
+        // Also where the log was not or could not be written.
         in_place.finish(&*self.backing);
-        let written = match written {
-            Ok(way @ (Way::Log | Way::Flush)) => {
-                Ok(self.commit_cut(&files, &mut in_place, &mut writer, tail.through, way))
-            }
-            Err(WriteError::Full) => self.commit(&files, &mut writer, tail.through, true),
-            Err(WriteError::Failed(error)) if self.log.failure().is_none() => {
-                self.log.give_up(&device_error(error));
-                self.commit(&files, &mut writer, tail.through, false)
-            }
-            other => other,
-        };
         match written {
-            Ok(way) => {
-                if way != Way::Backing(FenceMethod::SharedCommit) {
-                    for file in files.iter_mut() {
-                        let collected = std::mem::take(&mut file.collected);
-                        file.file.logged(collected, file.lsn, &file.before.attr);
-                    }
-                }
-                self.log.note_durable(tail.through);
-                self.log.note_tail(&writer);
-                let used = writer.used_ratio();
-                drop(writer);
-                files.iter().for_each(|file| file.file.spare_reader());
-                let compared = files.iter().map(|file| file.comparing).sum();
-                // A commit costs two flushes. It is made when comparing has cost twice
-                // that: a little more time than the least possible, fewer flushes.
-                let commit = 4 * Duration::from_nanos(self.flush_ns.load(Ordering::Relaxed));
-                self.log.note_group(compared, commit, used);
-                way
+            Some(Ok(way)) => Ok(self.commit_cut(files, in_place, writer, tail.through, way)),
+            Some(Err(WriteError::Full)) => self.commit(files, writer, tail.through, true),
+            Some(Err(WriteError::Failed(error))) if self.log.failure().is_none() => {
+                self.log.give_up(&device_error(error));
+                self.commit(files, writer, tail.through, false)
             }
-            Err(WriteError::Failed(error)) => {
-                self.log.lock_stream().put_back(tail);
-                for result in in_place.results.iter_mut() {
-                    *result = result.and(Err(error));
-                }
-                Way::Nothing
-            }
-            Err(WriteError::Full) => unreachable!("a commit needs no room in the log"),
+            Some(Err(WriteError::Failed(error))) => Err(error),
+            None => self.commit(files, writer, tail.through, false),
         }
+    }
+
+    /// Keeps in mind what is durable now, and what it took.
+    fn note_durable(
+        &self,
+        mut files: Vec<GroupFile<B>>,
+        writer: MutexGuard<'_, Writer<B::Log>>,
+        through: Lsn,
+        way: Way,
+    ) {
+        if way != Way::Backing(FenceMethod::SharedCommit) {
+            for file in files.iter_mut() {
+                let collected = std::mem::take(&mut file.collected);
+                file.file.logged(collected, file.lsn, &file.before.attr);
+            }
+        }
+        self.log.note_durable(through);
+        self.log.note_tail(&writer);
+        let used = writer.used_ratio();
+        drop(writer);
+        files.iter().for_each(|file| file.file.spare_reader());
+        let compared = files.iter().map(|file| file.comparing).sum();
+        // A commit costs two flushes. It is made when comparing has cost twice
+        // that: a little more time than the least possible, fewer flushes.
+        let commit = 4 * Duration::from_nanos(self.flush_ns.load(Ordering::Relaxed));
+        self.log.note_group(compared, commit, used);
     }
 
     /// The files of a group, each once, as they are before their data is written.
@@ -197,8 +217,7 @@ impl<B: Backing> LogFence<B> {
     /// asked for is in place.
     fn end_rewrites(&self, files: &[GroupFile<B>], in_place: &mut InPlace<'_, B>) {
         for file in files.iter().filter(|file| file.file.is_rewriting()) {
-            let mut asking = in_place.group.iter().zip(&*in_place.results);
-            if asking.any(|(request, result)| asks_for(request, &file.file) && result.is_err()) {
+            if in_place.has_failed(&file.file) {
                 continue;
             }
             if let Err(error) = self.log.rewritten(&file.file, &file.before) {
@@ -385,12 +404,12 @@ impl<B: Backing> LogFence<B> {
         writer: &mut Writer<B::Log>,
         through: Lsn,
         is_full: bool,
-    ) -> std::result::Result<Way, WriteError> {
+    ) -> Result<Way> {
         let settled: Vec<_> = files
             .iter()
             .map(|file| self.backing.settled(&file.reader).unwrap_or_default())
             .collect();
-        self.fence.commit().map_err(WriteError::Failed)?;
+        self.fence.commit()?;
         for (file, settled) in files.iter().zip(settled) {
             file.file.committed(settled, &file.before);
         }
@@ -412,14 +431,10 @@ impl<B: Backing> LogFence<B> {
         if cut.peek().is_none() {
             return way;
         }
-        match self.commit(files, writer, through, false) {
-            Ok(committed) => committed,
-            Err(WriteError::Failed(error)) => {
-                cut.for_each(|file| in_place.failed(&file.file, error));
-                way
-            }
-            Err(WriteError::Full) => unreachable!("a commit needs no room in the log"),
-        }
+        self.commit(files, writer, through, false).unwrap_or_else(|error| {
+            cut.for_each(|file| in_place.failed(&file.file, error));
+            way
+        })
     }
 }
 
@@ -437,63 +452,6 @@ impl<B: Backing> GroupFence<B> for LogFence<B> {
 
     fn mechanism(&self) -> &'static str {
         if self.log.failure().is_none() { "log" } else { self.fence.mechanism() }
-    }
-}
-
-/// The dirty pages of a group's files, on their way to where they belong.
-struct InPlace<'a, B: Backing> {
-    group: &'a [SyncRequest<B>],
-    results: &'a mut [Result<()>],
-    is_finished: bool,
-}
-
-impl<B: Backing> InPlace<'_, B> {
-    /// Has them written.
-    fn start(&self, backing: &B, files: &[GroupFile<B>]) {
-        // One file that has nothing for the log: finishing does it all, at once.
-        if self.is_finished || matches!(files, [one] if one.file.is_committed(one.attr.size)) {
-            return;
-        }
-        let mut started = HashSet::new();
-        for file in self.group.iter().filter_map(open_file) {
-            if started.insert(Arc::as_ptr(file)) {
-                // An error is not lost: waiting reports it.
-                let _ = backing.start_write_back(file);
-            }
-        }
-    }
-
-    /// Who asks for a file gets an error.
-    fn failed(&mut self, file: &Arc<Tracked<B>>, error: Errno) {
-        for (request, result) in self.group.iter().zip(self.results.iter_mut()) {
-            if asks_for(request, file) {
-                *result = result.and(Err(error));
-            }
-        }
-    }
-
-    /// Waits for them. Each open file is told its own error, whoever asks first.
-    fn finish(&mut self, backing: &B) {
-        if std::mem::replace(&mut self.is_finished, true) {
-            return;
-        }
-        let mut outcomes: HashMap<*const B::File, Result<()>> = HashMap::new();
-        for (request, result) in self.group.iter().zip(self.results.iter_mut()) {
-            let Some(file) = open_file(request) else { continue };
-            let outcome = outcomes.entry(Arc::as_ptr(file));
-            *result = result.and(*outcome.or_insert_with(|| backing.finish_write_back(file)));
-        }
-    }
-}
-
-fn asks_for<B: Backing>(request: &SyncRequest<B>, file: &Arc<Tracked<B>>) -> bool {
-    request.file.as_ref().is_some_and(|asked| Arc::ptr_eq(asked, file))
-}
-
-fn open_file<B: Backing>(request: &SyncRequest<B>) -> Option<&Arc<B::File>> {
-    match &request.target {
-        Some(SyncTarget::File(file, _)) => Some(file),
-        _ => None,
     }
 }
 

@@ -21,6 +21,7 @@ use crate::disk::{LogShape, new_disk, start};
 use crate::shape::{NOBODY, Walk};
 
 mod damage;
+mod failing;
 mod fixed;
 
 const SHAPE: LogShape = LogShape { segments: 4, segment_bytes: 32 << 10, elsewhere: false };

@@ -96,30 +96,6 @@ fn a_file_that_is_cut_while_it_is_written_in_place_is_new_or_cut() {
     }
 }
 
-/// The new content of a file that was renamed over another without a sync could not be written in
-/// place, and it was renamed all the same: a power cut left neither the old content nor the new.
-#[test]
-fn what_cannot_be_written_replaces_nothing() {
-    let lab = Lab::new();
-    let (_, old) = lab.create("a");
-    lab.write(old, 0, &[1; 5000]);
-    assert_eq!(lab.sync(old), Ok(()));
-    let (_, new) = lab.create("b");
-    lab.write(new, 0, &[2; 5000]);
-    lab.backing.fail_sync(1);
-    let (from, to) = ((NodeId::ROOT, name("b")), (NodeId::ROOT, name("a")));
-    assert_eq!(lab.tree.rename(from, to, RenameMode::default()), Err(Errno::IO));
-    lab.backing.fail_sync(0);
-    lab.all(|disk| assert_eq!(content(disk, "a"), Some(vec![1; 5000])));
-    // Written again it does.
-    lab.write(new, 0, &[3; 5000]);
-    lab.rename("b", "a", RenameMode::default());
-    lab.all(|disk| {
-        let found = content(disk, "a");
-        assert!(found == Some(vec![1; 5000]) || found == Some(vec![3; 5000]));
-    });
-}
-
 /// A file that ends in a hole had its end nowhere: no page was to be logged.
 #[test]
 fn an_end_in_a_hole_is_durable() {

@@ -1,0 +1,49 @@
+//! Devices that fail: nothing of the old is lost, and nobody is told that all is well.
+
+use super::*;
+
+/// The new content of a file that was renamed over another without a sync could not be written in
+/// place, and it was renamed all the same: a power cut left neither the old content nor the new.
+#[test]
+fn what_cannot_be_written_replaces_nothing() {
+    let lab = Lab::new();
+    let (_, old) = lab.create("a");
+    lab.write(old, 0, &[1; 5000]);
+    assert_eq!(lab.sync(old), Ok(()));
+    let (_, new) = lab.create("b");
+    lab.write(new, 0, &[2; 5000]);
+    lab.backing.fail_sync(1);
+    let (from, to) = ((NodeId::ROOT, name("b")), (NodeId::ROOT, name("a")));
+    assert_eq!(lab.tree.rename(from, to, RenameMode::default()), Err(Errno::IO));
+    lab.backing.fail_sync(0);
+    lab.all(|disk| assert_eq!(content(disk, "a"), Some(vec![1; 5000])));
+    // Written again it does.
+    lab.write(new, 0, &[3; 5000]);
+    lab.rename("b", "a", RenameMode::default());
+    lab.all(|disk| {
+        let found = content(disk, "a");
+        assert!(found == Some(vec![1; 5000]) || found == Some(vec![3; 5000]));
+    });
+}
+
+/// A journal commit that failed, of a group that was too much for the log, counted as a failure of the
+/// log: it was given up for good, with a message that named the wrong thing, and the commit tried again.
+#[test]
+fn a_commit_that_fails_is_told_and_the_log_is_not_given_up() {
+    let lab = Lab::new();
+    let (_, file) = lab.create("a");
+    // More than a group is good for.
+    lab.write(file, 0, &[1; 2 << 20]);
+    lab.backing.fail_commit(1);
+    assert_eq!(lab.sync(file), Err(Errno::IO));
+    let log = || lab.engine.status().log.expect("a log");
+    assert_eq!((log().failure, log().groups, log().commits), (None, 0, 0));
+
+    assert_eq!(lab.sync(file), Ok(()));
+    lab.write(file, 2 << 20, &[2; 10]);
+    assert_eq!(lab.sync(file), Ok(()));
+    assert_eq!((log().failure, log().groups, log().commits), (None, 1, 1));
+    let mut expected = vec![1; 2 << 20];
+    expected.extend([2; 10]);
+    lab.all(|disk| assert!(content(disk, "a").as_ref() == Some(&expected)));
+}

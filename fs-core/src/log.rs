@@ -55,7 +55,7 @@ use self::ranges::RangeSet;
 use self::record::Change;
 use self::rewrites::RewriteCounts;
 use self::stream::Stream;
-use self::tracked::{Start, Tracked, TrackedFiles};
+use self::tracked::{Before, Start, Tracked, TrackedFiles};
 use crate::engine::Lsn;
 use crate::error::{Errno, Result};
 use crate::fence::BackingFence;
@@ -287,6 +287,15 @@ impl<B: Backing> Log<B> {
         file.spare_reader();
     }
 
+    /// The file as it is before it is written in place.
+    pub(crate) fn before(&self, file: &Tracked<B>, reader: &B::File) -> Result<Before> {
+        let mut before = file.before(|| self.backing.file_attr(reader))?;
+        if file.has_lost() {
+            before.unwritten(self.backing.unwritten_bytes(reader)?);
+        }
+        Ok(before)
+    }
+
     /// Whether a durable group has found the file in exactly this state.
     pub(crate) fn is_synced(&self, file: &Tracked<B>, attr: &Attr) -> bool {
         self.backing.has_exact_times() && file.is_synced(attr)
@@ -297,14 +306,20 @@ impl<B: Backing> Log<B> {
     /// that the backing journal cannot keep the name without it either.
     ///
     /// # Errors
-    /// It cannot be written: whatever it is to take the place of should stay.
+    /// It cannot be written, or could not be before and was not written anew: whatever it is to take
+    /// the place of should stay.
     pub(crate) fn join(&self, file: &Arc<Tracked<B>>, object: &B::Object) -> Result<()> {
         let joined = self.reader(file, object).and_then(|reader| {
-            let before = file.before(|| self.backing.file_attr(&reader))?;
+            let before = self.before(file, &reader)?;
+            if !file.is_whole(&before) {
+                return Err(Errno::IO);
+            }
             if self.is_synced(file, &before.attr) {
                 return Ok(());
             }
-            self.backing.finish_write_back(&reader)?;
+            let placed = self.backing.finish_write_back(&reader);
+            placed.inspect_err(|_| file.lose())?;
+            file.placed(&before);
             self.rewritten(file, &before)?;
             self.lock_stream().join(Arc::clone(file));
             Ok(())
@@ -429,8 +444,12 @@ impl<B: Backing> Log<B> {
 
     /// Everything is durable in the backing directory, up to `last`, and the log is
     /// empty; with `clean` it also ends here.
+    ///
+    /// # Errors
+    /// The filesystem's or the log's. A file that is being rewritten cannot be written in place: all
+    /// else is durable, and its copy stays for recovery.
     pub(crate) fn finish(&self, clean: bool) -> Result<()> {
-        self.settle_rewrites(Duration::ZERO);
+        let (_, settled) = self.settle_rewrites(Duration::ZERO);
         let last = self.lock_stream().last();
         let files = self.files.all();
         let closed = self.files.closed_files();
@@ -438,7 +457,7 @@ impl<B: Backing> Log<B> {
         files.iter().for_each(|file| file.checkpointed(last));
         if self.failure().is_some() {
             // Whatever is in the log is in the backing directory too.
-            return Ok(());
+            return settled;
         }
         let mut writer = self.lock_writer();
         writer.finish(last, clean)?;
@@ -447,6 +466,7 @@ impl<B: Backing> Log<B> {
         drop(writer);
         self.files.forget_closed(&closed, true, freed);
         self.home.marks.remove_through(&*self.backing, freed)?;
+        settled?;
         if clean {
             self.home.set_readme(&*self.backing, false)?;
             if self.elsewhere {

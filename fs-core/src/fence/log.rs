@@ -56,6 +56,8 @@ struct GroupFile<B: Backing> {
     collected: Collected,
     /// Time that comparing its live pages took.
     comparing: Duration,
+    /// It could not be written in place: nothing is known to be durable.
+    has_failed: bool,
 }
 
 /// What became of a group's content.
@@ -82,6 +84,8 @@ impl<B: Backing> LogFence<B> {
         if files.iter().any(|file| file.file.is_rewriting()) {
             in_place.finish(&*self.backing);
             self.end_rewrites(&files, &mut in_place);
+            // A record would say that the rewrite has ended.
+            files.retain(|file| !in_place.has_failed(&file.file));
         }
 
         // From here on one group at a time.
@@ -93,6 +97,7 @@ impl<B: Backing> LogFence<B> {
         let tail = self.cut_stream(&mut files);
         match self.write_or_commit(&mut files, &mut in_place, &mut writer, &tail) {
             Ok(way) => {
+                files.retain(|file| !file.has_failed);
                 self.note_durable(files, writer, tail.through, way);
                 way
             }
@@ -133,6 +138,7 @@ impl<B: Backing> LogFence<B> {
         };
         // Also where the log was not or could not be written.
         in_place.finish(&*self.backing);
+        files.iter_mut().for_each(|file| file.has_failed = in_place.has_failed(&file.file));
         match written {
             Some(Ok(way)) => Ok(self.commit_cut(files, in_place, writer, tail.through, way)),
             Some(Err(WriteError::Full)) => self.commit(files, writer, tail.through, true),
@@ -153,6 +159,7 @@ impl<B: Backing> LogFence<B> {
         through: Lsn,
         way: Way,
     ) {
+        files.iter().for_each(|file| file.file.placed(&file.before));
         if way != Way::Backing(FenceMethod::SharedCommit) {
             for file in files.iter_mut() {
                 let collected = std::mem::take(&mut file.collected);
@@ -200,7 +207,7 @@ impl<B: Backing> LogFence<B> {
                 found => self.log.reader(file, &found?.object)?,
             },
         };
-        let before = file.before(|| self.backing.file_attr(&reader))?;
+        let before = self.log.before(file, &reader)?;
         let file = Arc::clone(file);
         Ok((before.attr.nlink > 0).then(|| GroupFile {
             file,
@@ -210,6 +217,7 @@ impl<B: Backing> LogFence<B> {
             lsn: 0,
             collected: Collected::default(),
             comparing: Duration::ZERO,
+            has_failed: false,
         }))
     }
 
@@ -289,7 +297,8 @@ impl<B: Backing> LogFence<B> {
         if let Some(found) = &found
             && !self.log.bugs().no_write_back
         {
-            self.backing.finish_write_back(&found.reader)?;
+            let placed = self.backing.finish_write_back(&found.reader);
+            placed.inspect_err(|_| file.lose())?;
         }
         Ok(found)
     }
@@ -410,7 +419,7 @@ impl<B: Backing> LogFence<B> {
             .map(|file| self.backing.settled(&file.reader).unwrap_or_default())
             .collect();
         self.fence.commit()?;
-        for (file, settled) in files.iter().zip(settled) {
+        for (file, settled) in files.iter().zip(settled).filter(|(file, _)| !file.has_failed) {
             file.file.committed(settled, &file.before);
         }
         self.log.committed(writer, through, is_full);

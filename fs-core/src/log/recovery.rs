@@ -184,11 +184,13 @@ pub fn check<B: Backing>(
     let mut report = summary(backing, &superblock, &contents, marker);
     let marker = report.kept(&marks);
     let first_marker = superblock.recovery_marker.unwrap_or(marker);
-    let plan = Plan::new(&contents, &marks, first_marker);
+    let kept = home.undo.list(backing).map_err(home_error("read the copies"))?;
+    // What the kernel has in memory is whole as it is.
+    let kept = if report.same_mount { Vec::new() } else { kept };
+    let plan = Plan::new(&contents, &marks, first_marker, &restore::copied(&kept));
     report.redone = plan.to_redo(marker);
     fill::count(backing, &plan, &mut report);
     if !report.same_mount {
-        let kept = home.undo.list(backing).map_err(home_error("read the copies"))?;
         let unended = restore::unended(backing, &home, &kept, &restore::ends(&contents));
         report.rewrites_undone = unended.map_err(home_error("read the copies"))?.len() as u64;
     }
@@ -251,7 +253,9 @@ pub(super) fn recover_in<B: Backing>(
     let again = config.bugs.replay_same_boot && report.same_boot;
     let marker = if again { superblock.tail_lsn } else { report.kept(&marks) };
     let first_marker = superblock.recovery_marker.unwrap_or(marker);
-    let plan = Plan::new(&contents, &marks, first_marker);
+    // What the kernel has in memory is whole as it is.
+    let kept = if report.same_mount { Vec::new() } else { kept };
+    let plan = Plan::new(&contents, &marks, first_marker, &restore::copied(&kept));
     let mut renewed = HashMap::new();
     if superblock.recovery_marker.is_some() {
         renewed = home.marks.renewed(backing).map_err(home_error("read the marks"))?;
@@ -262,16 +266,23 @@ pub(super) fn recover_in<B: Backing>(
     let files = redo::redo(backing, home, &plan, known, &mut report, progress)?;
     let over_blocks = config.bugs.replay_over_blocks || again;
     fill::fill(backing, &plan, over_blocks, &files, &mut report, progress)?;
-    if !report.same_mount {
-        restore::restore(backing, home, &kept, &restore::ends(&contents), &mut report)?;
-    }
+    let ends = restore::ends(&contents);
+    restore::restore(backing, home, &kept, &ends, &mut report)?;
     report.last_lsn = marks.iter().map(|mark| mark.lsn).fold(report.last_lsn, Lsn::max);
     if backing.marker(&home.marker).map_err(home_error("read the marker"))? < report.last_lsn {
         // A mark whose operation was not carried out must not look like one that is to be.
         let marked = backing.set_marker(&home.marker, report.last_lsn);
         marked.map_err(|source| RecoveryError::Backing { what: "set the marker", source })?;
     }
-    backing.sync_all().map_err(|source| RecoveryError::Backing { what: "sync", source })?;
+    let sync = || {
+        let synced = backing.sync_all();
+        synced.map_err(|source| RecoveryError::Backing { what: "sync", source })
+    };
+    sync()?;
+    // Only now, and before the log is emptied, which alone says that these have ended.
+    if restore::forget_ended(backing, home, &kept, &ends)? {
+        sync()?;
+    }
     report.seconds = seconds(start.elapsed());
     Ok(Some(report))
 }

@@ -26,7 +26,7 @@ use super::Log;
 use super::tracked::{Before, Tracked};
 use super::undo::Copy;
 use crate::engine::Lsn;
-use crate::error::Result;
+use crate::error::{Errno, Result};
 use crate::platform::{Backing, ObjectKey};
 use crate::types::{Attr, FileKind};
 
@@ -166,8 +166,12 @@ impl<B: Backing> Log<B> {
     /// a rewrite, its copy goes.
     ///
     /// # Errors
-    /// The copy cannot be removed: the file must not count as durable.
+    /// Something of it could not be written earlier; or the copy cannot be removed. The file must not
+    /// count as durable.
     pub(crate) fn rewritten(&self, file: &Tracked<B>, before: &Before) -> Result<()> {
+        if file.is_rewriting() && !file.is_whole(before) {
+            return Err(Errno::IO);
+        }
         let Some((lsn, copy)) = file.end_rewrite(before) else { return Ok(()) };
         let removed = self.home.undo.remove(&*self.backing, &copy);
         removed.inspect_err(|_| file.resume_rewrite(lsn, copy))
@@ -193,25 +197,30 @@ impl<B: Backing> Log<B> {
 
     /// Ends rewrites of files that stay open.
     pub(super) fn settle_old_rewrites(&self) {
-        let ended = self.settle_rewrites(OPEN_MAX);
+        let (ended, _) = self.settle_rewrites(OPEN_MAX);
         self.rewrites.stayed_open.fetch_add(ended, Ordering::Relaxed);
     }
 
-    /// Ends rewrites that have lasted for so long; says how many.
-    pub(super) fn settle_rewrites(&self, age: Duration) -> u64 {
-        let mut ended = 0;
+    /// Ends rewrites that have lasted for so long; says how many, and whether those were all.
+    pub(super) fn settle_rewrites(&self, age: Duration) -> (u64, Result<()>) {
+        let (mut ended, mut result) = (0, Ok(()));
         for file in self.files.all() {
             if !file.rewrite_is_older_than(age) {
                 continue;
             }
-            ended += 1;
-            match self.backing.by_key(file.key()) {
-                Ok(found) => drop(self.join(&file, &found.object)),
+            let settled = match self.backing.by_key(file.key()) {
+                // What cannot be written stays as it was: the copy is kept.
+                Ok(found) => self.join(&file, &found.object),
                 // Without a name it comes back in no way.
-                Err(_) => self.leave_rewrite(&file),
-            }
+                Err(_) => {
+                    self.leave_rewrite(&file);
+                    Ok(())
+                }
+            };
+            ended += u64::from(settled.is_ok());
+            result = result.and(settled);
         }
-        ended
+        (ended, result)
     }
 
     /// Whether any file is protected.
@@ -219,7 +228,8 @@ impl<B: Backing> Log<B> {
         self.files.all().iter().any(|file| file.is_rewriting())
     }
 
-    pub(super) fn rewrite_status(&self) -> RewriteStatus {
+    /// What became of rewrites so far; waits for nobody.
+    pub fn rewrite_status(&self) -> RewriteStatus {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         RewriteStatus {
             protected: count(&self.rewrites.protected),

@@ -74,6 +74,9 @@ struct FileState<B: Backing> {
     emptied: bool,
     /// Not written since it was last synced, and closed.
     clean: bool,
+    /// Some of what was written could not be put in its place, and counts as clean in the page
+    /// cache: writing in place succeeds from now on, and does nothing for it.
+    lost: bool,
     /// Cut to nothing, with a copy of what it held before.
     rewrite: Option<Rewriting>,
     /// Openings whose writes do not come to us.
@@ -144,6 +147,15 @@ pub(crate) struct Before {
     pub(crate) attr: Attr,
     /// Last operation that had taken bytes.
     cut_at: Lsn,
+    /// Of a file some of which is lost: all of it has been written anew.
+    anew: bool,
+}
+
+impl Before {
+    /// Tells how much of the file waits for being written in place.
+    pub(crate) fn unwritten(&mut self, bytes: u64) {
+        self.anew = bytes >= self.attr.size;
+    }
 }
 
 /// What is known of a file when tracking begins.
@@ -170,6 +182,7 @@ impl<B: Backing> Tracked<B> {
                 openings: 0,
                 emptied: false,
                 clean: false,
+                lost: false,
                 rewrite: None,
                 unseen: 0,
                 moves,
@@ -230,6 +243,7 @@ impl<B: Backing> Tracked<B> {
         state.durable_size = None;
         state.synced = None;
         state.emptied |= size == 0;
+        state.lost &= size > 0;
         if let Some(rewrite) = state.rewrite.as_mut().filter(|_| size == 0) {
             rewrite.cut_at = lsn;
         }
@@ -264,7 +278,29 @@ impl<B: Backing> Tracked<B> {
     pub(crate) fn before(&self, attr: impl FnOnce() -> Result<Attr>) -> Result<Before> {
         // First: an operation in between shows as one that came later.
         let cut_at = self.lock().cut_at;
-        Ok(Before { attr: attr()?, cut_at })
+        Ok(Before { attr: attr()?, cut_at, anew: false })
+    }
+
+    /// Notes that it could not be written in place.
+    pub(crate) fn lose(&self) {
+        self.lock().lost = true;
+    }
+
+    /// Whether something of it was lost that nobody has written anew.
+    pub(crate) fn has_lost(&self) -> bool {
+        self.lock().lost
+    }
+
+    /// Whether writing in place makes it whole: nothing was lost, or all of it was written anew.
+    pub(crate) fn is_whole(&self, before: &Before) -> bool {
+        before.anew || !self.has_lost()
+    }
+
+    /// It was written in place, all that was there `before`.
+    pub(crate) fn placed(&self, before: &Before) {
+        if before.anew {
+            self.lock().lost = false;
+        }
     }
 
     /// Whether a durable group has found the file in exactly this state.

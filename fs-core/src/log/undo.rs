@@ -136,6 +136,11 @@ impl<B: Backing> Undo<B> {
         }
     }
 
+    /// As [`Self::remove`], a copy that recovery found.
+    pub(super) fn forget(&self, backing: &B, kept: &Kept) -> Result<()> {
+        self.remove(backing, &kept.name)
+    }
+
     /// All copies that belong to truncations, oldest first.
     pub(super) fn list(&self, backing: &B) -> Result<Vec<Kept>> {
         let mut kept: Vec<_> =

@@ -219,7 +219,8 @@ impl<B: Backing> Log<B> {
     /// Has the next group make the content of these files durable.
     fn join_all(&self, files: &[Arc<Tracked<B>>]) {
         for file in files {
-            if let Some(reader) = file.open_reader() {
+            // Of a file that was written anew joining looks how much of it waits.
+            if let Some(reader) = file.open_reader().filter(|_| !file.has_lost()) {
                 // All at once; joining waits for each.
                 let _ = self.backing().start_write_back(&reader);
             }

@@ -70,7 +70,11 @@ impl<'a, B: Backing> InPlace<'a, B> {
         for (request, result) in self.group.iter().zip(self.results.iter_mut()) {
             let Some(file) = open_file(request) else { continue };
             let outcome = outcomes.entry(Arc::as_ptr(file));
-            *result = result.and(*outcome.or_insert_with(|| backing.finish_write_back(file)));
+            let placed = *outcome.or_insert_with(|| backing.finish_write_back(file));
+            if placed.is_err() {
+                request.file.iter().for_each(|tracked| tracked.lose());
+            }
+            *result = result.and(placed);
         }
     }
 }

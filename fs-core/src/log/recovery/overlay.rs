@@ -30,7 +30,8 @@ pub(super) struct Overlay {
     /// First byte -> the byte after the last, and where the bytes are.
     pieces: BTreeMap<u64, (u64, Place)>,
     /// Where blocks that are there say nothing: an operation that recovery redoes
-    /// has taken what was there before, and the log has what came after.
+    /// has taken what was there before, and the log has what came after; or the log has the end
+    /// of a rewrite.
     pub(super) forced: RangeSet,
     /// Length that the file has at least, by the last record of it.
     pub(super) size: Option<u64>,
@@ -46,8 +47,16 @@ struct Place {
 }
 
 impl<'a> Plan<'a> {
-    /// `first_marker` is what the first attempt of this recovery found.
-    pub(super) fn new(contents: &'a LogContents, marks: &'a [Mark], first_marker: Lsn) -> Self {
+    /// `first_marker` is what the first attempt of this recovery found. `copied` are files of which
+    /// the disk has a copy from before a rewrite, and the number of its truncation: that the rewrite
+    /// has ended was not kept, so content in the log is newer than what the disk has of it. All of it
+    /// counts, since a part of the new content would be neither old nor new.
+    pub(super) fn new(
+        contents: &'a LogContents,
+        marks: &'a [Mark],
+        first_marker: Lsn,
+        copied: &HashMap<ObjectKey, Lsn>,
+    ) -> Self {
         let mut changes = Vec::new();
         let rewrites = Rewrites::without_end(contents);
         let mut files: HashMap<ObjectKey, Overlay> = HashMap::new();
@@ -61,9 +70,14 @@ impl<'a> Plan<'a> {
                     overlay.remove(*size..u64::MAX);
                     overlay.size = Some(*size);
                     overlay.mtime = Some(*mtime);
+                    let ends_rewrite = copied.get(object).is_some_and(|&begun| lsn > begun);
                     for part in parts {
                         let place = Place { group: group.unwrap_or(0), at: part.at as usize };
-                        overlay.put(part.offset, u64::from(part.bytes), place);
+                        let bytes = u64::from(part.bytes);
+                        overlay.put(part.offset, bytes, place);
+                        if ends_rewrite {
+                            overlay.forced.insert(part.offset..part.offset + bytes);
+                        }
                     }
                     continue;
                 }

@@ -1,5 +1,8 @@
 //! Giving files back what they held before a rewrite that has no end.
 //!
+//! A rewrite of which the log has the end and the disk the copy has ended, too: then the log's content
+//! counts, all of it, also where the disk has blocks ([`super::overlay`]).
+//!
 //! Done last, after redoing and filling: whatever these did to such a file, its copy has
 //! all of it. The copies stay until the log has begun anew, so that an interrupted
 //! recovery gives the same back again.
@@ -32,6 +35,32 @@ pub(super) fn ends(contents: &LogContents) -> HashMap<ObjectKey, Lsn> {
     ends
 }
 
+/// The files that there are copies of, with the number of the oldest one's truncation.
+pub(super) fn copied(kept: &[Kept]) -> HashMap<ObjectKey, Lsn> {
+    kept.iter().rev().map(|copy| (copy.object, copy.lsn)).collect()
+}
+
+/// Removes the copies of rewrites that have ended, once all of the new content is durable; says
+/// whether there were any.
+pub(super) fn forget_ended<B: Backing>(
+    backing: &B,
+    home: &Home<B>,
+    kept: &[Kept],
+    ends: &HashMap<ObjectKey, Lsn>,
+) -> std::result::Result<bool, RecoveryError> {
+    let mut any = false;
+    for copy in kept.iter().filter(|copy| has_ended(copy, ends)) {
+        any = true;
+        let removed = home.undo.forget(backing, copy);
+        removed.map_err(|source| RecoveryError::Backing { what: "remove an old copy", source })?;
+    }
+    Ok(any)
+}
+
+fn has_ended(copy: &Kept, ends: &HashMap<ObjectKey, Lsn>) -> bool {
+    ends.get(&copy.object).is_some_and(|&end| end > copy.lsn)
+}
+
 /// Restores every file whose rewrite has no end.
 pub(super) fn restore<B: Backing>(
     backing: &B,
@@ -62,7 +91,7 @@ pub(super) fn unended<'a, B: Backing>(
     let mut found: HashMap<ObjectKey, (&Kept, Old<B>)> = HashMap::new();
     // Oldest first. A torn copy means that its truncation was not kept.
     for copy in kept {
-        if ends.get(&copy.object).is_some_and(|&end| end > copy.lsn) {
+        if has_ended(copy, ends) {
             continue;
         }
         if let Some(old) = home.undo.open(backing, copy)? {

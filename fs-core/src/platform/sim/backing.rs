@@ -359,6 +359,10 @@ impl Backing for SimBacking {
         file.write_out()
     }
 
+    fn unwritten_bytes(&self, file: &SimFile) -> Result<u64> {
+        Ok(self.disk.state().unwritten_bytes(file.id()))
+    }
+
     fn settled(&self, file: &SimFile) -> Result<Vec<Range<u64>>> {
         let state = self.disk.state();
         state.settled(file.id(), state.options.settled_ranges_max)

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::image::{BlockId, Id};
+use super::image::{BlockId, Id, PAGE_BYTES};
 use super::state::State;
 use crate::error::Result;
 
@@ -131,6 +131,11 @@ impl State {
         let Some(running) = self.running.get(&id) else { return };
         let some = running.dirty.iter().copied().filter(|_| self.random.one_in(2)).collect();
         self.write_out_some(id, &some);
+    }
+
+    /// Bytes of a file's dirty pages.
+    pub(super) fn unwritten_bytes(&self, id: Id) -> u64 {
+        self.running.get(&id).map_or(0, |running| running.dirty.len() as u64 * PAGE_BYTES)
     }
 
     /// Begins to write a file's dirty pages.

@@ -255,9 +255,12 @@ impl<B: Backing> LogFence<B> {
             }
             (tail, first)
         };
-        tail.joined.retain(|joined| !files.iter().any(|file| Arc::ptr_eq(&file.file, joined)));
+        // If this group fails, all of them join the next, those too that are asked for now.
         let joined = std::mem::take(&mut tail.joined);
         for file in &joined {
+            if files.iter().any(|known| Arc::ptr_eq(&known.file, file)) {
+                continue;
+            }
             // It has been cut again and is being written: no group may show that. What it
             // held when it joined is in the copy.
             if file.is_rewriting() {

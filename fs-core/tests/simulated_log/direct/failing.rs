@@ -48,6 +48,25 @@ fn a_commit_that_fails_is_told_and_the_log_is_not_given_up() {
     lab.all(|disk| assert!(content(disk, "a").as_ref() == Some(&expected)));
 }
 
+/// A file that had replaced another without a sync was asked for, in a group that failed: the next
+/// group had the rename and did not have the content.
+#[test]
+fn what_a_failed_group_was_to_have_is_in_the_next() {
+    let lab = Lab::new();
+    let (_, old) = lab.create("a");
+    lab.write(old, 0, &[1; 5000]);
+    assert_eq!(lab.sync(old), Ok(()));
+    let (_, new) = lab.create("b");
+    let content_of_new = vec![2; 2 << 20];
+    lab.write(new, 0, &content_of_new);
+    lab.rename("b", "a", RenameMode::default());
+    lab.backing.fail_commit(1);
+    assert_eq!(lab.sync(new), Err(Errno::IO));
+    let (_, other) = lab.create("c");
+    assert_eq!(lab.sync(other), Ok(()));
+    lab.all(|disk| assert!(content(disk, "a").as_ref() == Some(&content_of_new)));
+}
+
 /// A file could not be written in place once: its pages counted as clean then, and the next attempt
 /// succeeded without writing them. So the copy of what a rewritten file had held before went, and a power
 /// cut left the file empty; and a file that had failed to replace another replaced it at the second try.

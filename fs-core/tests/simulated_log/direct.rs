@@ -3,9 +3,9 @@
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fs_core::engine::{Engine, FileId, NameChange, NodeId, Tree};

@@ -26,7 +26,7 @@ const BYTES_MAX: u64 = 20_000;
 const STEPS: usize = 90;
 const CUTS: u64 = 3;
 /// Seeds of one test run.
-const SEEDS: u64 = if cfg!(debug_assertions) { 20 } else { 400 };
+const SEEDS: u64 = if cfg!(debug_assertions) { 20 } else { 2000 };
 const FILE: NewMode = NewMode { mode: 0o644 | type_bits::S_IFREG, umask: 0 };
 const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, no_atime: false };
 const WRITE: OpenMode = OpenMode { read: false, ..READ_WRITE };

@@ -96,6 +96,44 @@ fn a_file_that_is_cut_while_it_is_written_in_place_is_new_or_cut() {
     }
 }
 
+/// A group with the end of a rewrite was in the log, and neither flushed nor was the data in place that
+/// it had been written beside: recovery took the rewrite for ended and the blocks that the disk had
+/// for its content. A part of the last page was missing.
+#[test]
+fn a_rewrite_whose_end_is_not_flushed_is_old_or_new() {
+    let options = SimOptions::new(DurabilityModel::Ext4Ordered, 7);
+    let lab = Lab::rewriting(new_disk(options, SHAPE), SHAPE, 1 << 20);
+    let (old, new) = (vec![1; 5000], vec![2; 5000]);
+    let (node, file) = lab.create("a");
+    lab.write(file, 0, &old);
+    assert_eq!(lab.sync(file), Ok(()));
+    lab.tree.release(file);
+    let mode = OpenMode { truncate: true, ..READ_WRITE };
+    let file = lab.tree.open(NOBODY, node, mode, false).expect("it opens");
+    lab.write(file, 0, &new[..4500]);
+    // The kernel writes it by itself, and commits its journal.
+    lab.backing.sync_all().expect("a sync");
+    lab.write(file, 4500, &new[4500..]);
+    let (backing, images) = (lab.backing.clone(), Arc::new(Mutex::new(Vec::new())));
+    let taken = Arc::clone(&images);
+    lab.within(FencePoint::LogFlush, move || {
+        let crashed = (0..CRASHES).map(|seed| backing.crash(seed));
+        taken.lock().expect("one thread").extend(crashed);
+    });
+    assert_eq!(lab.sync(file), Ok(()));
+    lab.backing.on_fence(None);
+    let images = std::mem::take(&mut *images.lock().expect("one thread"));
+    assert_eq!(images.len() as u64, CRASHES);
+    let mut kinds = [0, 0];
+    for disk in images {
+        recover(&disk, None, &mut |_| {}).expect("a recovery");
+        let found = content(&disk, "a").expect("it is there");
+        assert!(found == old || found == new, "{} bytes", found.len());
+        kinds[usize::from(found == new)] += 1;
+    }
+    assert!(kinds.iter().all(|&kind| kind > 0), "{kinds:?}");
+}
+
 /// A file that ends in a hole had its end nowhere: no page was to be logged.
 #[test]
 fn an_end_in_a_hole_is_durable() {

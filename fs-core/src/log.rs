@@ -291,7 +291,8 @@ impl<B: Backing> Log<B> {
     pub(crate) fn before(&self, file: &Tracked<B>, reader: &B::File) -> Result<Before> {
         let mut before = file.before(|| self.backing.file_attr(reader))?;
         if file.has_lost() {
-            before.unwritten(self.backing.unwritten_bytes(reader)?);
+            // Where it cannot be told, cutting the file is the only way.
+            before.unwritten(self.backing.unwritten_bytes(reader).unwrap_or(0));
         }
         Ok(before)
     }

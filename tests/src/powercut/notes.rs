@@ -218,9 +218,12 @@ pub struct Promised {
     pub log: bool,
     /// What was closed, and names, are promised: the modes `close` and `always`.
     pub at_close: bool,
+    /// Some files were rewritten without a copy of what they held, and the mount counts it.
+    pub without_copy: bool,
     /// Directories below the tree that must be exactly as they were seen; "" is the tree.
     pub exact: Vec<(String, Arc<Snapshot>)>,
-    /// Directories as they were when a daemon died: what was being rewritten may be so, too.
+    /// Directories as they were when a daemon died or a program was told that its write failed: what
+    /// was being rewritten may be so, too.
     pub left: Vec<(String, Arc<Snapshot>)>,
 }
 
@@ -258,6 +261,12 @@ impl Promised {
         self
     }
 
+    /// The same where files may have been rewritten without a copy.
+    #[must_use]
+    pub fn perhaps_without_copy(self, without_copy: bool) -> Self {
+        Promised { without_copy, ..self }
+    }
+
     /// The same with directories that a daemon which died may have left so.
     #[must_use]
     pub fn or_left(
@@ -280,14 +289,14 @@ impl Promised {
         let actors = self.actors.range(actors).map(|(actor, p)| (actor - first, *p)).collect();
         let left = self.left.iter().filter(|(path, _)| path == directory);
         let left = left.map(|(_, seen)| (String::new(), Arc::clone(seen))).collect();
-        Promised { actors, log: self.log, at_close: self.at_close, exact: Vec::new(), left }
+        Promised { actors, exact: Vec::new(), left, ..*self }
     }
 
     /// Equal promises of one recording have an equal digest.
     pub fn digest(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.actors.hash(&mut hasher);
-        (self.log, self.at_close).hash(&mut hasher);
+        (self.log, self.at_close, self.without_copy).hash(&mut hasher);
         for (directory, snapshot) in self.exact.iter().chain(&self.left) {
             (directory, Arc::as_ptr(snapshot)).hash(&mut hasher);
         }
@@ -307,6 +316,7 @@ impl Promised {
             "actors": actors,
             "log": self.log,
             "at_close": self.at_close,
+            "without_copy": self.without_copy,
             "exact": directories(&self.exact),
             "left": directories(&self.left),
         })
@@ -332,8 +342,15 @@ impl Promised {
             |list: &Value| list.as_array()?.iter().map(directory).collect::<Option<Vec<_>>>();
         let exact = directories(&value["exact"])?;
         let left = directories(&value["left"]).unwrap_or_default();
-        let (log, at_close) = (value["log"].as_bool()?, value["at_close"].as_bool() == Some(true));
-        Some(Promised { actors: actors(&value["actors"])?, log, at_close, exact, left })
+        let is = |name: &str| value[name].as_bool() == Some(true);
+        Some(Promised {
+            actors: actors(&value["actors"])?,
+            log: value["log"].as_bool()?,
+            at_close: is("at_close"),
+            without_copy: is("without_copy"),
+            exact,
+            left,
+        })
     }
 }
 

@@ -76,6 +76,8 @@ pub struct Recording {
     pub exact: Vec<(Position, Trees)>,
     /// From a position on, directories as they were when a daemon died.
     pub left: Vec<(Position, Trees)>,
+    /// Files may have been rewritten without a copy of what they held.
+    pub without_copy: bool,
     /// Where something special happened: cuts are worth more there.
     pub hot: Vec<RangeInclusive<u64>>,
     /// What is on the disk after everything was unmounted, and what must be there.
@@ -101,6 +103,7 @@ impl Recording {
             .promised_at_close(self.at_close)
             .exactly(last(&self.exact))
             .or_left(last(&self.left))
+            .perhaps_without_copy(self.without_copy)
     }
 }
 
@@ -118,6 +121,7 @@ struct Stage {
 struct Events {
     exact: Vec<(Position, Trees)>,
     left: Vec<(Position, Trees)>,
+    without_copy: bool,
     hot: Vec<RangeInclusive<u64>>,
     // The state after everything, when it is known.
     last_exact: Vec<(String, Arc<Snapshot>)>,
@@ -201,9 +205,14 @@ pub fn record(
     drop(mounted);
     drop(scratch);
     disk.check()?;
-    let promised = history.at(record.last_position());
-    let promised =
-        promised.under_log(run.log).promised_at_close(run.at_close).exactly(events.last_exact);
+    let left = events.left.last().map(|(_, trees)| trees.clone()).unwrap_or_default();
+    let promised = history
+        .at(record.last_position())
+        .under_log(run.log)
+        .promised_at_close(run.at_close)
+        .exactly(events.last_exact)
+        .or_left(left)
+        .perhaps_without_copy(events.without_copy);
     Ok(Recording {
         record: record.with_tearing(Tearing::sparing_superblock(filesystem.kernel_name())),
         start,
@@ -212,6 +221,7 @@ pub fn record(
         at_close: run.at_close,
         exact: events.exact,
         left: events.left,
+        without_copy: events.without_copy,
         hot: events.hot,
         last: (disk.cached(), promised),
         live_losses: events.live_losses,

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-use super::{Events, Run, Stage, Subject};
+use super::killed::look_at;
+use super::{Events, Run, Stage, Subject, Trees};
 use crate::disk::{Fault, file_extents};
 use crate::powercut::daemon::Daemon;
 use crate::powercut::notes::Notes;
@@ -77,11 +78,12 @@ pub fn run(
         fill(&ballast, room_bytes).map_err(|error| format!("filling the disk: {error}"))?;
     }
     let struck_at = stage.disk.position();
+    let mut left = Trees::new();
     for part in 0..workload.count() {
         if part == 2 {
             relieve(stage, &ballast);
         }
-        let place = stage.place(root);
+        let (place, began_at) = (stage.place(root), stage.disk.position());
         let outcome = match (part, trouble) {
             (0, Trouble::Once(fault)) => strike(stage, notes, &mut random, (fault, None), || {
                 workload.run(part, &place, notes)
@@ -93,11 +95,22 @@ pub fn run(
             }
             _ => workload.run(part, &place, notes),
         };
+        // A program that was told that its write failed has left its file as it is now.
+        if outcome.is_err()
+            && let Ok(seen) = look_at(root, part)
+        {
+            left.push(seen);
+            events.left.push((began_at, left.clone()));
+        }
         events.parts_failed += usize::from(outcome.is_err());
         events.story.push(match outcome {
             Ok(()) => format!("part {part} went well"),
             Err(error) => format!("part {part}: {error}"),
         });
+    }
+    if let Some(count) = daemon.as_ref().map(without_copy).filter(|count| *count > 0) {
+        events.without_copy = true;
+        events.story.push(format!("{count} rewrites had no copy"));
     }
     events.hot.push(struck_at.0..=stage.disk.position().0);
     stage.disk.clear_faults();
@@ -107,6 +120,13 @@ pub fn run(
         events.story.push(format!("unmounting: {error}"));
     }
     Ok(events)
+}
+
+/// Files that were rewritten without a copy of what they held, because none could be made: that is
+/// counted, and they are not promised to be whole.
+fn without_copy(daemon: &Daemon) -> u64 {
+    let status = daemon.status().unwrap_or_default();
+    status["engine"]["log"]["rewrites"]["failed"].as_u64().unwrap_or_default()
 }
 
 /// Runs a part; the fault comes in the middle of it, or at its end.

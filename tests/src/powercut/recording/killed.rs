@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::{Events, Run, Stage};
+use super::{Events, Run, Stage, Trees};
 use crate::powercut::daemon::Daemon;
 use crate::powercut::notes::Notes;
 use crate::powercut::snapshot::Snapshot;
@@ -74,20 +74,20 @@ pub fn run(
     Ok(events)
 }
 
-type Seen = Vec<(String, Arc<Snapshot>)>;
-
 /// Every part up to this one.
-fn look(root: &Path, last: usize) -> Result<Seen, String> {
-    let parts = (0..=last).map(|part| {
-        let directory = Parts::directory(part);
-        let snapshot = Snapshot::take(&root.join(&directory));
-        let snapshot = snapshot.map_err(|error| format!("looking at {directory}: {error}"))?;
-        Ok((directory, Arc::new(snapshot)))
-    });
-    parts.collect()
+fn look(root: &Path, last: usize) -> Result<Trees, String> {
+    (0..=last).map(|part| look_at(root, part)).collect()
 }
 
-fn compare(before: &Seen, after: &Seen) -> impl Iterator<Item = String> {
+/// A part as the mount shows it.
+pub(super) fn look_at(root: &Path, part: usize) -> Result<(String, Arc<Snapshot>), String> {
+    let directory = Parts::directory(part);
+    let snapshot = Snapshot::take(&root.join(&directory));
+    let snapshot = snapshot.map_err(|error| format!("looking at {directory}: {error}"))?;
+    Ok((directory, Arc::new(snapshot)))
+}
+
+fn compare(before: &Trees, after: &Trees) -> impl Iterator<Item = String> {
     let pairs = before.iter().zip(after);
     pairs.filter_map(|((directory, before), (_, after))| {
         before.difference(after).map(|what| format!("{directory}: {what}"))

@@ -175,7 +175,8 @@ impl Legacy {
         let acked = versions.iter().rfind(|(number, _)| *number <= progress.acked);
         let (acked, _) = acked.copied().expect("version 0 is");
         let is_under_way = versions.iter().any(|(number, _)| *number > progress.acked);
-        if self.demand == Demand::Kept && (is_under_way || !kept) {
+        let whole = self.demand == Demand::WholeAndKept && !promised.without_copy;
+        if !whole && (is_under_way || !kept) {
             return Ok(());
         }
         let found =
@@ -187,7 +188,7 @@ impl Legacy {
                 Err(format!("LOST: it is of step {step}, and step {acked} had ended"))
             }
             Some(_) => Ok(()),
-            // The daemon died under its program, whose write failed: the next mount leaves it so.
+            // Its program's write failed, with the daemon's death or the disk's error: it stays so.
             None if left(&found) => Ok(()),
             None if found.is_empty() => {
                 Err(format!("EMPTY; step {acked} had ended, {:?} had begun", versions.last()))

@@ -10,8 +10,9 @@
 //! Writing in place is begun first and waited for last: meanwhile the group is put together and
 //! written. Only the flush has to come after both. A group that is found in the log without its data in
 //! place was not flushed, so nobody was told of it; recovery takes from it what has no block, and
-//! what has one keeps what was there before. A file that is cut meanwhile loses pages before they are
-//! written: then a journal commit follows, which has the cut.
+//! what has one keeps what was there before. (Where it ends a rewrite recovery takes all of it: a part
+//! of the new content would be neither old nor new.) A file that is cut meanwhile loses pages before
+//! they are written: then a journal commit follows, which has the cut.
 //!
 //! Nothing is answered before its flush or commit has succeeded. A file whose data
 //! could not be written in place tells its error to those who asked for that file.

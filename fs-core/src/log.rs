@@ -322,6 +322,7 @@ impl<B: Backing> Log<B> {
             placed.inspect_err(|_| file.lose())?;
             file.placed(&before);
             self.rewritten(file, &before)?;
+            file.joins();
             self.lock_stream().join(Arc::clone(file));
             Ok(())
         });

@@ -296,6 +296,12 @@ impl<B: Backing> Tracked<B> {
         before.anew || !self.has_lost()
     }
 
+    /// It is to stand for another file, or for what it held before, and not in part: the next group
+    /// has all of it, also what the journal knows in an older version.
+    pub(crate) fn joins(&self) {
+        self.lock().committed = RangeSet::default();
+    }
+
     /// It was written in place, all that was there `before`.
     pub(crate) fn placed(&self, before: &Before) {
         if before.anew {

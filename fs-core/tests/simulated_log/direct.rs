@@ -2,6 +2,7 @@
 //! of those was a loss in a few thousand crashes; here is the shortest way to it.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
@@ -113,6 +114,29 @@ impl Lab {
                 look(&image);
             }
         }
+    }
+
+    /// Syncs a file, and cuts the power when its group is in the log and not flushed: what "a" holds
+    /// then, recovered, must pass the look. Of both outcomes there are some.
+    fn all_while_flushing(&self, file: FileId, look: impl Fn(Vec<u8>) -> bool) {
+        let (backing, images) = (self.backing.clone(), Arc::new(Mutex::new(Vec::new())));
+        let taken = Arc::clone(&images);
+        self.within(FencePoint::LogFlush, move || {
+            let crashed = (0..CRASHES).map(|seed| backing.crash(seed));
+            taken.lock().expect("one thread").extend(crashed);
+        });
+        assert_eq!(self.sync(file), Ok(()));
+        self.backing.on_fence(None);
+        let images = std::mem::take(&mut *images.lock().expect("one thread"));
+        let mut kinds = HashSet::new();
+        for disk in images {
+            recover(&disk, None, &mut |_| {}).expect("a recovery");
+            let found = content(&disk, "a").expect("it is there");
+            kinds.insert(found.clone());
+            let (bytes, last) = (found.len(), found.last().copied());
+            assert!(look(found), "{bytes} bytes, the last is {last:?}");
+        }
+        assert_eq!(kinds.len(), 2, "only one outcome");
     }
 
     /// Runs something once within the next fence, at this point.

@@ -273,7 +273,13 @@ impl World {
         let content = content(index, self.files[index].made, bytes);
         let temporary = format!("new-{index}");
         let file = self.create(&temporary);
-        self.write(file, &content, 0);
+        // In pieces: the kernel may write some of it, and commit its journal, in between.
+        let mut written = 0;
+        while written < content.len() {
+            let end = written + 1 + self.random.index(content.len() - written);
+            self.write(file, &content[written..end], written);
+            written = end;
+        }
         self.tree.release(file);
         self.files[index].versions.push(content);
         let (from, to) = (name(&temporary).to_owned(), file_name(index));

@@ -1,7 +1,7 @@
 //! What the log says, boiled down: operations in order, and for each file the
 //! content that is valid at the end.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 use super::{KEEP_SIZE, in_order, new_length, taken_by};
@@ -31,7 +31,7 @@ pub(super) struct Overlay {
     pieces: BTreeMap<u64, (u64, Place)>,
     /// Where blocks that are there say nothing: an operation that recovery redoes
     /// has taken what was there before, and the log has what came after; or the log has the end
-    /// of a rewrite.
+    /// of a rewrite, or what takes the place of another file.
     pub(super) forced: RangeSet,
     /// Length that the file has at least, by the last record of it.
     pub(super) size: Option<u64>,
@@ -59,6 +59,9 @@ impl<'a> Plan<'a> {
     ) -> Self {
         let mut changes = Vec::new();
         let rewrites = Rewrites::without_end(contents);
+        // Files that take another's name by an operation that the disk has not kept. No journal
+        // commit came after it, so nothing that is younger than their content in the log is durable.
+        let mut replacing = HashSet::new();
         let mut files: HashMap<ObjectKey, Overlay> = HashMap::new();
         for (lsn, change, group) in in_order(contents, marks) {
             if lsn > first_marker && rewrites.holds_back(lsn, change) {
@@ -71,11 +74,12 @@ impl<'a> Plan<'a> {
                     overlay.size = Some(*size);
                     overlay.mtime = Some(*mtime);
                     let ends_rewrite = copied.get(object).is_some_and(|&begun| lsn > begun);
+                    let is_whole = ends_rewrite || replacing.contains(object);
                     for part in parts {
                         let place = Place { group: group.unwrap_or(0), at: part.at as usize };
                         let bytes = u64::from(part.bytes);
                         overlay.put(part.offset, bytes, place);
-                        if ends_rewrite {
+                        if is_whole {
                             overlay.forced.insert(part.offset..part.offset + bytes);
                         }
                     }
@@ -86,6 +90,9 @@ impl<'a> Plan<'a> {
                     continue;
                 }
                 Change::Checkpoint { .. } => continue,
+                Change::Rename { object, displaced: Some(_), .. } if lsn > first_marker => {
+                    replacing.insert(*object);
+                }
                 Change::Rewrite { object } | Change::Resize { object, .. } => {
                     let size = new_length(change);
                     let overlay = files.entry(*object).or_default();

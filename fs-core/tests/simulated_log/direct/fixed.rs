@@ -96,53 +96,6 @@ fn a_file_that_is_cut_while_it_is_written_in_place_is_new_or_cut() {
     }
 }
 
-/// A group with the end of a rewrite was in the log, and neither flushed nor was the data in place that
-/// it had been written beside: recovery took the rewrite for ended and the blocks that the disk had
-/// for its content. A part of the last page was missing.
-#[test]
-fn a_rewrite_whose_end_is_not_flushed_is_old_or_new() {
-    let options = SimOptions::new(DurabilityModel::Ext4Ordered, 7);
-    let lab = Lab::rewriting(new_disk(options, SHAPE), SHAPE, 1 << 20);
-    let (old, new) = (vec![1; 5000], vec![2; 5000]);
-    let (node, file) = lab.create("a");
-    lab.write(file, 0, &old);
-    assert_eq!(lab.sync(file), Ok(()));
-    lab.tree.release(file);
-    let mode = OpenMode { truncate: true, ..READ_WRITE };
-    let file = lab.tree.open(NOBODY, node, mode, false).expect("it opens");
-    lab.write(file, 0, &new[..4500]);
-    // The kernel writes it by itself, and commits its journal.
-    lab.backing.sync_all().expect("a sync");
-    lab.write(file, 4500, &new[4500..]);
-    lab.all_while_flushing(file, |found| found == old || found == new);
-}
-
-/// The same for a file that takes another's name, unsynced: one that the kernel had written in part, and
-/// one that was durable and was overwritten since.
-#[test]
-fn a_replacement_that_is_not_flushed_is_old_or_new() {
-    for was_durable in [false, true] {
-        let lab = Lab::new();
-        let (old, new) = (vec![1; 5000], vec![2; 5000]);
-        let (_, file) = lab.create("a");
-        lab.write(file, 0, &old);
-        assert_eq!(lab.sync(file), Ok(()));
-        let (_, file) = lab.create("b");
-        if was_durable {
-            lab.write(file, 0, &[3; 5000]);
-            assert_eq!(lab.sync(file), Ok(()));
-            lab.engine.log().expect("a log").checkpoint().expect("a checkpoint");
-            lab.write(file, 0, &new);
-        } else {
-            lab.write(file, 0, &new[..4500]);
-            lab.backing.sync_all().expect("a sync");
-            lab.write(file, 4500, &new[4500..]);
-        }
-        lab.rename("b", "a", RenameMode::default());
-        lab.all_while_flushing(file, |found| found == old || found == new);
-    }
-}
-
 /// A file that ends in a hole had its end nowhere: no page was to be logged.
 #[test]
 fn an_end_in_a_hole_is_durable() {

@@ -10,8 +10,8 @@
 //! Writing in place is begun first and waited for last: meanwhile the group is put together and
 //! written. Only the flush has to come after both. A group that is found in the log without its data in
 //! place was not flushed, so nobody was told of it; recovery takes from it what has no block, and
-//! what has one keeps what was there before. (Where it ends a rewrite recovery takes all of it: a part
-//! of the new content would be neither old nor new.) A file that is cut meanwhile loses pages before
+//! what has one keeps what was there before. (Where it ends a rewrite, or takes another file's name,
+//! recovery takes all of it: a part of the new content would be neither old nor new.) A file that is cut meanwhile loses pages before
 //! they are written: then a journal commit follows, which has the cut.
 //!
 //! Nothing is answered before its flush or commit has succeeded. A file whose data
@@ -86,7 +86,8 @@ impl<B: Backing> LogFence<B> {
             in_place.finish(&*self.backing);
             self.end_rewrites(&files, &mut in_place);
             // A record would say that the rewrite has ended.
-            files.retain(|file| !in_place.has_failed(&file.file));
+            let failures = in_place.failures();
+            files.retain(|file| !failures.contains(&Arc::as_ptr(&file.file)));
         }
 
         // From here on one group at a time.
@@ -139,7 +140,10 @@ impl<B: Backing> LogFence<B> {
         };
         // Also where the log was not or could not be written.
         in_place.finish(&*self.backing);
-        files.iter_mut().for_each(|file| file.has_failed = in_place.has_failed(&file.file));
+        let failures = in_place.failures();
+        for file in files.iter_mut() {
+            file.has_failed = failures.contains(&Arc::as_ptr(&file.file));
+        }
         match written {
             Some(Ok(way)) => Ok(self.commit_cut(files, in_place, writer, tail.through, way)),
             Some(Err(WriteError::Full)) => self.commit(files, writer, tail.through, true),
@@ -225,8 +229,9 @@ impl<B: Backing> LogFence<B> {
     /// Files of the group that were being rewritten are new from here on: all that is
     /// asked for is in place.
     fn end_rewrites(&self, files: &[GroupFile<B>], in_place: &mut InPlace<'_, B>) {
+        let failures = in_place.failures();
         for file in files.iter().filter(|file| file.file.is_rewriting()) {
-            if in_place.has_failed(&file.file) {
+            if failures.contains(&Arc::as_ptr(&file.file)) {
                 continue;
             }
             if let Err(error) = self.log.rewritten(&file.file, &file.before) {

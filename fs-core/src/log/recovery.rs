@@ -190,10 +190,8 @@ pub fn check<B: Backing>(
     let plan = Plan::new(&contents, &marks, first_marker, &restore::copied(&kept));
     report.redone = plan.to_redo(marker);
     fill::count(backing, &plan, &mut report);
-    if !report.same_mount {
-        let unended = restore::unended(backing, &home, &kept, &restore::ends(&contents));
-        report.rewrites_undone = unended.map_err(home_error("read the copies"))?.len() as u64;
-    }
+    let unended = restore::unended(backing, &home, &kept, &restore::ends(&contents));
+    report.rewrites_undone = unended.map_err(home_error("read the copies"))?.len() as u64;
     Ok(Some(report))
 }
 

@@ -28,6 +28,7 @@ mod whole;
 
 const SHAPE: LogShape = LogShape { segments: 4, segment_bytes: 32 << 10, elsewhere: false };
 const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, no_atime: false };
+const CUTTING: OpenMode = OpenMode { truncate: true, ..READ_WRITE };
 const FILE: NewMode = NewMode { mode: 0o644 | type_bits::S_IFREG, umask: 0 };
 const DIRECTORY: NewMode = NewMode { mode: 0o755, umask: 0 };
 const CRASHES: u64 = 300;
@@ -61,6 +62,19 @@ impl Lab {
         let (engine, _) = start(&backing, &config, shape, &mut |_| {}).expect("a log opens");
         let tree = engine.add_tree(backing.clone()).expect("a tree");
         Self { backing, engine, tree }
+    }
+
+    /// A lab whose file "a" held `old`, durably, and was just cut by a program that opened it to
+    /// rewrite it.
+    fn while_rewriting(old: &[u8]) -> (Self, NodeId, FileId) {
+        let options = SimOptions::new(DurabilityModel::Ext4Ordered, 7);
+        let lab = Self::rewriting(new_disk(options, SHAPE), SHAPE, 1 << 20);
+        let (node, file) = lab.create("a");
+        lab.write(file, 0, old);
+        assert_eq!(lab.sync(file), Ok(()));
+        lab.tree.release(file);
+        let file = lab.tree.open(NOBODY, node, CUTTING, false).expect("it opens");
+        (lab, node, file)
     }
 
     fn create(&self, text: &str) -> (NodeId, FileId) {

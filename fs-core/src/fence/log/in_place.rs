@@ -50,10 +50,11 @@ impl<'a, B: Backing> InPlace<'a, B> {
         }
     }
 
-    /// Whether somebody who asks for a file gets one.
-    pub(super) fn has_failed(&self, file: &Arc<Tracked<B>>) -> bool {
-        let mut asking = self.group.iter().zip(&*self.results);
-        asking.any(|(request, result)| asks_for(request, file) && result.is_err())
+    /// The files for which somebody who asks gets one.
+    pub(super) fn failures(&self) -> HashSet<*const Tracked<B>> {
+        let asking = self.group.iter().zip(&*self.results);
+        let failed = asking.filter(|(_, result)| result.is_err());
+        failed.filter_map(|(request, _)| request.file.as_ref().map(Arc::as_ptr)).collect()
     }
 
     /// Everybody gets an error.

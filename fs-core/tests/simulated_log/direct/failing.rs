@@ -72,24 +72,13 @@ fn what_a_failed_group_was_to_have_is_in_the_next() {
 /// cut left the file empty; and a file that had failed to replace another replaced it at the second try.
 #[test]
 fn what_was_lost_once_is_not_there_at_the_second_try() {
-    let lab = Lab::rewriting(
-        new_disk(SimOptions::new(DurabilityModel::Ext4Ordered, 7), SHAPE),
-        SHAPE,
-        1 << 20,
-    );
     let old = vec![1; 5000];
     // The log may have the new content.
     let whole = |disk: &SimBacking| {
         let found = content(disk, "a").expect("it is there");
         assert!(found == old || found == [2; 4000], "{} bytes", found.len());
     };
-    let (node, file) = lab.create("a");
-    lab.write(file, 0, &old);
-    assert_eq!(lab.sync(file), Ok(()));
-    lab.tree.release(file);
-
-    let mode = OpenMode { truncate: true, ..READ_WRITE };
-    let file = lab.tree.open(NOBODY, node, mode, false).expect("it opens");
+    let (lab, node, file) = Lab::while_rewriting(&old);
     lab.write(file, 0, &[2; 4000]);
     lab.backing.fail_sync(1);
     lab.tree.release(file);
@@ -115,7 +104,7 @@ fn what_was_lost_once_is_not_there_at_the_second_try() {
     lab.all(whole);
 
     // Both are whole again when they are written anew.
-    let file = lab.tree.open(NOBODY, node, mode, false).expect("it opens");
+    let file = lab.tree.open(NOBODY, node, CUTTING, false).expect("it opens");
     lab.write(file, 0, &[4; 3000]);
     assert_eq!(lab.sync(file), Ok(()));
     assert_eq!(lab.engine.flush(Duration::ZERO), Ok(()));

@@ -7,15 +7,8 @@ use super::*;
 /// for its content. A part of the last page was missing.
 #[test]
 fn a_rewrite_whose_end_is_not_flushed_is_old_or_new() {
-    let options = SimOptions::new(DurabilityModel::Ext4Ordered, 7);
-    let lab = Lab::rewriting(new_disk(options, SHAPE), SHAPE, 1 << 20);
     let (old, new) = (vec![1; 5000], vec![2; 5000]);
-    let (node, file) = lab.create("a");
-    lab.write(file, 0, &old);
-    assert_eq!(lab.sync(file), Ok(()));
-    lab.tree.release(file);
-    let mode = OpenMode { truncate: true, ..READ_WRITE };
-    let file = lab.tree.open(NOBODY, node, mode, false).expect("it opens");
+    let (lab, _, file) = Lab::while_rewriting(&old);
     lab.write(file, 0, &new[..4500]);
     // The kernel writes it by itself, and commits its journal.
     lab.backing.sync_all().expect("a sync");
@@ -23,8 +16,8 @@ fn a_rewrite_whose_end_is_not_flushed_is_old_or_new() {
     lab.all_while_flushing(file, |found| found == old || found == new);
 }
 
-/// The same as for a rewrite, for a file that takes another's name, unsynced: one that the kernel had written in part, and
-/// one that was durable and was overwritten since.
+/// The same as for a rewrite, for a file that takes another's name, unsynced: one that the kernel had
+/// written in part, and one that was durable and was overwritten since.
 #[test]
 fn a_replacement_that_is_not_flushed_is_old_or_new() {
     for was_durable in [false, true] {
@@ -53,15 +46,8 @@ fn a_replacement_that_is_not_flushed_is_old_or_new() {
 /// content was gone: a cut right then, and the next recovery put back what had been synced away.
 #[test]
 fn an_ended_rewrite_stays_when_recovery_is_cut_at_its_end() {
-    let options = SimOptions::new(DurabilityModel::Ext4Ordered, 7);
-    let lab = Lab::rewriting(new_disk(options, SHAPE), SHAPE, 1 << 20);
     let new = vec![2; 6000];
-    let (node, file) = lab.create("a");
-    lab.write(file, 0, &[1; 5000]);
-    assert_eq!(lab.sync(file), Ok(()));
-    lab.tree.release(file);
-    let mode = OpenMode { truncate: true, ..READ_WRITE };
-    let file = lab.tree.open(NOBODY, node, mode, false).expect("it opens");
+    let (lab, _, file) = Lab::while_rewriting(&[1; 5000]);
     lab.write(file, 0, &new);
     // The copy is durable, its removal is not.
     lab.backing.sync_all().expect("a sync");

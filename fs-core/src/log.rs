@@ -59,7 +59,7 @@ use self::tracked::{Before, Start, Tracked, TrackedFiles};
 use crate::engine::Lsn;
 use crate::error::{Errno, Result};
 use crate::fence::BackingFence;
-use crate::platform::{Backing, LogStore, ObjectKey, OpenMode};
+use crate::platform::{Backing, LogStore, ObjectKey, OpenMode, WHOLE_FILE};
 use crate::types::Attr;
 
 mod checkpoint;
@@ -248,7 +248,7 @@ impl<B: Backing> Log<B> {
     fn settled(&self, file: &B::File) -> Result<(RangeSet, u64)> {
         let size = self.backing.file_attr(file)?.size;
         let clip = |range: Range<u64>| range.start..range.end.min(size);
-        let settled = self.backing.settled(file)?;
+        let settled = self.backing.settled(file, WHOLE_FILE)?;
         Ok((settled.into_iter().map(clip).filter(|range| !range.is_empty()).collect(), size))
     }
 
@@ -406,6 +406,10 @@ impl<B: Backing> Log<B> {
 
     pub(crate) const fn inline_bytes_max(&self) -> u64 {
         self.inline_bytes_max
+    }
+
+    pub(crate) const fn file_parts_max(&self) -> usize {
+        self.config.file_parts_max
     }
 
     pub(crate) const fn boot_id(&self) -> [u8; 16] {

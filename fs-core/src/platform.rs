@@ -364,13 +364,14 @@ pub trait Backing: Send + Sync + Sized + 'static {
     /// Byte ranges of a file, in order, that have blocks of their own with data
     /// in them: not holes, not allocated and unwritten, not waiting for
     /// allocation, not shared with another file. Overwriting them in place
-    /// changes no metadata. If there are very many, those at the end may be
-    /// missing; ranges may reach past the end of the file.
-    fn settled(&self, file: &Self::File) -> Result<Vec<Range<u64>>>;
+    /// changes no metadata. Only those that meet `within` are asked for: of others, and
+    /// of very many those at the end, some may be missing. Ranges may reach past the end
+    /// of `within` and of the file.
+    fn settled(&self, file: &Self::File, within: Range<u64>) -> Result<Vec<Range<u64>>>;
     /// Byte ranges of a file, all of them and in order, that have blocks with data in
     /// them, shared or not: as [`Self::settled`] otherwise.
     fn allocated(&self, file: &Self::File) -> Result<Vec<Range<u64>>> {
-        self.settled(file)
+        self.settled(file, WHOLE_FILE)
     }
     /// Notes in the times of a file of ours that the stream was applied up to
     /// `lsn`: a metadata change like any other, unsynced, in the same order.
@@ -401,6 +402,9 @@ pub trait Backing: Send + Sync + Sized + 'static {
     /// Opens a log that was made before.
     fn open_log(&self, dir: &Self::Object, name: &OsStr) -> Result<Self::Log>;
 }
+
+/// Every byte that a file may have.
+pub const WHOLE_FILE: Range<u64> = 0..u64::MAX;
 
 /// What one sync request wants made durable. Owns what it names, so that a
 /// parked request needs nobody else to keep the file open.

@@ -575,7 +575,7 @@ impl Backing for Fake {
         file_attr(&FakeFile) -> Attr;
         start_write_back(&FakeFile) -> ();
         finish_write_back(&FakeFile) -> ();
-        settled(&FakeFile) -> Vec<std::ops::Range<u64>>;
+        settled(&FakeFile, std::ops::Range<u64>) -> Vec<std::ops::Range<u64>>;
         set_marker(&FakeFile, u64) -> ();
         marker(&FakeFile) -> u64;
         flush_device(&FakeFile) -> ();

@@ -75,7 +75,8 @@ impl<B: Backing> Log<B> {
         }
         let reader = self.reader(file, &found.object)?;
         let unwritten = self.backing().unwritten_bytes(&reader)?;
-        let need = file.need(self.backing(), &reader, found.attr.size)?;
+        // Who asks waits for every hole of it.
+        let need = file.need((self.backing(), &reader), found.attr.size, usize::MAX)?;
         drop(reader);
         file.spare_reader();
         let (age, is_open): (Duration, bool) = file.durable_age();

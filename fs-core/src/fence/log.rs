@@ -6,6 +6,7 @@
 //! | data whose blocks are committed (overwrites) | written in place; one flush |
 //! | operations, new blocks | written in place; one log group; one flush |
 //! | more new bytes than the log is good for; no room in the log; a failed log | written in place; one journal commit |
+//! | one file, alone, that is in very many parts | synced as its program asked |
 //!
 //! Writing in place is begun first and waited for last: meanwhile the group is put together and
 //! written. Only the flush has to come after both. A group that is found in the log without its data in
@@ -29,10 +30,11 @@ use crate::error::{Errno, Result};
 use crate::log::format::GroupBuilder;
 use crate::log::tracked::{Before, Collected, Need, Tracked};
 use crate::log::{Log, Tail, WriteError, Writer, device_error};
-use crate::platform::{Backing, FenceMethod, LogStore};
+use crate::platform::{Backing, LogStore};
 use crate::types::Attr;
 
 mod in_place;
+mod instead;
 
 /// Pages of one file that are compared at a sync; with more a commit is cheaper.
 const COMPARED_PAGES_MAX: usize = 4096;
@@ -62,11 +64,14 @@ struct GroupFile<B: Backing> {
 }
 
 /// What became of a group's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Content {
     /// It is in the group that is being built.
     InLog,
     /// A journal commit is the better way.
     TooMuch,
+    /// The same, because of a file in very many parts: alone it is better synced by itself.
+    InManyParts,
 }
 
 impl<B: Backing> LogFence<B> {
@@ -125,18 +130,16 @@ impl<B: Backing> LogFence<B> {
             builder.raw(&tail.records, tail.count, tail.last_record);
         }
         let content = self.collect(files, &mut builder, writer.group_bytes_max());
+        let content = content.unwrap_or_else(|error| {
+            tracing::warn!(%error, "a file cannot be read for the log");
+            Content::TooMuch
+        });
         let usable = self.log.failure().is_none() && !tail.inexpressible;
-        let written = match content {
-            Ok(Content::InLog) if usable => {
-                Some(self.write_group(writer, builder, files, in_place, tail.through))
-            }
-            other => {
-                if let Err(error) = other {
-                    tracing::warn!(%error, "a file cannot be read for the log");
-                }
-                writer.give_back(builder);
-                None
-            }
+        let written = if usable && content == Content::InLog {
+            Some(self.write_group(writer, builder, files, in_place, tail.through))
+        } else {
+            writer.give_back(builder);
+            None
         };
         // Also where the log was not or could not be written.
         in_place.finish(&*self.backing);
@@ -152,7 +155,13 @@ impl<B: Backing> LogFence<B> {
                 self.commit(files, writer, tail.through, false)
             }
             Some(Err(WriteError::Failed(error))) => Err(error),
-            None => self.commit(files, writer, tail.through, false),
+            None => match files {
+                [file] if content == Content::InManyParts && is_alone(file, tail) => {
+                    let way = self.sync_by_itself(file, in_place);
+                    Ok(self.commit_cut(files, in_place, writer, tail.through, way))
+                }
+                _ => self.commit(files, writer, tail.through, false),
+            },
         }
     }
 
@@ -165,7 +174,7 @@ impl<B: Backing> LogFence<B> {
         way: Way,
     ) {
         files.iter().for_each(|file| file.file.placed(&file.before));
-        if way != Way::Backing(FenceMethod::SharedCommit) {
+        if !matches!(way, Way::Backing(_)) {
             for file in files.iter_mut() {
                 let collected = std::mem::take(&mut file.collected);
                 file.file.logged(collected, file.lsn, &file.before.attr);
@@ -319,10 +328,12 @@ impl<B: Backing> LogFence<B> {
         builder: &mut GroupBuilder,
         group_bytes_max: usize,
     ) -> Result<Content> {
+        let parts_max = self.log.file_parts_max();
         for file in files.iter_mut() {
             // The length at this point of the stream.
             file.attr = self.backing.file_attr(&file.reader)?;
-            let mut need = file.file.need(&*self.backing, &file.reader, file.attr.size)?;
+            let source = (&*self.backing, &*file.reader);
+            let mut need = file.file.need(source, file.attr.size, parts_max)?;
             if self.log.bugs().trust_uncommitted {
                 need = Need::default();
             }
@@ -330,6 +341,9 @@ impl<B: Backing> LogFence<B> {
             if file.file.rewrite_began_after(&file.before) {
                 self.log.overtaken(&file.file, &file.before)?;
                 return Ok(Content::TooMuch);
+            }
+            if need.in_many_parts {
+                return Ok(Content::InManyParts);
             }
             if need.new_bytes > self.log.inline_bytes_max()
                 || need.live_pages > COMPARED_PAGES_MAX
@@ -414,46 +428,6 @@ impl<B: Backing> LogFence<B> {
             file.settle(&*self.backing, reader, before, collected);
         }
     }
-
-    /// A journal commit instead of the log: all data is in place already.
-    fn commit(
-        &self,
-        files: &[GroupFile<B>],
-        writer: &mut Writer<B::Log>,
-        through: Lsn,
-        is_full: bool,
-    ) -> Result<Way> {
-        let settled: Vec<_> = files
-            .iter()
-            .map(|file| self.backing.settled(&file.reader).unwrap_or_default())
-            .collect();
-        self.fence.commit()?;
-        for (file, settled) in files.iter().zip(settled).filter(|(file, _)| !file.has_failed) {
-            file.file.committed(settled, &file.before);
-        }
-        self.log.committed(writer, through, is_full);
-        Ok(Way::Backing(FenceMethod::SharedCommit))
-    }
-
-    /// Of files that were cut since the group was put together, pages may have gone before they were
-    /// in place: the cut becomes durable instead. The rest of the group is durable already.
-    fn commit_cut(
-        &self,
-        files: &[GroupFile<B>],
-        in_place: &mut InPlace<'_, B>,
-        writer: &mut Writer<B::Log>,
-        through: Lsn,
-        way: Way,
-    ) -> Way {
-        let mut cut = files.iter().filter(|file| file.file.is_cut_since(file.lsn)).peekable();
-        if cut.peek().is_none() {
-            return way;
-        }
-        self.commit(files, writer, through, false).unwrap_or_else(|error| {
-            cut.for_each(|file| in_place.failed(&file.file, error));
-            way
-        })
-    }
 }
 
 impl<B: Backing> GroupFence<B> for LogFence<B> {
@@ -471,6 +445,11 @@ impl<B: Backing> GroupFence<B> for LogFence<B> {
     fn mechanism(&self) -> &'static str {
         if self.log.failure().is_none() { "log" } else { self.fence.mechanism() }
     }
+}
+
+/// Whether the log need not say anything besides a group's one file, nor of it.
+fn is_alone<B: Backing>(file: &GroupFile<B>, tail: &Tail<B>) -> bool {
+    tail.is_empty() && !file.file.is_rewrite_open()
 }
 
 /// Wall clock, for people who read the log.

@@ -29,6 +29,9 @@ pub struct LogConfig {
     /// would take longer than the flush that the log saves. `None`: from what the
     /// device is measured to take, see [`inline_bytes_for`].
     pub inline_bytes_max: Option<u64>,
+    /// A file that is in more parts than this, with holes between them, goes without the log:
+    /// each sync would ask for each hole whether something is in it now.
+    pub file_parts_max: usize,
     /// How long the device is measured; `None`: not at all.
     pub probe: Option<Duration>,
     /// A background thread makes checkpoints. Off: somebody calls
@@ -54,6 +57,9 @@ const REWRITE_BYTES_DEFAULT: u64 = 16 << 20;
 /// What goes through the log of a device that nobody measured.
 const INLINE_BYTES_DEFAULT: u64 = 512 << 10;
 const INLINE_BYTES_MIN: u64 = 64 << 10;
+
+/// As many questions to the kernel as a fast flush takes, a tenth of a millisecond.
+const FILE_PARTS_DEFAULT: usize = 128;
 
 /// How much new content of a file the log is good for: so much that writing it
 /// once more takes half a flush. A quarter of a segment at most, so that a group
@@ -99,6 +105,7 @@ impl Default for LogConfig {
         Self {
             bytes: LOG_BYTES_DEFAULT,
             inline_bytes_max: None,
+            file_parts_max: FILE_PARTS_DEFAULT,
             probe: Some(PROBE_TIME_MAX),
             background: true,
             checkpoint_interval: Duration::from_secs(5),

@@ -72,13 +72,26 @@ impl RangeSet {
         }
     }
 
+    /// The first byte that is not in it.
+    #[must_use]
+    pub fn first_missing(&self) -> u64 {
+        self.ranges.get(&0).copied().unwrap_or(0)
+    }
+
     /// The parts of `range` that are not in it, in order.
     #[must_use]
     pub fn missing(&self, range: Range<u64>) -> Vec<Range<u64>> {
-        let mut missing = Self::default();
-        missing.insert(range);
-        self.iter().for_each(|there| missing.remove(&there));
-        missing.iter().collect()
+        let mut missing = Vec::new();
+        let before = self.ranges.range(..range.start).next_back();
+        let mut start = before.map_or(range.start, |(_, &end)| end.max(range.start));
+        if start < range.end {
+            for (&first, &last) in self.ranges.range(start..range.end) {
+                missing.extend((start < first).then_some(start..first));
+                start = last;
+            }
+            missing.extend((start < range.end).then_some(start..range.end));
+        }
+        missing
     }
 }
 
@@ -118,6 +131,12 @@ mod tests {
                 let missing: RangeSet = set.missing(0..BYTES).into_iter().collect();
                 let inverse: Vec<bool> = model.iter().map(|there| !there).collect();
                 prop_assert_eq!(bytes_of(&missing), inverse);
+                let first = model.iter().position(|there| !there).unwrap_or(BYTES as usize);
+                prop_assert_eq!(set.first_missing(), first as u64);
+                let (a, b) = (a.min(b), a.max(b));
+                let within = set.missing(a..b);
+                let expected = missing.iter().map(|part| part.start.max(a)..part.end.min(b));
+                prop_assert_eq!(within, expected.filter(|part| !part.is_empty()).collect::<Vec<_>>());
                 // Neither overlapping nor touching.
                 let ranges: Vec<_> = set.iter().collect();
                 prop_assert!(ranges.windows(2).all(|pair| pair[0].end < pair[1].start));

@@ -42,6 +42,13 @@ pub(crate) struct Tail<B: Backing> {
     pub(crate) inexpressible: bool,
 }
 
+impl<B: Backing> Tail<B> {
+    /// Whether there is no operation and no file in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0 && self.joined.is_empty() && !self.inexpressible
+    }
+}
+
 impl<B: Backing> Stream<B> {
     /// A stream whose next number follows `last`.
     pub(crate) const fn new(last: Lsn) -> Self {

@@ -603,8 +603,12 @@ impl Backing for LinuxBacking {
         fence::finish_write_back(file.as_fd())
     }
 
-    fn settled(&self, file: &Self::File) -> Result<Vec<std::ops::Range<u64>>> {
-        extents::settled(file, self.magic)
+    fn settled(
+        &self,
+        file: &Self::File,
+        within: std::ops::Range<u64>,
+    ) -> Result<Vec<std::ops::Range<u64>>> {
+        extents::settled(file, self.magic, within)
     }
 
     fn allocated(&self, file: &Self::File) -> Result<Vec<std::ops::Range<u64>>> {

@@ -552,7 +552,7 @@ impl Backing for MacBacking {
         fence::barrier(file.as_fd())
     }
 
-    fn settled(&self, _file: &Self::File) -> Result<Vec<Range<u64>>> {
+    fn settled(&self, _file: &Self::File, _within: Range<u64>) -> Result<Vec<Range<u64>>> {
         // APFS writes nothing in place.
         Ok(Vec::new())
     }

@@ -598,8 +598,8 @@ impl<B: Backing> Backing for Recorder<B> {
         self.inner.finish_write_back(&file.inner)
     }
 
-    fn settled(&self, file: &File<B>) -> Result<Vec<Range<u64>>> {
-        self.inner.settled(&file.inner)
+    fn settled(&self, file: &File<B>, within: Range<u64>) -> Result<Vec<Range<u64>>> {
+        self.inner.settled(&file.inner, within)
     }
 
     fn set_marker(&self, file: &File<B>, lsn: u64) -> Result<()> {

@@ -682,9 +682,9 @@ impl Backing for WindowsBacking {
         nt::flush(file)
     }
 
-    fn settled(&self, file: &Self::File) -> Result<Vec<Range<u64>>> {
+    fn settled(&self, file: &Self::File, within: Range<u64>) -> Result<Vec<Range<u64>>> {
         let length = attr::length(file)?;
-        attr::allocated(file, 0..length)
+        attr::allocated(file, within.start.min(length)..within.end.min(length))
     }
 
     fn set_marker(&self, file: &Self::File, lsn: u64) -> Result<()> {

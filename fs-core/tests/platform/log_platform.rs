@@ -18,7 +18,7 @@ use fs_core::log::probe;
 use fs_core::platform::linux::{
     BackingOptions, DeviceContent, LinuxBacking, LinuxLog, LogPathError, inspect_device,
 };
-use fs_core::platform::{Backing, Fencer, LogBuffer, LogStore, OpenMode};
+use fs_core::platform::{Backing, Fencer, LogBuffer, LogStore, OpenMode, WHOLE_FILE};
 use fs_core::types::{Caller, NewMode};
 
 const ME: Caller = Caller { uid: 0, gid: 0, thread: 1 };
@@ -69,7 +69,7 @@ impl Ground {
     }
 
     fn settled(&self, file: &<LinuxBacking as Backing>::File) -> Vec<Range<u64>> {
-        self.backing.settled(file).expect("extents are told")
+        self.backing.settled(file, WHOLE_FILE).expect("extents are told")
     }
 
     fn sync(&self, file: &<LinuxBacking as Backing>::File) {
@@ -133,6 +133,13 @@ fn settled_are_blocks_with_data() {
     ground.backing.allocate(ME, &file, punch, 16 * KIB, 16 * KIB).expect("a hole");
     let expected = [0..16 * KIB, 32 * KIB..64 * KIB, 128 * KIB..192 * KIB + block];
     assert_eq!(ground.settled(&file), expected);
+
+    // What meets the bytes that are asked about is told, at least as far as they go.
+    let within = 40 * KIB..130 * KIB;
+    let asked = ground.backing.settled(&file, within.clone()).expect("extents are told");
+    let clip = |range: Range<u64>| range.start.max(within.start)..range.end.min(within.end);
+    let clipped: Vec<_> = asked.into_iter().map(clip).filter(|range| !range.is_empty()).collect();
+    assert_eq!(clipped, [40 * KIB..64 * KIB, 128 * KIB..130 * KIB]);
 
     // A descriptor of any kind will do.
     let path = ground.path.join("file");

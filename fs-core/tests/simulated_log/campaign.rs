@@ -59,6 +59,8 @@ pub fn plan(model: DurabilityModel, seed: u64) -> Plan {
     let log = LogConfig {
         bytes: shape.bytes(),
         inline_bytes_max: Some([8 << 10, 20 << 10, 512 << 10][random.index(3)]),
+        // Of the campaign's files nearly all have more than one or two.
+        file_parts_max: [128, 128, 128, 0, 1, 2][Random::new(seed ^ 0x9a57).index(6)],
         probe: None,
         background: false,
         checkpoint_interval: Duration::from_secs(3600),

@@ -24,6 +24,7 @@ use crate::shape::{NOBODY, Walk};
 mod damage;
 mod failing;
 mod fixed;
+mod parts;
 mod whole;
 
 const SHAPE: LogShape = LogShape { segments: 4, segment_bytes: 32 << 10, elsewhere: false };

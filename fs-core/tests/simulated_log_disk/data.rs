@@ -1,5 +1,7 @@
 //! Data: written, written out, flushed.
 
+use fs_core::platform::WHOLE_FILE;
+
 use super::*;
 
 use DurabilityModel::{Ext4Ordered, PosixMin, Writeback};
@@ -170,7 +172,7 @@ fn begun_write_back_does_something_now_and_then() {
         let file = disk.file(&text);
         (0..3).for_each(|page| disk.fill(&file, page, b'a'));
         disk.0.start_write_back(&file).unwrap();
-        let pages = disk.0.settled(&file).unwrap();
+        let pages = disk.0.settled(&file, WHOLE_FILE).unwrap();
         settled.insert(pages.iter().map(|range| range.end).sum::<u64>());
         if pages == [0..PAGE, 2 * PAGE..3 * PAGE] {
             disk.commit().unwrap();
@@ -197,7 +199,7 @@ fn the_flusher_works_unasked() {
     for index in 0..50 {
         let file = disk.file(&format!("f{index}"));
         disk.fill(&file, 0, b'n');
-        settled += disk.0.settled(&file).unwrap().len();
+        settled += disk.0.settled(&file, WHOLE_FILE).unwrap().len();
         let before = disk.look("old");
         disk.fill(&durable, 0, b'0' + index % 10);
         disk.0.flush_device(&file).unwrap();
@@ -237,7 +239,7 @@ fn what_is_settled() {
     for model in DurabilityModel::ALL {
         let disk = Disk::new(model);
         let file = disk.file("f");
-        let settled = || disk.0.settled(&file).unwrap();
+        let settled = || disk.0.settled(&file, WHOLE_FILE).unwrap();
         for page in [0, 1, 4] {
             disk.fill(&file, page, b'a');
         }
@@ -253,12 +255,20 @@ fn what_is_settled() {
         disk.0.allocate(ME, &file, 0, 8 * PAGE, PAGE).unwrap();
         assert_eq!(settled(), [PAGE..2 * PAGE, 4 * PAGE..5 * PAGE], "{model:?}");
     }
+    // Only what meets the bytes that are asked about.
+    let disk = Disk::new(Ext4Ordered);
+    let file = disk.file("f");
+    [0, 1, 4, 8].into_iter().for_each(|page| disk.fill(&file, page, b'a'));
+    disk.write_out(&file);
+    let asked = disk.0.settled(&file, PAGE + 1..4 * PAGE + 1).unwrap();
+    assert_eq!(asked, [PAGE..2 * PAGE, 4 * PAGE..5 * PAGE]);
+
     let disk = Disk::with(Ext4Ordered, |options| options.settled_ranges_max = 2);
     let file = disk.file("f");
     [0, 1, 3, 5].into_iter().for_each(|page| disk.fill(&file, page, b'a'));
     disk.write_out(&file);
     let ranges = [0..2 * PAGE, 3 * PAGE..4 * PAGE, 5 * PAGE..6 * PAGE];
-    assert_eq!(disk.0.settled(&file).unwrap(), ranges[..2]);
+    assert_eq!(disk.0.settled(&file, WHOLE_FILE).unwrap(), ranges[..2]);
     assert_eq!(disk.0.allocated(&file).unwrap(), ranges);
 }
 
@@ -276,14 +286,14 @@ fn a_page_that_could_not_be_written_is_not_settled() {
         disk.fill(&file, 1, b'b');
         disk.write_out(&file);
         assert_eq!(
-            disk.0.settled(&file).unwrap(),
+            disk.0.settled(&file, WHOLE_FILE).unwrap(),
             std::slice::from_ref(&(PAGE..2 * PAGE)),
             "{model:?}"
         );
         disk.commit().unwrap();
         let unsettled = disk.after_crashes(|crashed| {
             let file = crashed.open("f");
-            let settled = crashed.0.settled(&file).unwrap();
+            let settled = crashed.0.settled(&file, WHOLE_FILE).unwrap();
             format!("{:?} {}", settled.first().map(|range| range.start), crashed.look("f"))
         });
         assert!(unsettled.contains("Some(4096) .4096b4096"), "{model:?} {unsettled:?}");
@@ -318,7 +328,7 @@ fn settled_blocks_hold_what_was_flushed() {
                 let file = crashed.open("f");
                 let mut content = [0; PAGE as usize];
                 let mut seen = String::new();
-                for range in crashed.0.settled(&file).unwrap() {
+                for range in crashed.0.settled(&file, WHOLE_FILE).unwrap() {
                     for offset in range.step_by(PAGE as usize) {
                         crashed.0.read(&file, &mut content, offset).unwrap();
                         let newer = if [1, 2].contains(&(offset / PAGE)) { b'c' } else { b'b' };
@@ -348,7 +358,7 @@ fn stale_blocks_look_settled_where_there_is_no_order() {
             disk.fill(&file, 0, b'a');
             let seen = disk.after_crashes(|crashed| {
                 let Some(_) = crashed.find(&text) else { return String::new() };
-                let settled = crashed.0.settled(&crashed.open(&text)).unwrap();
+                let settled = crashed.0.settled(&crashed.open(&text), WHOLE_FILE).unwrap();
                 format!("{settled:?} {}", crashed.look(&text))
             });
             stale |= seen.contains("[0..4096] ?4096");

@@ -118,6 +118,7 @@ pub const WORKLOADS: &[Entry] = &[
     any("many", many::many),
     any("fsx", files::fsx),
     any("holes", ranges::holes),
+    any("sparse", ranges::sparse),
     any("rewrite", ranges::rewrite),
     any("rewrite-truncate", ranges::rewrite_truncate),
     any("bypass", ranges::bypass),

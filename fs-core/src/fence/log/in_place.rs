@@ -8,6 +8,7 @@ use crate::error::{Errno, Result};
 use crate::fence::SyncRequest;
 use crate::log::tracked::Tracked;
 use crate::platform::{Backing, SyncTarget};
+use crate::types::SyncKind;
 
 /// The dirty pages of a group's files, on their way to where they belong.
 pub(super) struct InPlace<'a, B: Backing> {
@@ -39,6 +40,15 @@ impl<'a, B: Backing> InPlace<'a, B> {
                 let _ = backing.start_write_back(file);
             }
         }
+    }
+
+    /// The most that anybody asks for a file.
+    pub(super) fn kind(&self, file: &Arc<Tracked<B>>) -> SyncKind {
+        let asking = self.group.iter().filter(|request| asks_for(request, file));
+        let full = |request: &SyncRequest<B>| {
+            matches!(request.target, Some(SyncTarget::File(_, SyncKind::Full)))
+        };
+        if asking.into_iter().any(full) { SyncKind::Full } else { SyncKind::Data }
     }
 
     /// Who asks for a file gets an error.

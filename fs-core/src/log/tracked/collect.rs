@@ -26,6 +26,8 @@ pub(crate) struct Need {
     pub(crate) live_pages: usize,
     /// The file ends in a hole, and nothing durable tells where.
     length: bool,
+    /// It has more holes than can be asked for at each sync: nothing else is known.
+    pub(crate) in_many_parts: bool,
 }
 
 impl Need {
@@ -55,15 +57,25 @@ pub(crate) struct Collected {
 
 impl<B: Backing> Tracked<B> {
     /// Finds out what a sync needs of a file that is `size` long and has been
-    /// written back.
-    pub(crate) fn need(&self, backing: &B, reader: &B::File, size: u64) -> Result<Need> {
+    /// written back, if it is in at most `parts_max` parts.
+    pub(crate) fn need(
+        &self,
+        (backing, reader): (&B, &B::File),
+        size: u64,
+        parts_max: usize,
+    ) -> Result<Need> {
         let state = self.lock();
-        let mut need = Need::default();
+        let in_many_parts = state.committed.len() > parts_max;
+        let mut need = Need { in_many_parts, ..Need::default() };
+        if need.in_many_parts {
+            return Ok(need);
+        }
         for unsettled in state.committed.missing(0..size) {
             let pages = unsettled.start / PAGE_BYTES * PAGE_BYTES
                 ..unsettled.end.next_multiple_of(PAGE_BYTES).min(size);
-            data_in(backing, reader, pages, &mut need.ranges)?;
+            data_in((backing, reader), pages, parts_max, &mut need.ranges)?;
         }
+        need.in_many_parts = need.ranges.len() > parts_max;
         // Rounding to pages may have made neighbours overlap.
         need.ranges.dedup_by(|next, previous| {
             let overlaps = next.start < previous.end;
@@ -140,9 +152,14 @@ impl<B: Backing> Tracked<B> {
         if collected.pages.is_empty() {
             return;
         }
+        let (first, last) = collected
+            .pages
+            .iter()
+            .fold((u64::MAX, 0), |(first, last), (page, _)| (first.min(*page), last.max(*page)));
         let state = self.lock();
         let written = if state.cut_at == before.cut_at { before.attr.size } else { 0 };
-        let settled: RangeSet = backing.settled(reader).unwrap_or_default().into_iter().collect();
+        let settled = backing.settled(reader, first * PAGE_BYTES..(last + 1) * PAGE_BYTES);
+        let settled: RangeSet = settled.unwrap_or_default().into_iter().collect();
         for (page, entry) in &mut collected.pages {
             let start = *page * PAGE_BYTES;
             let end = start + u64::from(entry.bytes);
@@ -209,15 +226,15 @@ impl<B: Backing> Tracked<B> {
     }
 }
 
-/// Adds the parts of `range` that are not holes.
+/// Adds the parts of `range` that are not holes, until there are more than `parts_max`.
 fn data_in<B: Backing>(
-    backing: &B,
-    reader: &B::File,
+    (backing, reader): (&B, &B::File),
     range: Range<u64>,
+    parts_max: usize,
     found: &mut Vec<Range<u64>>,
 ) -> Result<()> {
     let mut start = range.start;
-    while start < range.end {
+    while start < range.end && found.len() <= parts_max {
         // ENXIO: no data from here on.
         let Ok(data) = backing.seek(reader, start, Seek::Data) else { break };
         if data >= range.end {

@@ -13,6 +13,11 @@ impl<B: Backing> Tracked<B> {
         self.lock().rewrite.as_ref().is_some_and(|rewrite| rewrite.copy.is_some())
     }
 
+    /// Whether a record or a commit has yet to say that a rewrite has ended.
+    pub(crate) fn is_rewrite_open(&self) -> bool {
+        self.lock().rewrite.is_some()
+    }
+
     /// Whether there is a copy, and has been for so long.
     pub(crate) fn rewrite_is_older_than(&self, age: Duration) -> bool {
         let state = self.lock();

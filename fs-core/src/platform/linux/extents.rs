@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::fence::{EXT4_MAGIC, XFS_MAGIC};
 use crate::error::Result;
+use crate::platform::WHOLE_FILE;
 
 /// Extents looked at before the rest of a file is left out.
 const EXTENTS_MAX: usize = 4096;
@@ -58,26 +59,31 @@ const FS_IOC_FIEMAP: rustix::ioctl::Opcode =
 
 /// The ranges that an overwrite changes in place, without metadata: see
 /// [`Backing::settled`](crate::platform::Backing::settled).
-pub(super) fn settled(file: &OwnedFd, filesystem_magic: u64) -> Result<Vec<Range<u64>>> {
-    if filesystem_magic == EXT4_MAGIC && ext4_journals_data(file)? {
-        return Ok(Vec::new());
+pub(super) fn settled(
+    file: &OwnedFd,
+    filesystem_magic: u64,
+    within: Range<u64>,
+) -> Result<Vec<Range<u64>>> {
+    let without = EXTENT_WITHOUT_DATA | EXTENT_SHARED;
+    match filesystem_magic {
+        EXT4_MAGIC if ext4_journals_data(file)? => Ok(Vec::new()),
+        // XFS copies a shared block elsewhere when it is written, and reserves room
+        // for its neighbours with it (`cowextsize`): a later write to one of those
+        // goes there too, though it is not shared (`xfs_buffered_write_iomap_begin`
+        // looks into the copy-on-write fork first, Linux 6.18). The reservation
+        // shows in no extent, and outlives the sharing: all of the file is looked at.
+        XFS_MAGIC => {
+            let found = walk(file, WHOLE_FILE, without, EXTENTS_MAX)?;
+            let may_move = found.shared || found.cut_off || has_more_blocks(file, found.bytes)?;
+            Ok(if may_move { Vec::new() } else { found.ranges })
+        }
+        _ => Ok(walk(file, within, without, EXTENTS_MAX)?.ranges),
     }
-    let found = walk(file, EXTENT_WITHOUT_DATA | EXTENT_SHARED, EXTENTS_MAX)?;
-    // XFS copies a shared block elsewhere when it is written, and reserves room
-    // for its neighbours with it (`cowextsize`): a later write to one of those
-    // goes there too, though it is not shared (`xfs_buffered_write_iomap_begin`
-    // looks into the copy-on-write fork first, Linux 6.18). The reservation
-    // shows in no extent, and outlives the sharing.
-    let may_move = found.shared || found.cut_off;
-    if filesystem_magic == XFS_MAGIC && (may_move || has_more_blocks(file, found.bytes)?) {
-        return Ok(Vec::new());
-    }
-    Ok(found.ranges)
 }
 
 /// All ranges with data in blocks, shared or not.
 pub(super) fn allocated(file: &OwnedFd) -> Result<Vec<Range<u64>>> {
-    Ok(walk(file, EXTENT_WITHOUT_DATA, usize::MAX)?.ranges)
+    Ok(walk(file, WHOLE_FILE, EXTENT_WITHOUT_DATA, usize::MAX)?.ranges)
 }
 
 /// Whether a file has blocks besides those of its extents. On XFS a reservation
@@ -99,8 +105,8 @@ struct Found {
     cut_off: bool,
 }
 
-/// Reads extents and keeps those with none of the flags `without`.
-fn walk(file: &OwnedFd, without: u32, extents_max: usize) -> Result<Found> {
+/// Reads the extents that meet `within` and keeps those with none of the flags `without`.
+fn walk(file: &OwnedFd, within: Range<u64>, without: u32, extents_max: usize) -> Result<Found> {
     let mut found = Found { ranges: Vec::new(), bytes: 0, shared: false, cut_off: false };
     let mut request = Request {
         start: 0,
@@ -111,10 +117,13 @@ fn walk(file: &OwnedFd, without: u32, extents_max: usize) -> Result<Found> {
         reserved: 0,
         extents: [Extent::default(); EXTENTS_PER_CALL],
     };
-    let mut next = 0;
+    let mut next = within.start;
     for _ in 0..extents_max.div_ceil(EXTENTS_PER_CALL) {
+        if next >= within.end {
+            return Ok(found);
+        }
         request.start = next;
-        request.length = u64::MAX - next;
+        request.length = within.end - next;
         fiemap(file, &mut request)?;
         let mapped = (request.mapped as usize).min(EXTENTS_PER_CALL);
         for extent in &request.extents[..mapped] {

@@ -13,7 +13,7 @@ use super::names::Birth;
 use super::state::{NAME_BYTES_MAX, State};
 use super::{SimBacking, SimFencer};
 use crate::error::{Errno, Result};
-use crate::platform::{Backing, Found, ObjectKey, OpenMode, RenameMode, Seek};
+use crate::platform::{Backing, Found, ObjectKey, OpenMode, RenameMode, Seek, WHOLE_FILE};
 use crate::types::{Attr, Caller, DirEntry, FileKind, FsStats, NewMode, SetAttr, type_bits};
 
 /// What a mode asks for, less what the umask forbids.
@@ -363,13 +363,13 @@ impl Backing for SimBacking {
         Ok(self.disk.state().unwritten_bytes(file.id()))
     }
 
-    fn settled(&self, file: &SimFile) -> Result<Vec<Range<u64>>> {
+    fn settled(&self, file: &SimFile, within: Range<u64>) -> Result<Vec<Range<u64>>> {
         let state = self.disk.state();
-        state.settled(file.id(), state.options.settled_ranges_max)
+        state.settled(file.id(), within, state.options.settled_ranges_max)
     }
 
     fn allocated(&self, file: &SimFile) -> Result<Vec<Range<u64>>> {
-        self.disk.state().settled(file.id(), usize::MAX)
+        self.disk.state().settled(file.id(), WHOLE_FILE, usize::MAX)
     }
 
     fn set_marker(&self, file: &SimFile, lsn: u64) -> Result<()> {

@@ -83,16 +83,22 @@ impl State {
     }
 
     /// Ranges of whole pages whose blocks the device was given data for, so not
-    /// those that wait for allocation; adjacent ones are one, and there are
-    /// `ranges_max` at most.
-    pub(super) fn settled(&self, id: Id, ranges_max: usize) -> Result<Vec<Range<u64>>> {
+    /// those that wait for allocation; only those that meet `within`. Adjacent ones are
+    /// one, and there are `ranges_max` at most.
+    pub(super) fn settled(
+        &self,
+        id: Id,
+        within: Range<u64>,
+        ranges_max: usize,
+    ) -> Result<Vec<Range<u64>>> {
         self.file(id)?;
         let mut ranges: Vec<Range<u64>> = Vec::new();
         for (page, block) in self.node(id)?.blocks().into_iter().flatten() {
-            if !self.blocks[block].is_written() {
+            let start = page * PAGE_BYTES;
+            let is_within = start < within.end && start + PAGE_BYTES > within.start;
+            if !is_within || !self.blocks[block].is_written() {
                 continue;
             }
-            let start = page * PAGE_BYTES;
             let full = ranges.len() >= ranges_max;
             match ranges.last_mut() {
                 Some(last) if last.end == start => last.end += PAGE_BYTES,

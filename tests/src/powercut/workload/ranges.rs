@@ -101,6 +101,33 @@ fn draw_hole(random: &mut Random, file: u64) -> Edit {
     }
 }
 
+/// Files in very many parts, block by block with holes between them: their parts are written anew, their
+/// holes filled and made. More parts than a log keeps account of.
+pub fn sparse(seed: u64) -> Box<dyn Workload> {
+    const PARTS: u64 = 180;
+    RangeWorkload::boxed(seed, 2, BLOCK, 240, |random, layout| {
+        let block = |number: u64| BLOCK * number;
+        if layout.length() < block(PARTS) {
+            let part = |number| Edit::Write { offset: block(2 * number), length: BLOCK };
+            return Action::new((1..=PARTS).map(part).collect(), How::Fsync);
+        }
+        let offset = block(random.below(2 * PARTS as usize) as u64);
+        let edit = match random.below(20) {
+            0..3 => Edit::Write { offset: layout.length(), length: 1 + random.below(5000) as u64 },
+            3 => Edit::Punch { offset, length: BLOCK },
+            4 => Edit::Truncate { length: layout.length() - random.below(6000) as u64 },
+            5 | 6 => Edit::Write { offset: offset + 500, length: BLOCK },
+            _ => Edit::Write { offset, length: BLOCK },
+        };
+        let how = match random.below(20) {
+            0..3 => How::Not,
+            3..6 => How::Fsync,
+            _ => How::Fdatasync,
+        };
+        Action::new(vec![edit], how)
+    })
+}
+
 /// The same few pages again and again: what a log keeps of them, and for how long, must never matter.
 pub fn rewrite(seed: u64) -> Box<dyn Workload> {
     const START_BYTES: u64 = 64 << 10;
@@ -392,6 +419,7 @@ mod tests {
     #[test]
     fn the_model_of_each_workload_is_that_of_the_kernel() {
         agrees(holes, 260);
+        agrees(sparse, 240);
         agrees(rewrite, 700);
         agrees(rewrite_truncate, 220);
         agrees(bypass, 330);

@@ -1,0 +1,78 @@
+//! What makes a group durable instead of the log, or after it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::in_place::InPlace;
+use super::{GroupFile, LogFence};
+use crate::engine::Lsn;
+use crate::error::Result;
+use crate::fence::{FenceOutcome, Way};
+use crate::log::Writer;
+use crate::platform::{Backing, FenceMethod, SyncTarget};
+
+impl<B: Backing> LogFence<B> {
+    /// A file of which nothing has to be in the log is synced as its program asked. That commits
+    /// the journal if the file's blocks or length need it, and is one flush if not.
+    pub(super) fn sync_by_itself(
+        &self,
+        file: &mut GroupFile<B>,
+        in_place: &mut InPlace<'_, B>,
+    ) -> Way {
+        let settled = self.settled(file);
+        let target = SyncTarget::File(Arc::clone(&file.reader), in_place.kind(&file.file));
+        let FenceOutcome { results, way, .. } = self.fence.run_targets(&[target], false);
+        if let Err(error) = results.into_iter().collect::<Result<()>>() {
+            file.has_failed = true;
+            in_place.failed(&file.file, error);
+        }
+        if !file.has_failed {
+            file.file.committed(settled, &file.before);
+        }
+        way
+    }
+
+    /// What a commit that begins now makes known to the journal.
+    fn settled(&self, file: &GroupFile<B>) -> Vec<Range<u64>> {
+        let within = file.file.to_settle(self.log.file_parts_max());
+        let settled = within.map(|within| self.backing.settled(&file.reader, within));
+        settled.and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// A journal commit instead of the log: all data is in place already.
+    pub(super) fn commit(
+        &self,
+        files: &[GroupFile<B>],
+        writer: &mut Writer<B::Log>,
+        through: Lsn,
+        is_full: bool,
+    ) -> Result<Way> {
+        let settled: Vec<_> = files.iter().map(|file| self.settled(file)).collect();
+        self.fence.commit()?;
+        for (file, settled) in files.iter().zip(settled).filter(|(file, _)| !file.has_failed) {
+            file.file.committed(settled, &file.before);
+        }
+        self.log.committed(writer, through, is_full);
+        Ok(Way::Backing(FenceMethod::SharedCommit))
+    }
+
+    /// Of files that were cut since the group was put together, pages may have gone before they were
+    /// in place: the cut becomes durable instead. The rest of the group is durable already.
+    pub(super) fn commit_cut(
+        &self,
+        files: &[GroupFile<B>],
+        in_place: &mut InPlace<'_, B>,
+        writer: &mut Writer<B::Log>,
+        through: Lsn,
+        way: Way,
+    ) -> Way {
+        let mut cut = files.iter().filter(|file| file.file.is_cut_since(file.lsn)).peekable();
+        if cut.peek().is_none() {
+            return way;
+        }
+        self.commit(files, writer, through, false).unwrap_or_else(|error| {
+            cut.for_each(|file| in_place.failed(&file.file, error));
+            way
+        })
+    }
+}

@@ -76,7 +76,7 @@ impl<B: Backing> Log<B> {
         let reader = self.reader(file, &found.object)?;
         let unwritten = self.backing().unwritten_bytes(&reader)?;
         // Who asks waits for every hole of it.
-        let need = file.need((self.backing(), &reader), found.attr.size, usize::MAX)?;
+        let need = file.need((self.backing(), &reader), found.attr.size, None)?;
         drop(reader);
         file.spare_reader();
         let (age, is_open): (Duration, bool) = file.durable_age();

@@ -5,8 +5,8 @@
 //! | nothing: no file has changed since it was last durable, no operation waits | all are answered |
 //! | data whose blocks are committed (overwrites) | written in place; one flush |
 //! | operations, new blocks | written in place; one log group; one flush |
-//! | more new bytes than the log is good for; no room in the log; a failed log | written in place; one journal commit |
-//! | one file, alone, that is in very many parts | synced as its program asked |
+//! | one file, alone, with more new bytes or in more parts than the log is good for | synced as its program asked |
+//! | the same among others; no room in the log; a failed log | written in place; one journal commit |
 //!
 //! Writing in place is begun first and waited for last: meanwhile the group is put together and
 //! written. Only the flush has to come after both. A group that is found in the log without its data in
@@ -68,10 +68,11 @@ struct GroupFile<B: Backing> {
 enum Content {
     /// It is in the group that is being built.
     InLog,
-    /// A journal commit is the better way.
+    /// There is too much of it, or in too many parts. A file alone is synced by itself, several by
+    /// a journal commit.
     TooMuch,
-    /// The same, because of a file in very many parts: alone it is better synced by itself.
-    InManyParts,
+    /// Only a journal commit will do.
+    Changed,
 }
 
 impl<B: Backing> LogFence<B> {
@@ -132,7 +133,7 @@ impl<B: Backing> LogFence<B> {
         let content = self.collect(files, &mut builder, writer.group_bytes_max());
         let content = content.unwrap_or_else(|error| {
             tracing::warn!(%error, "a file cannot be read for the log");
-            Content::TooMuch
+            Content::Changed
         });
         let usable = self.log.failure().is_none() && !tail.inexpressible;
         let written = if usable && content == Content::InLog {
@@ -156,7 +157,7 @@ impl<B: Backing> LogFence<B> {
             }
             Some(Err(WriteError::Failed(error))) => Err(error),
             None => match files {
-                [file] if content == Content::InManyParts && is_alone(file, tail) => {
+                [file] if content == Content::TooMuch && is_alone(file, tail) => {
                     let way = self.sync_by_itself(file, in_place);
                     Ok(self.commit_cut(files, in_place, writer, tail.through, way))
                 }
@@ -333,19 +334,17 @@ impl<B: Backing> LogFence<B> {
             // The length at this point of the stream.
             file.attr = self.backing.file_attr(&file.reader)?;
             let source = (&*self.backing, &*file.reader);
-            let mut need = file.file.need(source, file.attr.size, parts_max)?;
+            let mut need = file.file.need(source, file.attr.size, Some(parts_max))?;
             if self.log.bugs().trust_uncommitted {
                 need = Need::default();
             }
             let room = group_bytes_max.saturating_sub(builder.len()) as u64;
             if file.file.rewrite_began_after(&file.before) {
                 self.log.overtaken(&file.file, &file.before)?;
-                return Ok(Content::TooMuch);
+                return Ok(Content::Changed);
             }
-            if need.in_many_parts {
-                return Ok(Content::InManyParts);
-            }
-            if need.new_bytes > self.log.inline_bytes_max()
+            if need.in_many_parts
+                || need.new_bytes > self.log.inline_bytes_max()
                 || need.live_pages > COMPARED_PAGES_MAX
                 || need.bytes_max() > room
             {
@@ -375,7 +374,7 @@ impl<B: Backing> LogFence<B> {
         // Of all of them, also behind one that was cut.
         let uncut = files.iter().filter(logging).count() == files.len();
         drop(stream);
-        Ok(if uncut { Content::InLog } else { Content::TooMuch })
+        Ok(if uncut { Content::InLog } else { Content::Changed })
     }
 
     /// One write and one flush, or the flush alone if there is nothing to say.

@@ -86,8 +86,8 @@ struct FileState<B: Backing> {
     moves: bool,
     /// Looks of the committer that found it changed since it was durable.
     looks: u32,
-    /// Syncs since it is in too many parts for the log.
-    syncs_in_parts: u32,
+    /// Why its blocks are not looked at at each sync.
+    blocks: parts::Blocks,
     /// When it was opened or found durable last: what is not durable is no older.
     durable_at: Instant,
 }
@@ -189,7 +189,7 @@ impl<B: Backing> Tracked<B> {
                 unseen: 0,
                 moves,
                 looks: 0,
-                syncs_in_parts: 0,
+                blocks: parts::Blocks::default(),
                 durable_at: Instant::now(),
             }),
         }
@@ -247,6 +247,7 @@ impl<B: Backing> Tracked<B> {
         state.synced = None;
         state.emptied |= size == 0;
         state.lost &= size > 0;
+        state.blocks = parts::Blocks::default();
         if let Some(rewrite) = state.rewrite.as_mut().filter(|_| size == 0) {
             rewrite.cut_at = lsn;
         }

@@ -244,7 +244,7 @@ impl<B: Backing> Log<B> {
         let befores: Vec<_> = files.iter().filter_map(before).collect();
         self.finish(false)?;
         for (file, before) in &befores {
-            file.committed(Vec::new(), before);
+            file.committed(None, before);
             file.spare_reader();
         }
         Ok(())

@@ -33,10 +33,8 @@ impl<B: Backing> LogFence<B> {
     }
 
     /// What a commit that begins now makes known to the journal.
-    fn settled(&self, file: &GroupFile<B>) -> Vec<Range<u64>> {
-        let within = file.file.to_settle(self.log.file_parts_max());
-        let settled = within.map(|within| self.backing.settled(&file.reader, within));
-        settled.and_then(Result::ok).unwrap_or_default()
+    fn settled(&self, file: &GroupFile<B>) -> Option<Vec<Range<u64>>> {
+        self.backing.settled(&file.reader, file.file.to_settle()?).ok()
     }
 
     /// A journal commit instead of the log: all data is in place already.

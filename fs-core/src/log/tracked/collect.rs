@@ -57,25 +57,29 @@ pub(crate) struct Collected {
 
 impl<B: Backing> Tracked<B> {
     /// Finds out what a sync needs of a file that is `size` long and has been
-    /// written back, if it is in at most `parts_max` parts.
+    /// written back. With `parts_max`: unless it is in more parts.
     pub(crate) fn need(
         &self,
         (backing, reader): (&B, &B::File),
         size: u64,
-        parts_max: usize,
+        parts_max: Option<usize>,
     ) -> Result<Need> {
-        let state = self.lock();
-        let in_many_parts = state.committed.len() > parts_max;
-        let mut need = Need { in_many_parts, ..Need::default() };
-        if need.in_many_parts {
-            return Ok(need);
+        let mut state = self.lock();
+        if let Some(parts_max) = parts_max {
+            state.blocks.in_many_parts |= state.committed.len() > parts_max;
+            if state.blocks.in_many_parts {
+                return Ok(Need { in_many_parts: true, ..Need::default() });
+            }
         }
+        let parts_max = parts_max.unwrap_or(usize::MAX);
+        let mut need = Need::default();
         for unsettled in state.committed.missing(0..size) {
             let pages = unsettled.start / PAGE_BYTES * PAGE_BYTES
                 ..unsettled.end.next_multiple_of(PAGE_BYTES).min(size);
             data_in((backing, reader), pages, parts_max, &mut need.ranges)?;
         }
         need.in_many_parts = need.ranges.len() > parts_max;
+        state.blocks.in_many_parts = need.in_many_parts;
         // Rounding to pages may have made neighbours overlap.
         need.ranges.dedup_by(|next, previous| {
             let overlaps = next.start < previous.end;
@@ -200,16 +204,19 @@ impl<B: Backing> Tracked<B> {
     }
 
     /// The file is durable in place, in the state `before` its write-back, by a
-    /// journal commit that began later; `settled` was asked in between. After a cut in
-    /// between its length says nothing: it may have grown again, with blocks that were
+    /// journal commit that began later; `settled` was asked in between, if at all. After a cut
+    /// in between its length says nothing: it may have grown again, with blocks that were
     /// there and a length that no journal has.
-    pub(crate) fn committed(&self, settled: Vec<Range<u64>>, before: &Before) {
+    pub(crate) fn committed(&self, settled: Option<Vec<Range<u64>>>, before: &Before) {
         let mut state = self.lock();
         let attr = &before.attr;
         if state.cut_at == before.cut_at {
-            let settled = if state.moves { Vec::new() } else { settled };
-            for range in settled {
-                state.committed.insert(range.start..range.end.min(attr.size));
+            if let Some(settled) = settled {
+                let settled = if state.moves { Vec::new() } else { settled };
+                for range in settled {
+                    state.committed.insert(range.start..range.end.min(attr.size));
+                }
+                state.blocks.are_unknown = attr.size > 0 && state.committed.is_empty();
             }
             state.durable_size = Some(attr.size);
             let FileState { live, committed, .. } = &mut *state;

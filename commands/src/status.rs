@@ -109,6 +109,7 @@ fn lane_rows(lanes: &Value) -> Vec<Vec<String>> {
         row([&"  by one flush alone", &lanes["flush_groups"]]),
         row([&"  found durable", &lanes["free_groups"]]),
         row([&"  by one journal commit", &lanes["shared_commit_groups"]]),
+        row([&"  by a sync of each file", &lanes["file_sync_groups"]]),
         row([&"  by whole-filesystem sync", &lanes["whole_fs_groups"]]),
         row([&"  mean size", &format!("{mean:.2}")]),
         row([&"  largest", &lanes["group_ops_max"]]),

@@ -21,6 +21,7 @@ pub(super) struct LaneStats {
     group_ops_max: u64,
     whole_fs_groups: u64,
     shared_commit_groups: u64,
+    file_sync_groups: u64,
     log_groups: u64,
     flush_groups: u64,
     free_groups: u64,
@@ -49,6 +50,8 @@ pub struct LaneStatus {
     pub whole_fs_groups: u64,
     /// Groups made durable by one journal commit for all.
     pub shared_commit_groups: u64,
+    /// Groups whose files were synced each by itself.
+    pub file_sync_groups: u64,
     /// Groups made durable by one write to the log and one flush.
     pub log_groups: u64,
     /// Groups whose data had its place already: one flush.
@@ -90,6 +93,7 @@ impl LaneStats {
             group_ops_max: 0,
             whole_fs_groups: 0,
             shared_commit_groups: 0,
+            file_sync_groups: 0,
             log_groups: 0,
             flush_groups: 0,
             free_groups: 0,
@@ -114,7 +118,7 @@ impl LaneStats {
         match outcome.way {
             Way::Backing(FenceMethod::WholeFs) => self.whole_fs_groups += 1,
             Way::Backing(FenceMethod::SharedCommit) => self.shared_commit_groups += 1,
-            Way::Backing(FenceMethod::Parallel) => {}
+            Way::Backing(FenceMethod::Parallel) => self.file_sync_groups += 1,
             Way::Log => self.log_groups += 1,
             Way::Flush => self.flush_groups += 1,
             Way::Nothing => self.free_groups += 1,
@@ -137,6 +141,7 @@ impl LaneStats {
             group_ops_mean: mean,
             whole_fs_groups: self.whole_fs_groups,
             shared_commit_groups: self.shared_commit_groups,
+            file_sync_groups: self.file_sync_groups,
             log_groups: self.log_groups,
             flush_groups: self.flush_groups,
             free_groups: self.free_groups,

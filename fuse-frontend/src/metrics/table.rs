@@ -81,6 +81,7 @@ const WAYS: &[(&str, &str)] = &[
     ("flush", "/engine/lanes/flush_groups"),
     ("durable_already", "/engine/lanes/free_groups"),
     ("shared_commit", "/engine/lanes/shared_commit_groups"),
+    ("file_sync", "/engine/lanes/file_sync_groups"),
     ("whole_filesystem", "/engine/lanes/whole_fs_groups"),
 ];
 const HOLDS: &[(&str, &str)] =

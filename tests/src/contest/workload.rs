@@ -11,7 +11,7 @@ use std::path::Path;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use self::files::{Append, Overwrite, Replace};
+use self::files::{Append, Blocks, Replace};
 use self::mailbox::{Mailbox, Varmail};
 use self::programs::{Git, Sqlite, Unpack};
 use self::shared::{SharedAppend, SharedDirectory, SharedFile};
@@ -33,6 +33,8 @@ pub enum Workload {
     Append,
     /// overwrite a random 4 KiB block of an own file of 4 MiB, fdatasync
     Overwrite,
+    /// overwrite a random 4 KiB block of an own file of 3,000 blocks with 3,000 holes, fdatasync
+    Sparse,
     /// write a temporary file of 4 KiB, fsync, rename it over the old one, fsync the own directory
     Replace,
     /// in a directory shared by all: delete a file; create one, append 16 KiB, fsync; read one,
@@ -80,7 +82,8 @@ impl Workload {
         let mut numbers = 0..threads;
         match self {
             Workload::Append => numbers.try_for_each(|n| Append::prepare(root, n)),
-            Workload::Overwrite => numbers.try_for_each(|n| Overwrite::prepare(root, n)),
+            Workload::Overwrite => numbers.try_for_each(|n| Blocks::DENSE.prepare(root, n)),
+            Workload::Sparse => numbers.try_for_each(|n| Blocks::SPARSE.prepare(root, n)),
             Workload::Replace | Workload::WriteSmall | Workload::WriteLarge => Ok(()),
             Workload::Varmail => Mailbox::prepare(root),
             Workload::SharedFile => SharedFile::prepare(root, threads),
@@ -98,7 +101,8 @@ impl Workload {
         let numbers = 0..threads;
         match self {
             Workload::Append => numbers.map(|n| boxed(Append::new(root, n)?)).collect(),
-            Workload::Overwrite => numbers.map(|n| boxed(Overwrite::new(root, n)?)).collect(),
+            Workload::Overwrite => numbers.map(|n| boxed(Blocks::DENSE.worker(root, n)?)).collect(),
+            Workload::Sparse => numbers.map(|n| boxed(Blocks::SPARSE.worker(root, n)?)).collect(),
             Workload::Replace => numbers.map(|n| boxed(Replace::new(root, n)?)).collect(),
             Workload::Varmail => {
                 let mailbox = Mailbox::open(root)?;

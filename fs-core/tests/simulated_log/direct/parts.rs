@@ -21,21 +21,15 @@ fn a_file_in_very_many_parts_is_synced_by_itself() {
     let (lab, file) = in_parts();
     let ways = || {
         let status = lab.engine.status();
-        let lanes = &status.lanes;
-        let log = status.log.expect("a log");
-        (
-            lanes.groups,
-            lanes.log_groups + lanes.flush_groups + lanes.shared_commit_groups,
-            log.commits,
-        )
+        (status.lanes.groups, status.lanes.file_sync_groups, status.log.expect("a log").commits)
     };
-    let (groups, others, commits) = ways();
+    let (groups, synced, commits) = ways();
     // A part of it, a hole, its end.
     for (round, page) in (2..).zip([0, 1, 2 * PARTS]) {
         lab.write(file, page * PAGE, &[round; PAGE as usize]);
         assert_eq!(lab.sync(file), Ok(()));
     }
-    assert_eq!(ways(), (groups + 3, others, commits));
+    assert_eq!(ways(), (groups + 3, synced + 3, commits));
     // Behind the last of them, and not asked for.
     lab.write(file, 4 * PAGE, &[9; PAGE as usize]);
     lab.all(|disk| {

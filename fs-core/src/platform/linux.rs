@@ -12,22 +12,22 @@
 //! kernel since 6.9.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 
 use self::caller::Privileges;
 use self::device_flush::DeviceFlush;
 use self::object::{FdCache, ObjectInner};
-use super::{Backing, Carried, Found, ObjectKey, OpenMode, RenameMode, Seek, unix_io};
+use super::{Backing, Found, ObjectKey, OpenMode, RenameMode, Seek, unix_io};
 use crate::error::{Errno, Result};
 use crate::types::{Attr, Caller, DirEntry, FileKind, FsStats, NewMode, SetAttr};
 
 mod attr;
 mod boot;
 mod caller;
+mod carried;
 mod device_flush;
 mod directory;
 mod extents;
@@ -37,6 +37,7 @@ mod inherited;
 mod log;
 mod mount_clone;
 mod object;
+mod opening;
 mod ordered;
 mod page_cache;
 mod quota;
@@ -47,29 +48,9 @@ pub use self::directory::Dir;
 pub use self::fence::{FenceMechanism, LinuxFencer};
 pub use self::inherited::{Inherited, interrupt_thread, keep_over_exec, replace_file};
 pub use self::log::{DeviceContent, LinuxLog, LogPathError, inspect_device};
+pub use self::opening::BackingOptions;
 pub use self::quota::limit_directory;
 pub use super::open_error::OpenError;
-
-/// How to open a backing directory.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct BackingOptions {
-    /// Refuse every change.
-    pub read_only: bool,
-    /// Leave access times alone.
-    pub no_atime: bool,
-    /// Pin every known object by a descriptor even where file handles work;
-    /// what an unprivileged daemon must do, here to be tested as root too.
-    pub pin_objects: bool,
-    /// Most descriptors that are kept open between operations; `None` for a
-    /// quarter of the process's limit, 4096 at most.
-    pub cached_fds_max: Option<usize>,
-    /// How groups are made durable.
-    pub mechanism: FenceMechanism,
-    /// The threads belong to a program that uses the engine as a library. They keep
-    /// their ids, umask and capabilities; the directory is used through the mount by
-    /// which it was named, and other filesystems below it are refused (`EXDEV`).
-    pub as_library: bool,
-}
 
 /// A directory of a mounted Linux filesystem.
 pub struct LinuxBacking {
@@ -92,146 +73,6 @@ pub struct LinuxBacking {
 }
 
 impl LinuxBacking {
-    /// Opens `path` and takes the advisory lock (`flock(2)` on the directory),
-    /// which is released when the value is dropped.
-    ///
-    /// # Errors
-    /// See [`OpenError`]; each names its cause and the remedy.
-    pub fn open(path: &Path, options: BackingOptions) -> std::result::Result<Self, OpenError> {
-        let io = |source: Errno| OpenError::Io { path: path.to_owned(), source };
-        if !Path::new("/proc/self/fd").is_dir() {
-            return Err(OpenError::NoProc);
-        }
-        let original = rustix::fs::open(
-            path,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(|e| match e {
-            rustix::io::Errno::NOENT => OpenError::Missing(path.to_owned()),
-            rustix::io::Errno::NOTDIR => OpenError::NotADirectory(path.to_owned()),
-            other => io(other.into()),
-        })?;
-        let privileges =
-            if options.as_library { Privileges::guest() } else { Privileges::detect() };
-        let root = mount_clone::private_root(&original, privileges, options).map_err(io)?;
-        Self::on(path, (root, original), privileges, options, None)
-    }
-
-    /// The backing directory of the program that this one has replaced, by its descriptors
-    /// ([`Self::descriptors`]). The lock goes with them.
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub fn resume(
-        path: &Path,
-        (root, original): (i32, i32),
-        inherited: Inherited,
-        options: BackingOptions,
-    ) -> std::result::Result<Self, OpenError> {
-        let io = |source: Errno| OpenError::Io { path: path.to_owned(), source };
-        let doors = (inherited.get(root).map_err(io)?, inherited.get(original).map_err(io)?);
-        Self::on(path, doors, Privileges::detect(), options, Some(inherited))
-    }
-
-    fn on(
-        path: &Path,
-        (root, original): (OwnedFd, OwnedFd),
-        privileges: Privileges,
-        options: BackingOptions,
-        inherited: Option<Inherited>,
-    ) -> std::result::Result<Self, OpenError> {
-        let io = |source: Errno| OpenError::Io { path: path.to_owned(), source };
-        rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive).map_err(
-            |e| match e {
-                rustix::io::Errno::WOULDBLOCK => OpenError::Locked(path.to_owned()),
-                other => io(other.into()),
-            },
-        )?;
-        let stat = rustix::fs::fstatfs(&root).map_err(|e| io(e.into()))?;
-        let device = rustix::fs::fstat(&root).map_err(|e| io(e.into()))?.st_dev;
-        let handles = !options.pin_objects && object::handles_work(&root);
-        Ok(Self {
-            root: Arc::new(root),
-            original,
-            cache: FdCache::new(options.cached_fds_max),
-            privileges,
-            handles,
-            options,
-            // The type of f_type differs between targets; the bits do not.
-            magic: stat.f_type as u64,
-            device,
-            device_flush: DeviceFlush::default(),
-            exact_times: OnceLock::new(),
-            inherited,
-        })
-    }
-
-    /// The descriptors by which [`Self::resume`] finds the directory again.
-    #[must_use]
-    pub fn descriptors(&self) -> (i32, i32) {
-        (self.root.as_raw_fd(), self.original.as_raw_fd())
-    }
-
-    /// Opens `path` for a program that uses the engine as a library.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    pub fn open_as_library(path: &Path) -> std::result::Result<Self, OpenError> {
-        Self::open(path, BackingOptions { as_library: true, ..BackingOptions::default() })
-    }
-
-    /// The process itself as a caller, for a program that uses the engine as a library.
-    #[must_use]
-    pub fn own_caller(&self) -> Caller {
-        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-        Caller { uid: uid.as_raw(), gid: gid.as_raw(), thread: 0 }
-    }
-
-    /// Lets another daemon serve the directory, before this value is dropped:
-    /// for a daemon that has flushed everything and is about to end.
-    pub fn release_lock(&self) {
-        if let Err(error) = rustix::fs::flock(&*self.root, FlockOperation::Unlock) {
-            tracing::warn!(%error, "cannot release the lock on the backing directory");
-        }
-    }
-
-    /// Name of the backing filesystem's type, for people.
-    #[must_use]
-    pub fn filesystem_name(&self) -> &'static str {
-        match self.magic {
-            fence::EXT4_MAGIC => "ext4",
-            fence::XFS_MAGIC => "xfs",
-            fence::BTRFS_MAGIC => "btrfs",
-            0x0102_1994 => "tmpfs",
-            fence::FUSE_MAGIC => "fuse",
-            OVERLAY_MAGIC => "overlay",
-            0x6969 => "nfs",
-            0xf2f5_2010 => "f2fs",
-            _ => "other",
-        }
-    }
-
-    /// Whether the backing filesystem is itself stacked on another one
-    /// (overlayfs): the kernel counts that for FUSE passthrough.
-    #[must_use]
-    pub fn is_stacked(&self) -> bool {
-        self.magic == OVERLAY_MAGIC
-    }
-
-    /// Whether objects are known by file handle (else each costs a descriptor).
-    #[must_use]
-    pub fn uses_handles(&self) -> bool {
-        self.handles
-    }
-
-    /// Whether created files can be given to the caller (needs root's
-    /// capabilities); else they belong to the daemon's user.
-    #[must_use]
-    pub fn can_impersonate(&self) -> bool {
-        self.privileges.full
-    }
-
     fn prepare_thread(&self) {
         self.privileges.prepare_thread();
     }
@@ -258,8 +99,6 @@ impl LinuxBacking {
         self.found(fd)
     }
 }
-
-const OVERLAY_MAGIC: u64 = 0x794c_7630;
 
 impl Backing for LinuxBacking {
     type Object = Arc<ObjectInner>;
@@ -654,43 +493,7 @@ impl Backing for LinuxBacking {
     }
 }
 
-/// A descriptor survives `execve(2)` under its number.
-impl Carried for LinuxBacking {
-    type Token = i32;
-
-    fn object_token(&self, object: &Self::Object) -> Option<i32> {
-        object.needed_descriptor()
-    }
-
-    fn file_token(&self, file: &Self::File) -> i32 {
-        file.as_raw_fd()
-    }
-
-    fn dir_token(&self, dir: &Self::Dir) -> i32 {
-        dir.as_fd().as_raw_fd()
-    }
-
-    fn take_object(&self, key: &ObjectKey, token: Option<i32>) -> Result<Self::Object> {
-        let fd = token.map(|token| self.inherited(token)).transpose()?;
-        let object = Arc::new(ObjectInner::again(key, fd)?);
-        self.cache.note(&object);
-        Ok(object)
-    }
-
-    fn take_file(&self, token: i32) -> Result<Self::File> {
-        self.inherited(token)
-    }
-
-    fn take_dir(&self, token: i32) -> Result<Self::Dir> {
-        Ok(Dir::new(self.inherited(token)?))
-    }
-}
-
 impl LinuxBacking {
-    fn inherited(&self, number: i32) -> Result<OwnedFd> {
-        self.inherited.as_ref().ok_or(Errno::BADF)?.get(number)
-    }
-
     /// An `O_PATH` descriptor of an object, for the front-end's passthrough.
     ///
     /// # Errors

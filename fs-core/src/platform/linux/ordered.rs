@@ -80,7 +80,7 @@ fn no_ordered_journal(magic: u64) -> String {
     let what = match magic {
         BTRFS_MAGIC => "btrfs logs the changes of one file at a time (its tree log)",
         0x0102_1994 | 0x8584_58f6 => "tmpfs keeps nothing over a power cut",
-        super::OVERLAY_MAGIC => "overlayfs has no journal of its own",
+        super::opening::OVERLAY_MAGIC => "overlayfs has no journal of its own",
         0x6969 => "an NFS server commits its files one by one",
         FUSE_MAGIC => "a FUSE filesystem does not say what its syncs cover",
         0xf2f5_2010 => "f2fs recovers the files that were synced, each for itself",

@@ -269,6 +269,7 @@ fn read_all<B: Backing>(backing: &B, file: &B::File, buffer: &mut [u8], offset: 
     if read == buffer.len() { Ok(()) } else { Err(Errno::IO) }
 }
 
+/// Writes all of it; what does not fit is an error, as it is with the first byte.
 pub(super) fn write_all<B: Backing>(
     backing: &B,
     file: &B::File,

@@ -88,6 +88,13 @@ impl LinuxBacking {
         Ok(Found { key, object, attr })
     }
 
+    /// Whether a change may set the end of a file within a block, on a filesystem that leaves it to
+    /// us to write the rest of it.
+    fn cuts_a_block(&self, change: &SetAttr) -> bool {
+        let within = change.size.is_some_and(|size| !size.is_multiple_of(attr::BLOCK_BYTES_MAX));
+        within && self.magic == fence::XFS_MAGIC
+    }
+
     fn fd(&self, object: &Arc<ObjectInner>) -> Result<Arc<OwnedFd>> {
         object.fd(self.root.as_fd(), &self.cache)
     }
@@ -144,7 +151,13 @@ impl Backing for LinuxBacking {
     ) -> Result<Attr> {
         self.prepare_thread();
         let fd = self.fd(object)?;
+        let before = self.cuts_a_block(change).then(|| attr::stat_fd(fd.as_fd())).transpose()?;
         attr::set_attr(self.privileges, caller, fd.as_fd(), file, change)?;
+        if let (Some((before, _)), Some(size)) = (before, change.size)
+            && before.size > size
+        {
+            attr::write_zeros_at_end(fd.as_fd(), size);
+        }
         Ok(attr::stat_fd(fd.as_fd())?.0)
     }
 

@@ -117,6 +117,7 @@ pub const WORKLOADS: &[Entry] = &[
     any("sqlite-wal", sqlite::wal),
     any("many", many::many),
     any("fsx", files::fsx),
+    any("cuts", files::cuts),
     any("holes", ranges::holes),
     any("sparse", ranges::sparse),
     any("rewrite", ranges::rewrite),

@@ -6,11 +6,12 @@ use std::ops::Range;
 use super::overlay::{Overlay, Plan};
 use super::redo::Files;
 use super::{KEEP_SIZE, PUNCH_HOLE, RecoveryError, RecoveryReport};
-use crate::error::{Errno, Result};
+use crate::error::Result;
 use crate::log::marks::OURSELVES;
 use crate::log::open::Progress;
 use crate::log::ranges::RangeSet;
 use crate::log::tracked::PAGE_BYTES;
+use crate::log::undo::write_all;
 use crate::platform::{Backing, OpenMode};
 use crate::types::{SetAttr, SetTime};
 
@@ -73,9 +74,7 @@ fn fill_file<B: Backing>(
     free_last_page(backing, plan, overlay, file, &mut blocks)?;
     let mut filled = 0;
     for Run { start, bytes } in runs(plan, overlay, &blocks) {
-        if backing.write(OURSELVES, file, &bytes, start, true)? < bytes.len() {
-            return Err(Errno::IO);
-        }
+        write_all(backing, file, &bytes, start)?;
         filled += bytes.len() as u64;
     }
     let size = overlay.size.unwrap_or(0);

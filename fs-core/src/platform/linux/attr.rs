@@ -9,6 +9,9 @@ use super::object::proc_path;
 use crate::error::{Errno, Result};
 use crate::types::{Attr, Caller, FileKind, FsStats, SetAttr, SetTime, Time};
 
+/// Largest block of a filesystem.
+pub(super) const BLOCK_BYTES_MAX: u64 = 64 << 10;
+
 /// Attributes of the object behind a descriptor, and its device number.
 pub(super) fn stat_fd(fd: BorrowedFd<'_>) -> Result<(Attr, u64)> {
     let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
@@ -77,11 +80,7 @@ pub(super) fn set_attr(
         let _guard = privileges.enter_to_change(caller);
         match file {
             Some(file) => rustix::fs::ftruncate(file, size)?,
-            None => {
-                let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                let file = rustix::fs::open(proc_path(fd), flags, Mode::empty())?;
-                rustix::fs::ftruncate(file.as_fd(), size)?;
-            }
+            None => rustix::fs::ftruncate(open_to_write(fd)?, size)?,
         }
     }
     if change.atime.is_some() || change.mtime.is_some() {
@@ -92,6 +91,27 @@ pub(super) fn set_attr(
         rustix::fs::utimensat(fd, c"", &times, AtFlags::EMPTY_PATH)?;
     }
     Ok(())
+}
+
+fn open_to_write(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(proc_path(fd), flags, Mode::empty())?)
+}
+
+/// Has the zeros behind a file's new end written to its last block.
+///
+/// XFS fills the rest of that block in the page cache only (`xfs_setattr_size`, Linux 6.18), and ext4
+/// before its journal has the cut. With the length durable and the zeros not, what had been cut off is
+/// there again after a power cut when the file has grown meanwhile, and its new length has reached
+/// the journal by a page behind.
+pub(super) fn write_zeros_at_end(fd: BorrowedFd<'_>, size: u64) {
+    // Its own open file: errors that programs have not heard of stay theirs to hear.
+    let range = size..size.next_multiple_of(BLOCK_BYTES_MAX);
+    let written =
+        open_to_write(fd).and_then(|file| super::fence::write_back_range(file.as_fd(), range));
+    if let Err(error) = written {
+        tracing::warn!(%error, "a file was cut, and the end of its last block cannot be written");
+    }
 }
 
 fn timespec(time: Option<SetTime>) -> Timespec {

@@ -7,6 +7,7 @@
 //! measured on ext4). io_uring hands each to a kernel worker without a thread of
 //! ours; where it is not to be had, a small pool of threads does the same.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
@@ -15,7 +16,7 @@ use self::ring::SyncRing;
 use self::threads::SyncThreads;
 use super::LinuxBacking;
 use crate::error::{Errno, Result};
-use crate::platform::{FenceMethod, Fencer, SyncTarget};
+use crate::platform::{FenceMethod, Fencer, SyncTarget, WHOLE_FILE};
 use crate::types::SyncKind;
 
 mod marker;
@@ -225,17 +226,22 @@ fn write_back(targets: &[SyncTarget<LinuxBacking>]) -> Vec<Result<()>> {
 
 /// Queues the dirty pages of a file.
 pub(super) fn start_write_back(file: BorrowedFd<'_>) -> Result<()> {
-    sync_file_range(file, libc::SYNC_FILE_RANGE_WRITE)
+    sync_file_range(file, WHOLE_FILE, libc::SYNC_FILE_RANGE_WRITE)
 }
 
 /// Writes the dirty pages of a file and waits for them. All three flags together
 /// also write pages that were dirtied again while they were under write-back,
 /// which the first pass leaves out (`WB_SYNC_ALL`).
 pub(super) fn finish_write_back(file: BorrowedFd<'_>) -> Result<()> {
+    write_back_range(file, WHOLE_FILE)
+}
+
+/// The same for the pages of a range.
+pub(super) fn write_back_range(file: BorrowedFd<'_>, range: Range<u64>) -> Result<()> {
     let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
         | libc::SYNC_FILE_RANGE_WRITE
         | libc::SYNC_FILE_RANGE_WAIT_AFTER;
-    sync_file_range(file, all)
+    sync_file_range(file, range, all)
 }
 
 /// Waits for the pages of a file that are being written, and tells the error
@@ -244,18 +250,21 @@ pub(super) fn finish_write_back(file: BorrowedFd<'_>) -> Result<()> {
 fn pending_error(target: &SyncTarget<LinuxBacking>) -> Result<()> {
     match target {
         SyncTarget::File(file, _) => {
-            sync_file_range(file.as_fd(), libc::SYNC_FILE_RANGE_WAIT_BEFORE)
+            sync_file_range(file.as_fd(), WHOLE_FILE, libc::SYNC_FILE_RANGE_WAIT_BEFORE)
         }
         // A directory's blocks are the journal's; syncfs reported their errors.
         SyncTarget::Dir(_) => Ok(()),
     }
 }
 
-fn sync_file_range(fd: BorrowedFd<'_>, flags: u32) -> Result<()> {
+fn sync_file_range(fd: BorrowedFd<'_>, range: Range<u64>, flags: u32) -> Result<()> {
     use std::os::fd::AsRawFd;
+    let offset = i64::try_from(range.start).map_err(|_| Errno::INVAL)?;
+    // 0 is all that follows.
+    let bytes = i64::try_from(range.end - range.start).unwrap_or(0);
     loop {
-        // SAFETY: plain numbers and an open descriptor; the range 0, 0 is the whole file.
-        let result = unsafe { libc::sync_file_range(fd.as_raw_fd(), 0, 0, flags) };
+        // SAFETY: plain numbers and an open descriptor.
+        let result = unsafe { libc::sync_file_range(fd.as_raw_fd(), offset, bytes, flags) };
         if result == 0 {
             return Ok(());
         }

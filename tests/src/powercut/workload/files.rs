@@ -121,6 +121,26 @@ pub fn fsx(seed: u64) -> Box<dyn Workload> {
     })
 }
 
+/// Files that are cut in the middle of a block and grow again, by parts that reach the disk in any
+/// order, seldom by a sync of their own.
+pub fn cuts(seed: u64) -> Box<dyn Workload> {
+    FileWorkload::boxed(seed, 3, 64, 900, |random, length| {
+        let (first, count) = range(random, 120);
+        let change = match random.below(10) {
+            0..3 => Change::Truncate { sectors: random.below(40) as u64 },
+            3..6 => Change::Punch { first, count },
+            6 => Change::Write { first: length, count },
+            _ => Change::Write { first, count },
+        };
+        let durability = match random.below(12) {
+            0 => Durability::Fsync,
+            1 => Durability::Fdatasync,
+            _ => Durability::None,
+        };
+        Step { change, durability }
+    })
+}
+
 fn range(random: &mut Random, below: u64) -> (u64, u64) {
     let below = usize::try_from(below).expect("files are small");
     (random.below(below) as u64, 1 + random.below(24) as u64)
@@ -245,8 +265,10 @@ impl Workload for FileWorkload {
             let path = Self::path(root, actor);
             let bytes =
                 std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-            let window =
-                Window { synced: progress.acked, covered: progress.covered, begun: progress.begun };
+            // A program was told that its file cannot be written: with that, the zeros of a cut
+            // may be lost, whatever others have synced.
+            let covered = if promised.left.is_empty() { progress.covered } else { progress.acked };
+            let window = Window { synced: progress.acked, covered, begun: progress.begun };
             history.check(&bytes, (self.seed, number), window).map_err(|error| {
                 format!("file-{actor}, acknowledged step {}: {error}", progress.acked)
             })?;

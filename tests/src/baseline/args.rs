@@ -108,7 +108,7 @@ mod tests {
     fn what_is_not_possible_is_refused_with_what_is() {
         for (words, said) in [
             ("--fs zfs", "[possible values: ext4, ext4-fast-commit, xfs, btrfs]"),
-            ("--workload read", "[possible values: append, overwrite, replace, varmail,"),
+            ("--workload read", "[possible values: append, overwrite, sparse, replace,"),
             ("--threads 0", "expected a number of threads from 1 to 256"),
             ("--threads many", "expected a number of threads from 1 to 256"),
             ("--flush-ms 11", "expected 0 to 10 milliseconds"),

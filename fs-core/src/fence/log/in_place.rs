@@ -44,11 +44,11 @@ impl<'a, B: Backing> InPlace<'a, B> {
 
     /// The most that anybody asks for a file.
     pub(super) fn kind(&self, file: &Arc<Tracked<B>>) -> SyncKind {
-        let asking = self.group.iter().filter(|request| asks_for(request, file));
-        let full = |request: &SyncRequest<B>| {
-            matches!(request.target, Some(SyncTarget::File(_, SyncKind::Full)))
-        };
-        if asking.into_iter().any(full) { SyncKind::Full } else { SyncKind::Data }
+        let is_full = self.group.iter().any(|request| {
+            let full = matches!(request.target, Some(SyncTarget::File(_, SyncKind::Full)));
+            full && asks_for(request, file)
+        });
+        if is_full { SyncKind::Full } else { SyncKind::Data }
     }
 
     /// Who asks for a file gets an error.

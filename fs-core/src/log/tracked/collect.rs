@@ -79,7 +79,8 @@ impl<B: Backing> Tracked<B> {
             data_in((backing, reader), pages, parts_max, &mut need.ranges)?;
         }
         need.in_many_parts = need.ranges.len() > parts_max;
-        state.blocks.in_many_parts = need.in_many_parts;
+        // Who asks for all of them, for a report, changes nothing for syncs.
+        state.blocks.in_many_parts |= need.in_many_parts;
         // Rounding to pages may have made neighbours overlap.
         need.ranges.dedup_by(|next, previous| {
             let overlaps = next.start < previous.end;

@@ -113,18 +113,24 @@ impl<B: Backing> BackingFence<B> {
         Self { fencer, choice: Mutex::new(choice) }
     }
 
-    /// Makes all targets durable, by one journal commit where `shared` and possible.
-    pub fn run_targets(&self, targets: &[SyncTarget<B>], shared: bool) -> FenceOutcome {
-        let shared = shared && self.fencer.supports(FenceMethod::SharedCommit);
-        let method =
-            if shared { FenceMethod::SharedCommit } else { self.lock().choose(targets.len()) };
+    /// Makes all targets durable by the method that has been cheapest lately.
+    fn run_targets(&self, targets: &[SyncTarget<B>]) -> FenceOutcome {
+        let method = self.lock().choose(targets.len());
+        let outcome = self.run_by(method, targets);
+        self.lock().observe(method, targets.len(), outcome.service);
+        outcome
+    }
+
+    /// Makes all targets durable, each by itself, at the same time.
+    pub(crate) fn run_each(&self, targets: &[SyncTarget<B>]) -> FenceOutcome {
+        self.run_by(FenceMethod::Parallel, targets)
+    }
+
+    fn run_by(&self, method: FenceMethod, targets: &[SyncTarget<B>]) -> FenceOutcome {
         let start = Instant::now();
         let mut results = self.fencer.run(method, targets);
         let service = start.elapsed();
         tell_all_of_a_file(targets, &mut results);
-        if !shared {
-            self.lock().observe(method, targets.len(), service);
-        }
         FenceOutcome { results, way: Way::Backing(method), service }
     }
 
@@ -142,6 +148,11 @@ impl<B: Backing> BackingFence<B> {
         self.fencer.commit()
     }
 
+    /// Whether [`Self::commit`] takes one flush.
+    pub(crate) fn commits_with_one_flush(&self) -> bool {
+        self.fencer.commits_with_one_flush()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, MethodChoice> {
         self.choice.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -150,7 +161,7 @@ impl<B: Backing> BackingFence<B> {
 impl<B: Backing> GroupFence<B> for BackingFence<B> {
     fn run(&self, group: &[SyncRequest<B>]) -> FenceOutcome {
         let targets: Vec<_> = group.iter().filter_map(|request| request.target.clone()).collect();
-        let mut outcome = self.run_targets(&targets, false);
+        let mut outcome = self.run_targets(&targets);
         if targets.len() < group.len() {
             // Who asked for no target of his own asked for everything.
             let everything = self.commit();

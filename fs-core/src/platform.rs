@@ -447,6 +447,11 @@ pub trait Fencer<B: Backing>: Send + Sync + 'static {
     /// all data that its device had been given: [`FenceMethod::SharedCommit`] of
     /// nothing.
     fn commit(&self) -> Result<()>;
+    /// Whether a commit takes one flush, so that it costs no more than the sync of a file that
+    /// was overwritten. XFS writes its journal with one; ext4 needs one before and one after.
+    fn commits_with_one_flush(&self) -> bool {
+        false
+    }
     /// Name of the mechanism in use, for status output.
     fn mechanism(&self) -> &'static str;
 }

@@ -5,7 +5,7 @@
 //! | nothing: no file has changed since it was last durable, no operation waits | all are answered |
 //! | data whose blocks are committed (overwrites) | written in place; one flush |
 //! | operations, new blocks | written in place; one log group; one flush |
-//! | one file, alone, with more new bytes or in more parts than the log is good for | synced as its program asked |
+//! | files in more parts than the log is good for; one file alone with more new bytes | each synced as its program asked |
 //! | the same among others; no room in the log; a failed log | written in place; one journal commit |
 //!
 //! Writing in place is begun first and waited for last: meanwhile the group is put together and
@@ -68,8 +68,9 @@ struct GroupFile<B: Backing> {
 enum Content {
     /// It is in the group that is being built.
     InLog,
-    /// There is too much of it, or in too many parts. A file alone is synced by itself, several by
-    /// a journal commit.
+    /// All that would have to be in the log is of files in too many parts for it: they are synced each by itself.
+    InParts,
+    /// There is too much of it. A file alone is synced by itself, several by a journal commit.
     TooMuch,
     /// Only a journal commit will do.
     Changed,
@@ -156,13 +157,11 @@ impl<B: Backing> LogFence<B> {
                 self.commit(files, writer, tail.through, false)
             }
             Some(Err(WriteError::Failed(error))) => Err(error),
-            None => match files {
-                [file] if content == Content::TooMuch && is_alone(file, tail) => {
-                    let way = self.sync_by_itself(file, in_place);
-                    Ok(self.commit_cut(files, in_place, writer, tail.through, way))
-                }
-                _ => self.commit(files, writer, tail.through, false),
-            },
+            None if self.may_sync_each(files, content, tail) => {
+                let way = self.sync_each(files, in_place);
+                Ok(self.commit_cut(files, in_place, writer, tail.through, way))
+            }
+            None => self.commit(files, writer, tail.through, false),
         }
     }
 
@@ -330,6 +329,7 @@ impl<B: Backing> LogFence<B> {
         group_bytes_max: usize,
     ) -> Result<Content> {
         let parts_max = self.log.file_parts_max();
+        let mut in_parts = false;
         for file in files.iter_mut() {
             // The length at this point of the stream.
             file.attr = self.backing.file_attr(&file.reader)?;
@@ -343,8 +343,11 @@ impl<B: Backing> LogFence<B> {
                 self.log.overtaken(&file.file, &file.before)?;
                 return Ok(Content::Changed);
             }
-            if need.in_many_parts
-                || need.new_bytes > self.log.inline_bytes_max()
+            if need.in_many_parts {
+                in_parts = true;
+                continue;
+            }
+            if need.new_bytes > self.log.inline_bytes_max()
                 || need.live_pages > COMPARED_PAGES_MAX
                 || need.bytes_max() > room
             {
@@ -361,6 +364,9 @@ impl<B: Backing> LogFence<B> {
                 file.comparing = start.elapsed();
                 self.log.count_compared(need.live_pages);
             }
+        }
+        if in_parts {
+            return Ok(if builder.is_empty() { Content::InParts } else { Content::TooMuch });
         }
         // No operation is applied meanwhile: those that come later leave marks.
         let stream = self.log.lock_stream();
@@ -444,11 +450,6 @@ impl<B: Backing> GroupFence<B> for LogFence<B> {
     fn mechanism(&self) -> &'static str {
         if self.log.failure().is_none() { "log" } else { self.fence.mechanism() }
     }
-}
-
-/// Whether the log need not say anything besides a group's one file, nor of it.
-fn is_alone<B: Backing>(file: &GroupFile<B>, tail: &Tail<B>) -> bool {
-    tail.is_empty() && !file.file.is_rewrite_open()
 }
 
 /// Wall clock, for people who read the log.

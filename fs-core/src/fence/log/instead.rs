@@ -4,30 +4,51 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::in_place::InPlace;
-use super::{GroupFile, LogFence};
+use super::{Content, GroupFile, LogFence};
 use crate::engine::Lsn;
 use crate::error::Result;
 use crate::fence::{FenceOutcome, Way};
-use crate::log::Writer;
+use crate::log::{Tail, Writer};
 use crate::platform::{Backing, FenceMethod, SyncTarget};
 
 impl<B: Backing> LogFence<B> {
-    /// A file of which nothing has to be in the log is synced as its program asked. That commits
-    /// the journal if the file's blocks or length need it, and is one flush if not.
-    pub(super) fn sync_by_itself(
+    /// Whether a group may, and had better, be synced file by file: the log need not say anything
+    /// besides its files, nor of them.
+    pub(super) fn may_sync_each(
         &self,
-        file: &mut GroupFile<B>,
+        files: &[GroupFile<B>],
+        content: Content,
+        tail: &Tail<B>,
+    ) -> bool {
+        let is_better = match content {
+            Content::TooMuch => files.len() == 1,
+            Content::InParts => files.len() == 1 || !self.fence.commits_with_one_flush(),
+            Content::InLog | Content::Changed => false,
+        };
+        is_better && tail.is_empty() && !files.iter().any(|file| file.file.is_rewrite_open())
+    }
+
+    /// Files of which nothing has to be in the log are synced each as its program asked, all at
+    /// the same time. That commits the journal if the blocks or the length of one need it, and is one flush if not.
+    pub(super) fn sync_each(
+        &self,
+        files: &mut [GroupFile<B>],
         in_place: &mut InPlace<'_, B>,
     ) -> Way {
-        let settled = self.settled(file);
-        let target = SyncTarget::File(Arc::clone(&file.reader), in_place.kind(&file.file));
-        let FenceOutcome { results, way, .. } = self.fence.run_targets(&[target], false);
-        if let Err(error) = results.into_iter().collect::<Result<()>>() {
-            file.has_failed = true;
-            in_place.failed(&file.file, error);
-        }
-        if !file.has_failed {
-            file.file.committed(settled, &file.before);
+        let settled: Vec<_> = files.iter().map(|file| self.settled(file)).collect();
+        let target = |file: &GroupFile<B>| {
+            SyncTarget::File(Arc::clone(&file.reader), in_place.kind(&file.file))
+        };
+        let targets: Vec<_> = files.iter().map(target).collect();
+        let FenceOutcome { results, way, .. } = self.fence.run_each(&targets);
+        for ((file, result), settled) in files.iter_mut().zip(results).zip(settled) {
+            if let Err(error) = result {
+                file.has_failed = true;
+                in_place.failed(&file.file, error);
+            }
+            if !file.has_failed {
+                file.file.committed(settled, &file.before);
+            }
         }
         way
     }

@@ -4,7 +4,8 @@
 //! each of its holes, a microsecond for each: with some thousands of them that takes longer
 //! than the flush that the log saves. (Seen: 2.4 ms for 3,000 holes, 25 ms for 20,000, where the bare
 //! filesystem took 0.1.) Beyond [`LogConfig::file_parts_max`](crate::log::LogConfig) the file is
-//! synced where it is: alone as its program asked, with others by a journal commit for all.
+//! synced where it is, as its program asked, several of them at the same time; among files for which the log is good
+//! by a journal commit for all.
 //!
 //! The same goes for a large file of which it cannot be told what the journal knows: one that shares
 //! blocks, and on XFS one with more extents than its inode holds.

@@ -46,8 +46,9 @@ pub struct LinuxFencer {
     parallel: Parallel,
     marker: Option<JournalMarker>,
     syncfs_works: bool,
-    /// A sync that succeeded is believed when the inode can still be looked at.
-    is_asked_twice: bool,
+    /// A sync that succeeded is believed when the inode can still be looked at, and a commit takes one
+    /// flush.
+    is_xfs: bool,
 }
 
 enum Parallel {
@@ -83,8 +84,8 @@ impl LinuxFencer {
             FenceMechanism::Auto => JournalMarker::new(filesystem_magic, directory),
             FenceMechanism::Uring | FenceMechanism::Threads => None,
         };
-        let is_asked_twice = filesystem_magic == XFS_MAGIC;
-        Self { parallel, marker, syncfs_works, is_asked_twice }
+        let is_xfs = filesystem_magic == XFS_MAGIC;
+        Self { parallel, marker, syncfs_works, is_xfs }
     }
 
     /// Writes all data, then commits the journal once. If the commit cannot be
@@ -108,7 +109,7 @@ impl LinuxFencer {
             [only] => vec![sync_one(only)],
             several => self.run_several(several),
         };
-        if self.is_asked_twice {
+        if self.is_xfs {
             for (target, result) in targets.iter().zip(&mut results) {
                 *result = result.and_then(|()| is_alive(target_fd(target)));
             }
@@ -157,6 +158,10 @@ impl Fencer<LinuxBacking> for LinuxFencer {
 
     fn commit(&self) -> Result<()> {
         self.marker.as_ref().ok_or(Errno::NOSYS)?.commit()
+    }
+
+    fn commits_with_one_flush(&self) -> bool {
+        self.is_xfs
     }
 
     fn mechanism(&self) -> &'static str {

@@ -52,6 +52,65 @@ fn a_file_in_very_many_parts_is_synced_by_itself() {
     });
 }
 
+/// Several threads, each on a file in very many parts: their group was a journal commit, with which ext4 on a fast disk did
+/// a tenth of what the bare filesystem does. Now they are synced each, all at once; with a file that the log
+/// is good for among them, a commit is as good.
+#[test]
+fn several_files_in_very_many_parts_are_synced_each() {
+    let (lab, first) = in_parts();
+    let (_, second) = lab.create("b");
+    (0..PARTS).for_each(|part| lab.write(second, 2 * part * PAGE, &[1; PAGE as usize]));
+    let (_, small) = lab.create("c");
+    assert_eq!(lab.sync(second), Ok(()));
+    let together = |files: &[FileId]| {
+        let before = lab.engine.status();
+        lab.write(small, 0, b"an overwrite");
+        let (tree, files) = (Arc::clone(&lab.tree), files.to_vec());
+        let (sender, answers) = channel();
+        let count = files.len();
+        lab.within(FencePoint::LogFlush, move || {
+            for &file in &files {
+                let sender = sender.clone();
+                let done = Box::new(move |result| sender.send(result).expect("it listens"));
+                tree.sync_file(NOBODY, file, SyncKind::Data, done);
+            }
+        });
+        assert_eq!(lab.sync(small), Ok(()));
+        lab.backing.on_fence(None);
+        assert_eq!(answers.iter().take(count).collect::<Vec<_>>(), vec![Ok(()); count]);
+        let (lanes, after) = (before.lanes, lab.engine.status());
+        assert_eq!(
+            after.lanes.groups,
+            lanes.groups + 2,
+            "one, and one of those that came meanwhile"
+        );
+        let commits = after.log.expect("a log").commits - before.log.expect("a log").commits;
+        (after.lanes.file_sync_groups - lanes.file_sync_groups, commits)
+    };
+    lab.write(small, 0, b"something new");
+    assert_eq!(lab.sync(small), Ok(()));
+    for (file, value) in [(first, 5), (second, 6)] {
+        // A part of it, a hole.
+        (0..2).for_each(|page| lab.write(file, page * PAGE, &[value; PAGE as usize]));
+    }
+    assert_eq!(together(&[first, second]), (1, 0));
+    lab.all(|disk| {
+        for (file, value) in [("a", 5), ("b", 6)] {
+            let found = content(disk, file).expect("its name was synced");
+            assert_eq!(found[..2 * PAGE as usize], [value; 2 * PAGE as usize], "{file}");
+        }
+    });
+    let (_, new) = lab.create("d");
+    assert_eq!(lab.sync(new), Ok(()));
+    lab.write(new, 0, b"for the log");
+    lab.write(first, 0, &[7; PAGE as usize]);
+    assert_eq!(together(&[new, first]), (0, 1));
+    lab.all(|disk| {
+        assert_eq!(content(disk, "a").expect("it is there")[0], 7);
+        assert_eq!(content(disk, "d").as_deref(), Some(&b"for the log"[..]));
+    });
+}
+
 /// A file whose holes were filled is found to be in one part, after a while, and has the log again.
 #[test]
 fn a_file_whose_holes_were_filled_returns_to_the_log() {

@@ -103,6 +103,7 @@ fn lane_rows(lanes: &Value) -> Vec<Vec<String>> {
         row([&"sync requests", &lanes["sync_requests"]]),
         row([&"  durable already", &lanes["skipped"]]),
         row([&"  past a full queue", &lanes["queue_overflows"]]),
+        row([&"  written ahead of a group", &lanes["written_ahead"]]),
         row([&"groups", &lanes["groups"]]),
         row([&"  of one (solo lane)", &lanes["solo_groups"]]),
         row([&"  by one write to the log", &lanes["log_groups"]]),

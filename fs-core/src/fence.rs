@@ -11,12 +11,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use self::ahead::Ahead;
 use self::choice::MethodChoice;
 use crate::engine::Lsn;
 use crate::error::Result;
 use crate::log::tracked::Tracked;
 use crate::platform::{Backing, FenceMethod, Fencer, SyncTarget};
 
+pub mod ahead;
 pub mod choice;
 pub mod log;
 
@@ -34,21 +36,48 @@ pub struct SyncRequest<B: Backing> {
     /// Others sync the same file or directory, too. The kernel keeps it locked until this
     /// is answered, so that to wait for them is to wait in vain.
     pub keeps_others_out: bool,
+    /// For writing a file in place before others have to wait for it.
+    pub ahead: Option<Arc<Ahead<B>>>,
 }
 
 impl<B: Backing> SyncRequest<B> {
     /// Asks for everything done so far on the engine.
     #[must_use]
     pub const fn everything() -> Self {
-        Self { target: None, file: None, reader: None, through: None, keeps_others_out: false }
+        Self {
+            target: None,
+            file: None,
+            reader: None,
+            through: None,
+            keeps_others_out: false,
+            ahead: None,
+        }
+    }
+
+    /// Whether a group is likely to take long for this one alone.
+    pub(crate) fn takes_long(&self) -> bool {
+        self.ahead.as_ref().is_some_and(|ahead| ahead.takes_long())
+    }
+
+    /// Does, without making anything durable, what a group would have to wait for.
+    pub(crate) fn write_ahead(&self) {
+        let Some(Err(error)) = self.ahead.as_ref().map(|ahead| ahead.write()) else { return };
+        tracing::debug!(%error, "a file could not be written ahead of its group");
+        // What the kernel could not write counts as clean from now on.
+        self.file.iter().for_each(|file| file.lose());
     }
 }
 
 impl<B: Backing> Clone for SyncRequest<B> {
     fn clone(&self) -> Self {
-        let Self { target, file, reader, through, keeps_others_out } = self;
-        let (target, file, reader) = (target.clone(), file.clone(), reader.clone());
-        Self { target, file, reader, through: *through, keeps_others_out: *keeps_others_out }
+        Self {
+            target: self.target.clone(),
+            file: self.file.clone(),
+            reader: self.reader.clone(),
+            through: self.through,
+            keeps_others_out: self.keeps_others_out,
+            ahead: self.ahead.clone(),
+        }
     }
 }
 

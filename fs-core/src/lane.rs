@@ -32,6 +32,7 @@ use crate::fence::{FenceOutcome, GroupFence, SyncRequest, Way};
 use crate::platform::Backing;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
+mod ahead;
 mod duty;
 mod handover;
 pub mod policy;
@@ -85,6 +86,8 @@ struct State<B: Backing> {
     leading: bool,
     /// Requests that are carried past the full queue at the moment.
     alone: usize,
+    /// Requests whose files are written before they are parked.
+    ahead: usize,
     /// The leader holds a group back.
     holding: bool,
     /// Threads that wait for requests of their own, longest first: they may lead.
@@ -113,6 +116,7 @@ impl<B: Backing> Lanes<B> {
             pending: VecDeque::new(),
             leading: false,
             alone: 0,
+            ahead: 0,
             holding: false,
             waiters: VecDeque::new(),
             stats: LaneStats::new(),
@@ -135,14 +139,19 @@ impl<B: Backing> Lanes<B> {
     }
 
     /// Makes durable what is requested and then calls `done`. Returns at once if
-    /// another thread leads, or if duties are run elsewhere; else the calling thread
-    /// leads until nothing is pending.
+    /// another thread leads, if duties are run elsewhere, or if the request takes long; else
+    /// the calling thread leads until nothing is pending.
     pub fn submit(
         self: &Arc<Self>,
         writer: WriterId,
         request: impl Into<SyncRequest<B>>,
         done: Completion,
     ) {
+        let mut order = Some((request.into(), done));
+        if let Some((request, done)) = order.take_if(|(request, _)| request.takes_long()) {
+            order = self.submit_later(writer, request, done);
+        }
+        let Some((request, done)) = order else { return };
         if let Some(duty) = self.submit_deferred(writer, request, done) {
             self.see_to(duty);
         }
@@ -217,8 +226,10 @@ impl<B: Backing> Lanes<B> {
     /// Waits until no request is parked or under way; false after `deadline`.
     pub fn drain(&self, deadline: Duration) -> bool {
         let state = self.lock();
-        let busy =
-            |state: &mut State<B>| state.leading || state.alone > 0 || !state.pending.is_empty();
+        let busy = |state: &mut State<B>| {
+            let is_carrying = state.leading || state.alone > 0 || state.ahead > 0;
+            is_carrying || !state.pending.is_empty()
+        };
         let (_state, timeout) = self
             .empty
             .wait_timeout_while(state, deadline, busy)
@@ -300,8 +311,9 @@ impl<B: Backing> Lanes<B> {
             let mut state = self.lock();
             let took = u64::try_from(outcome.service.as_nanos()).unwrap_or(u64::MAX);
             // A group that needed nothing says nothing about what a fence takes.
-            let known = state.policy.fence_estimate_ns().filter(|_| outcome.way == Way::Nothing);
-            let service = known.unwrap_or(took);
+            let known = state.policy.fence_estimate_ns();
+            let service = known.filter(|_| outcome.way == Way::Nothing).unwrap_or(took);
+            note_pace(&requests, &outcome, known.map(Duration::from_nanos));
             let now = self.now();
             state.policy.released(service, now);
             state.stats.finished(&outcome);
@@ -360,6 +372,19 @@ impl<B: Backing> Lanes<B> {
 
     fn lock(&self) -> MutexGuard<'_, State<B>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Has the files of a group remember how long it took.
+fn note_pace<B: Backing>(
+    requests: &[SyncRequest<B>],
+    outcome: &FenceOutcome,
+    usual: Option<Duration>,
+) {
+    for (request, result) in requests.iter().zip(&outcome.results) {
+        if let (Some(ahead), Ok(())) = (&request.ahead, result) {
+            ahead.synced(outcome.service, usual);
+        }
     }
 }
 

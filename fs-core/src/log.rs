@@ -394,7 +394,7 @@ impl<B: Backing> Log<B> {
         }
     }
 
-    pub(crate) fn backing(&self) -> &B {
+    pub(crate) const fn backing(&self) -> &Arc<B> {
         &self.backing
     }
 

@@ -177,6 +177,7 @@ impl<B: Backing> Committer<B> {
         }
         let (sender, answers) = channel();
         let count = late.len();
+        late.iter().for_each(|late| engine.lanes.write_ahead(&late.request));
         // All are parked before one is carried out: they share a group.
         let mut duties = Vec::new();
         for Late { request, due, error, rewriting, .. } in late {

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::Lsn;
 use crate::error::{Errno, Result};
+use crate::fence::ahead::Pace;
 use crate::platform::{Backing, Found, ObjectKey};
 use crate::types::{Caller, Time};
 
@@ -42,6 +43,8 @@ pub(super) struct Node<B: Backing> {
     durable: Mutex<Option<DirState>>,
     /// The thread that synced it last.
     synced_by: AtomicU32,
+    /// How long syncs of this file take.
+    pub(super) pace: Arc<Pace>,
     /// Where it was last found; only kept where rules want to know.
     place: Mutex<Option<Place>>,
 }
@@ -68,6 +71,7 @@ impl<B: Backing> Node<B> {
             changed: AtomicU64::new(1),
             durable: Mutex::new(None),
             synced_by: AtomicU32::new(0),
+            pace: Arc::default(),
             place: Mutex::new(None),
         }
     }

@@ -15,6 +15,7 @@ pub(super) struct LaneStats {
     pub(super) requests: u64,
     pub(super) skipped: u64,
     pub(super) overflows: u64,
+    pub(super) written_ahead: u64,
     groups: u64,
     solo: u64,
     carried: u64,
@@ -60,6 +61,8 @@ pub struct LaneStatus {
     pub free_groups: u64,
     /// Requests carried out past a full queue.
     pub queue_overflows: u64,
+    /// Requests whose file had so much to write that it was written ahead of its group.
+    pub written_ahead: u64,
     /// Requests waiting now.
     pub pending: u64,
     /// Median time that a group was held for writers expected back, the device
@@ -87,6 +90,7 @@ impl LaneStats {
             requests: 0,
             skipped: 0,
             overflows: 0,
+            written_ahead: 0,
             groups: 0,
             solo: 0,
             carried: 0,
@@ -146,6 +150,7 @@ impl LaneStats {
             flush_groups: self.flush_groups,
             free_groups: self.free_groups,
             queue_overflows: self.overflows,
+            written_ahead: self.written_ahead,
             pending: pending as u64,
             hold_us_p50: us(self.hold_ns.value_at_quantile(0.5)),
             hold_us_p99: us(self.hold_ns.value_at_quantile(0.99)),

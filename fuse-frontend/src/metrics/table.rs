@@ -139,6 +139,11 @@ pub const METRICS: &[Metric] = &[
         "Sync requests that found the queue full and were carried out one by one",
         "/engine/lanes/queue_overflows",
     ),
+    experimental(counter(
+        "lanefs_sync_written_ahead_total",
+        "Sync requests whose file was so large that it was written in place ahead of its group",
+        "/engine/lanes/written_ahead",
+    )),
     counter(
         "lanefs_groups_total",
         "Groups of sync requests that were made durable together",

@@ -13,6 +13,7 @@ use std::sync::{Arc, PoisonError, Weak};
 use crate::engine::{Engine, Lsn};
 use crate::error::{Errno, Result};
 use crate::fence::SyncRequest;
+use crate::fence::ahead::Ahead;
 use crate::log::Log;
 use crate::log::tracked::Tracked;
 use crate::platform::Backing;
@@ -229,9 +230,21 @@ impl<B: Backing> Log<B> {
             match self.backing().by_key(file.key()) {
                 Err(Errno::STALE) => {}
                 Err(error) => tracing::warn!(%error, "a written file cannot be found again"),
-                // It warns; and whoever syncs the file is told as well.
-                Ok(found) => drop(self.join(file, &found.object)),
+                Ok(found) => {
+                    self.write_ahead(file, found.attr.size);
+                    // It warns; and whoever syncs the file is told as well.
+                    let _ = self.join(file, &found.object);
+                }
             }
+        }
+    }
+
+    /// Writes a large file before it joins: what programs write meanwhile would be left to the
+    /// group, and others would wait for it.
+    fn write_ahead(&self, file: &Tracked<B>, bytes: u64) {
+        let ahead = Ahead::new(self.backing(), *file.key(), &Arc::default(), bytes);
+        if ahead.takes_long() && ahead.write().is_err() {
+            file.lose();
         }
     }
 

@@ -13,6 +13,7 @@ use crate::engine::committer::LateError;
 use crate::engine::nodes::{Node, NodeId};
 use crate::error::{Errno, Result};
 use crate::fence::SyncRequest;
+use crate::fence::ahead::Ahead;
 use crate::lane::Completion;
 use crate::log::Log;
 use crate::log::record::Change;
@@ -416,9 +417,11 @@ impl<B: Backing> Tree<B> {
             Some(log) => Some(tracked(log, &open, reader.is_none())?),
             None => None,
         };
+        let bytes = self.backing.file_attr(&file).map_or(0, |attr| attr.size);
+        let ahead = Ahead::new(&self.backing, open.node.key(), &open.node.pace, bytes);
         let target = Some(SyncTarget::File(file, kind));
-        let keeps_others_out = open.node.synced_by(caller);
-        Ok(SyncRequest { target, file: tracked, reader, through: None, keeps_others_out })
+        let (ahead, keeps_others_out) = (Some(Arc::new(ahead)), open.node.synced_by(caller));
+        Ok(SyncRequest { target, file: tracked, reader, through: None, keeps_others_out, ahead })
     }
 
     pub(super) fn file_of(&self, caller: Caller, open: &OpenFile<B>) -> Result<Arc<B::File>> {

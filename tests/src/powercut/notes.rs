@@ -220,6 +220,8 @@ pub struct Promised {
     pub at_close: bool,
     /// Some files were rewritten without a copy of what they held, and the mount counts it.
     pub without_copy: bool,
+    /// The disk failed: who left a directory as it is in [`Self::left`] was told so.
+    pub refused: bool,
     /// Directories below the tree that must be exactly as they were seen; "" is the tree.
     pub exact: Vec<(String, Arc<Snapshot>)>,
     /// Directories as they were when a daemon died or a program was told that its write failed: what
@@ -267,6 +269,18 @@ impl Promised {
         Promised { without_copy, ..self }
     }
 
+    /// The same where programs may have been told that their writes failed.
+    #[must_use]
+    pub fn perhaps_refused(self, refused: bool) -> Self {
+        Promised { refused, ..self }
+    }
+
+    /// A program of this directory was told that its write failed: what it has not synced since may
+    /// be lost, whatever others have synced.
+    pub fn was_refused(&self) -> bool {
+        self.refused && !self.left.is_empty()
+    }
+
     /// The same with directories that a daemon which died may have left so.
     #[must_use]
     pub fn or_left(
@@ -296,7 +310,7 @@ impl Promised {
     pub fn digest(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.actors.hash(&mut hasher);
-        (self.log, self.at_close, self.without_copy).hash(&mut hasher);
+        (self.log, self.at_close, self.without_copy, self.refused).hash(&mut hasher);
         for (directory, snapshot) in self.exact.iter().chain(&self.left) {
             (directory, Arc::as_ptr(snapshot)).hash(&mut hasher);
         }
@@ -317,6 +331,7 @@ impl Promised {
             "log": self.log,
             "at_close": self.at_close,
             "without_copy": self.without_copy,
+            "refused": self.refused,
             "exact": directories(&self.exact),
             "left": directories(&self.left),
         })
@@ -348,6 +363,7 @@ impl Promised {
             log: value["log"].as_bool()?,
             at_close: is("at_close"),
             without_copy: is("without_copy"),
+            refused: is("refused"),
             exact,
             left,
         })

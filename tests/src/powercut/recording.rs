@@ -78,6 +78,8 @@ pub struct Recording {
     pub left: Vec<(Position, Trees)>,
     /// Files may have been rewritten without a copy of what they held.
     pub without_copy: bool,
+    /// The disk failed, and programs were told so.
+    pub refused: bool,
     /// Where something special happened: cuts are worth more there.
     pub hot: Vec<RangeInclusive<u64>>,
     /// What is on the disk after everything was unmounted, and what must be there.
@@ -104,6 +106,7 @@ impl Recording {
             .exactly(last(&self.exact))
             .or_left(last(&self.left))
             .perhaps_without_copy(self.without_copy)
+            .perhaps_refused(self.refused)
     }
 }
 
@@ -122,6 +125,7 @@ struct Events {
     exact: Vec<(Position, Trees)>,
     left: Vec<(Position, Trees)>,
     without_copy: bool,
+    refused: bool,
     hot: Vec<RangeInclusive<u64>>,
     // The state after everything, when it is known.
     last_exact: Vec<(String, Arc<Snapshot>)>,
@@ -212,7 +216,8 @@ pub fn record(
         .promised_at_close(run.at_close)
         .exactly(events.last_exact)
         .or_left(left)
-        .perhaps_without_copy(events.without_copy);
+        .perhaps_without_copy(events.without_copy)
+        .perhaps_refused(events.refused);
     Ok(Recording {
         record: record.with_tearing(Tearing::sparing_superblock(filesystem.kernel_name())),
         start,
@@ -222,6 +227,7 @@ pub fn record(
         exact: events.exact,
         left: events.left,
         without_copy: events.without_copy,
+        refused: events.refused,
         hot: events.hot,
         last: (disk.cached(), promised),
         live_losses: events.live_losses,

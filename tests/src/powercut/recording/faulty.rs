@@ -100,6 +100,7 @@ pub fn run(
             && let Ok(seen) = look_at(root, part)
         {
             left.push(seen);
+            events.refused = true;
             events.left.push((began_at, left.clone()));
         }
         events.parts_failed += usize::from(outcome.is_err());

@@ -265,14 +265,51 @@ impl Workload for FileWorkload {
             let path = Self::path(root, actor);
             let bytes =
                 std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-            // A program was told that its file cannot be written: with that, the zeros of a cut
-            // may be lost, whatever others have synced.
-            let covered = if promised.left.is_empty() { progress.covered } else { progress.acked };
+            // The zeros of a cut may be lost with that.
+            let covered = if promised.was_refused() { progress.acked } else { progress.covered };
             let window = Window { synced: progress.acked, covered, begun: progress.begun };
             history.check(&bytes, (self.seed, number), window).map_err(|error| {
                 format!("file-{actor}, acknowledged step {}: {error}", progress.acked)
             })?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::powercut::snapshot::Snapshot;
+
+    /// On a failing disk the zeros of a cut may be what could not be written: who was told so is promised
+    /// only what he has synced since. Nobody else: not after a daemon's death, and not of a sync of one's own.
+    #[test]
+    fn bytes_that_were_cut_off_may_come_back_only_to_who_was_told_of_an_error() {
+        let changes = [Change::Truncate { sectors: 3 }, Change::Write { first: 8, count: 1 }];
+        let steps = changes.map(|change| Step { change, durability: Durability::None });
+        let workload = FileWorkload { seed: 4, actors: vec![steps.to_vec()], start_sectors: 8 };
+        let place = tempfile::tempdir().expect("scratch directory");
+        workload.prepare(place.path()).expect("a file");
+        let path = FileWorkload::path(place.path(), 0);
+        let file = OpenOptions::new().write(true).open(&path).expect("it is there");
+        file.write_all_at(&sectors(4, 0, 2, 8, 1), 8 * SECTOR).expect("room for it");
+
+        let promised = |acked: u64, covered: u64| {
+            let actors = json!([[0, acked, 2, covered]]);
+            Promised::from_json(&actors).expect("promises").under_log(true)
+        };
+        let seen = || [(String::new(), Arc::new(Snapshot::take(place.path()).expect("files")))];
+        let check = |promised: Promised| workload.check(place.path(), &promised);
+        assert_eq!(check(promised(0, 0)), Ok(()), "nothing was promised");
+        assert!(check(promised(0, 2)).is_err(), "sectors 3 to 7 were cut off, and others synced");
+        assert!(check(promised(0, 2).or_left(seen())).is_err(), "only the daemon has died");
+        assert!(check(promised(0, 2).perhaps_refused(true)).is_err(), "others were told");
+        let told = |acked| promised(acked, 2).or_left(seen()).perhaps_refused(true);
+        assert_eq!(check(told(0)), Ok(()));
+        assert!(check(told(2)).is_err(), "it has synced the cut since");
     }
 }

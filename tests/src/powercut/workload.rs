@@ -118,6 +118,7 @@ pub const WORKLOADS: &[Entry] = &[
     any("many", many::many),
     any("fsx", files::fsx),
     any("cuts", files::cuts),
+    any("large", files::large),
     any("holes", ranges::holes),
     any("sparse", ranges::sparse),
     any("rewrite", ranges::rewrite),

@@ -20,6 +20,8 @@ use crate::random::Random;
 const SECTOR: u64 = SECTOR_BYTES as u64;
 /// Mapped files have this length from the start.
 const MAPPED_SECTORS: u64 = 256;
+/// Large files do not grow beyond about this.
+const LARGE_SECTORS_MAX: usize = 12_000;
 
 /// How a step becomes durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +138,29 @@ pub fn cuts(seed: u64) -> Box<dyn Workload> {
             0 => Durability::Fsync,
             1 => Durability::Fdatasync,
             _ => Durability::None,
+        };
+        Step { change, durability }
+    })
+}
+
+/// Files that grow by megabytes, between small changes, theirs and of others: large ones are written ahead
+/// of the group that makes them durable.
+pub fn large(seed: u64) -> Box<dyn Workload> {
+    FileWorkload::boxed(seed, 3, 64, 100, |random, length| {
+        let end = usize::try_from(length).expect("files are small");
+        let change = match random.below(8) {
+            0 if end > LARGE_SECTORS_MAX => Change::Truncate { sectors: random.below(end) as u64 },
+            0..3 => {
+                let first = if end < LARGE_SECTORS_MAX { end } else { random.below(end) };
+                Change::Write { first: first as u64, count: 2500 + random.below(3000) as u64 }
+            }
+            3 => Change::Write { first: length, count: 1 + random.below(20) as u64 },
+            _ => Change::Write { first: random.below(end.max(1)) as u64, count: 8 },
+        };
+        let durability = match random.below(4) {
+            0 => Durability::None,
+            1 => Durability::Fsync,
+            _ => Durability::Fdatasync,
         };
         Step { change, durability }
     })

@@ -172,12 +172,19 @@ impl<B: Backing> Committer<B> {
     /// Carries out what is late, on this thread, and waits for it.
     pub(super) fn carry_late(&self, engine: &Engine<B>) {
         let late = std::mem::take(&mut self.lock().late);
+        let (long, quick): (Vec<_>, Vec<_>) =
+            late.into_iter().partition(|late| late.request.takes_long());
+        self.carry_together(engine, quick);
+        long.iter().for_each(|late| engine.lanes.write_ahead(&late.request));
+        self.carry_together(engine, long);
+    }
+
+    fn carry_together(&self, engine: &Engine<B>, late: Vec<Late<B>>) {
         if late.is_empty() {
             return;
         }
         let (sender, answers) = channel();
         let count = late.len();
-        late.iter().for_each(|late| engine.lanes.write_ahead(&late.request));
         // All are parked before one is carried out: they share a group.
         let mut duties = Vec::new();
         for Late { request, due, error, rewriting, .. } in late {

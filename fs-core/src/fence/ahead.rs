@@ -21,7 +21,7 @@ use crate::log::{OURSELVES, READ};
 use crate::platform::{Backing, ObjectKey};
 
 /// Less than this is never worth a thread.
-const AHEAD_BYTES_MIN: u64 = 1 << 20;
+pub(crate) const AHEAD_BYTES_MIN: u64 = 1 << 20;
 /// A sync that takes less holds nobody up, however fast the device flushes.
 const SLOW_MIN: Duration = Duration::from_millis(2);
 /// As is one that takes so many times what a group takes usually.

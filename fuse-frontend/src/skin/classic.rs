@@ -14,7 +14,7 @@ use fs_core::engine::{Deed, DirId, Entry, FileId, NodeId};
 use fs_core::error::Result;
 use fs_core::platform::linux::LinuxBacking;
 use fs_core::platform::record::acting;
-use fs_core::types::{Attr, NewMode, SetAttr, SyncKind};
+use fs_core::types::{Attr, Caller, NewMode, SetAttr, SyncKind};
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
@@ -22,6 +22,7 @@ use fuser::{
     ReplyWrite, ReplyXattr, Request, RequestId, TimeOrNow, WriteFlags,
 };
 
+use super::apart::Apart;
 use super::convert::{
     self, attributes_set, caller, errno, file_attr, file_type, node, rename_mode, time,
 };
@@ -34,17 +35,17 @@ use super::{Fitted, Op, Opened, Served, Skin, Write, fit, reply};
 pub struct Classic<B: Served = LinuxBacking> {
     skin: Arc<Skin<B>>,
     agreement: Arc<Agreement>,
+    apart: Apart,
 }
 
 impl<B: Served> Classic<B> {
     /// What comes of the handshake is noted in `agreement`.
     #[must_use]
     pub fn new(skin: Arc<Skin<B>>, agreement: Arc<Agreement>) -> Self {
-        Self { skin, agreement }
+        Self { skin, agreement, apart: Apart::default() }
     }
 
-    /// Counts a request and runs its handler. A panic fails this request (its
-    /// reply, dropped unsent, answers EIO) and not the worker that runs it.
+    /// Counts a request and runs its handler.
     fn handle(&self, op: Op, handler: impl FnOnce()) {
         let visitor = if op == Op::Forget { Visitor::Forget } else { Visitor::Plain };
         self.handle_as(visitor, op, handler);
@@ -58,8 +59,19 @@ impl<B: Served> Classic<B> {
     fn handle_as(&self, visitor: Visitor, op: Op, handler: impl FnOnce()) {
         let _passage = self.skin.gate.enter(visitor);
         self.skin.count(op);
-        if catch_unwind(AssertUnwindSafe(handler)).is_err() {
-            tracing::error!(request = op.name(), "a handler panicked; the request gets EIO");
+        fenced(op, handler);
+    }
+
+    /// Goes on with a request of which nothing was done yet, on a thread of its own. So it passes the
+    /// gate again.
+    fn go_on_apart<W: FnOnce(&Arc<Skin<B>>) + Send + 'static>(&self, op: Op, handler: W) {
+        let skin = Arc::clone(&self.skin);
+        let carry = move |handler: W| {
+            let _passage = skin.gate.enter(Visitor::Plain);
+            fenced(op, || handler(&skin));
+        };
+        if let Some(handler) = self.apart.run(handler, carry) {
+            handler(&self.skin);
         }
     }
 
@@ -96,10 +108,18 @@ impl<B: Served> Classic<B> {
 
     /// Nothing but that it is done, when it is as durable as is promised.
     fn done(&self, req: &Request, reply: ReplyEmpty, deed: &Deed<'_>, result: Result<()>) {
+        Self::settled(&self.skin, caller(req), reply, deed, result);
+    }
+
+    fn settled(
+        skin: &Arc<Skin<B>>,
+        caller: Caller,
+        reply: ReplyEmpty,
+        deed: &Deed<'_>,
+        result: Result<()>,
+    ) {
         match result {
-            Ok(()) => {
-                self.skin.settle(caller(req), deed, move |result| Self::empty(reply, result));
-            }
+            Ok(()) => skin.settle(caller, deed, move |result| Self::empty(reply, result)),
             Err(error) => reply.error(errno(error)),
         }
     }
@@ -164,6 +184,13 @@ impl<B: Served> Classic<B> {
             Ok(Fitted::Bytes(value)) => reply.data(&value),
             Err(error) => reply.error(errno(error)),
         }
+    }
+}
+
+/// A panic fails this request (its reply, dropped unsent, answers EIO) and not its thread.
+fn fenced(op: Op, handler: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(handler)).is_err() {
+        tracing::error!(request = op.name(), "a handler panicked; the request gets EIO");
     }
 }
 
@@ -307,9 +334,17 @@ impl<B: Served> Filesystem for Classic<B> {
     ) {
         self.handle_for(req, Op::Rename, || {
             let (source, target) = ((node(parent), name), (node(newparent), newname));
-            let result = rename_mode(flags.bits())
-                .and_then(|mode| self.skin.tree.rename(source, target, mode));
-            self.done(req, reply, &Deed::Moved(source, target), result);
+            let mode = rename_mode(flags.bits());
+            let quick = mode.and_then(|mode| self.skin.tree.rename_if_quick(source, target, mode));
+            if let (Ok(mode), Ok(false)) = (mode, quick) {
+                let (caller, names) = (caller(req), (name.to_owned(), newname.to_owned()));
+                return self.go_on_apart(Op::Rename, move |skin| {
+                    let (source, target) = ((source.0, &*names.0), (target.0, &*names.1));
+                    let result = acting(caller, || skin.tree.rename(source, target, mode));
+                    Self::settled(skin, caller, reply, &Deed::Moved(source, target), result);
+                });
+            }
+            self.done(req, reply, &Deed::Moved(source, target), quick.map(drop));
         });
     }
 
@@ -442,8 +477,16 @@ impl<B: Served> Filesystem for Classic<B> {
         reply: ReplyEmpty,
     ) {
         self.handle(Op::Release, || {
-            self.skin.release(node(ino), FileId(fh.0));
-            reply.ok();
+            let (id, file) = (node(ino), FileId(fh.0));
+            let release = move |skin: &Arc<Skin<B>>| {
+                skin.release(id, file);
+                reply.ok();
+            };
+            if self.skin.tree.release_takes_long(file) {
+                self.go_on_apart(Op::Release, release);
+            } else {
+                release(&self.skin);
+            }
         });
     }
 

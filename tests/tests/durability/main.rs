@@ -4,9 +4,11 @@
 //!   same cut in the mode `fsync` does, so the test can fail.
 //! - `late`: what nobody waits for is durable when the commit interval or the mode `relaxed` says,
 //!   and costs nothing where there is nothing; a running mount can be told otherwise.
+//! - `large`: what large files wait for, nobody else waits for.
 //! - `settings`: flag, variable and file agree, rules hold for parts of a mount, mistakes are named,
 //!   and what a cut would lose is said.
 
+mod large;
 mod late;
 mod modes;
 mod settings;

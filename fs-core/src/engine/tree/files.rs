@@ -13,7 +13,7 @@ use crate::engine::committer::LateError;
 use crate::engine::nodes::{Node, NodeId};
 use crate::error::{Errno, Result};
 use crate::fence::SyncRequest;
-use crate::fence::ahead::Ahead;
+use crate::fence::ahead::{AHEAD_BYTES_MIN, Ahead};
 use crate::lane::Completion;
 use crate::log::Log;
 use crate::log::record::Change;
@@ -197,6 +197,15 @@ impl<B: Backing> Tree<B> {
             let emptied = open.tracked.as_ref().is_some_and(|file| file.is_emptied());
             emptied || open.closed_empty.load(Ordering::Acquire)
         })
+    }
+
+    /// Whether it waits for much to be written.
+    pub fn release_takes_long(&self, file: FileId) -> bool {
+        self.release_may_wait(file)
+            && self.files.get(file.0).is_ok_and(|open| {
+                let bytes = open.file.get().and_then(|file| self.backing.file_attr(file).ok());
+                bytes.is_some_and(|attr| attr.size > AHEAD_BYTES_MIN)
+            })
     }
 
     /// Closes a file.

@@ -9,6 +9,7 @@ use super::{Entry, Tree};
 use crate::engine::DirId;
 use crate::engine::nodes::{Node, NodeId};
 use crate::error::{Errno, Result};
+use crate::fence::ahead::AHEAD_BYTES_MIN;
 use crate::log::tracked::Tracked;
 use crate::platform::{Backing, Found, ObjectKey, RenameMode};
 use crate::types::{Caller, FileKind, NewMode};
@@ -143,7 +144,7 @@ impl<B: Backing> Tree<B> {
         target: (NodeId, &OsStr),
         mode: RenameMode,
     ) -> Result<()> {
-        self.rename_within(source, target, mode, true).map(drop)
+        self.rename_within(source, target, mode, Some(u64::MAX)).map(drop)
     }
 
     /// As [`Self::rename`], but does nothing and returns false where that would wait for
@@ -154,15 +155,27 @@ impl<B: Backing> Tree<B> {
         target: (NodeId, &OsStr),
         mode: RenameMode,
     ) -> Result<bool> {
-        self.rename_within(source, target, mode, false)
+        self.rename_within(source, target, mode, None)
     }
 
+    /// As [`Self::rename`], but does nothing and returns false where that would wait for
+    /// much of a file to be written.
+    pub fn rename_if_quick(
+        &self,
+        source: (NodeId, &OsStr),
+        target: (NodeId, &OsStr),
+        mode: RenameMode,
+    ) -> Result<bool> {
+        self.rename_within(source, target, mode, Some(AHEAD_BYTES_MIN))
+    }
+
+    /// Does nothing and returns false where it would wait for a longer file; `None`: for any.
     fn rename_within(
         &self,
         source: (NodeId, &OsStr),
         target: (NodeId, &OsStr),
         mode: RenameMode,
-        may_wait: bool,
+        waits_bytes_max: Option<u64>,
     ) -> Result<bool> {
         let (from, to) = (self.nodes.get(source.0)?, self.nodes.get(target.0)?);
         self.check_name(&from, source.1, Errno::NOENT)?;
@@ -221,7 +234,7 @@ impl<B: Backing> Tree<B> {
             let (Some(log), Some((file, found))) = (&self.engine.log, unready) else {
                 break renamed?;
             };
-            if !may_wait {
+            if waits_bytes_max.is_none_or(|max| found.attr.size > max) {
                 return Ok(false);
             }
             // On a disk that fails the old file stays, and who renames is told.

@@ -1,0 +1,88 @@
+//! Requests that take long, on threads of their own.
+//!
+//! The classic transport has a few workers. What a large file makes wait (it is written in place when it replaces
+//! another, or is closed after it was rewritten) would hold one of them up for as long as the disk takes, and
+//! a few of those all others: six renames over 200 MiB each kept `stat` waiting for 570 ms (seen).
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Threads at the same time; more requests wait with their workers.
+const THREADS_MAX: usize = 16;
+
+/// Counts them.
+#[derive(Clone, Default)]
+pub(super) struct Apart(Arc<AtomicUsize>);
+
+/// One of them.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Apart {
+    /// Has a thread of its own `carry` work out; gives the work back if there can be none.
+    pub(super) fn run<W: Send + 'static>(
+        &self,
+        work: W,
+        carry: impl FnOnce(W) + Send + 'static,
+    ) -> Option<W> {
+        let Some(place) = self.place() else { return Some(work) };
+        let work = Arc::new(Mutex::new(Some(work)));
+        let its = Arc::clone(&work);
+        let run = move || {
+            let _place = place;
+            if let Some(work) = take(&its) {
+                carry(work);
+            }
+        };
+        let thread = std::thread::Builder::new().name("lanefs-apart".into());
+        thread.spawn(run).err().and_then(|error| {
+            tracing::warn!(%error, "no thread for a request that takes long");
+            take(&work)
+        })
+    }
+
+    fn place(&self) -> Option<Place> {
+        let place = Place(Arc::clone(&self.0));
+        // Beyond the limit its drop takes it back.
+        (self.0.fetch_add(1, Ordering::Relaxed) < THREADS_MAX).then_some(place)
+    }
+}
+
+fn take<T>(work: &Mutex<Option<T>>) -> Option<T> {
+    work.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn there_are_so_many_threads_and_no_more() {
+        let (apart, (go, gone)) = (Apart::default(), channel::<()>());
+        let gone = Arc::new(Mutex::new(gone));
+        let (sender, threads) = channel();
+        let run = |number: usize| {
+            let (gone, sender) = (Arc::clone(&gone), sender.clone());
+            apart.run(number, move |_| {
+                sender.send(std::thread::current().id()).expect("the test listens");
+                let _ = gone.lock().expect("no panic").recv();
+            })
+        };
+        assert!((0..THREADS_MAX).all(|number| run(number).is_none()));
+        let ours = std::thread::current().id();
+        assert!(threads.iter().take(THREADS_MAX).all(|thread| thread != ours));
+        assert_eq!(run(17), Some(17), "one too many");
+        drop(go);
+        while apart.0.load(Ordering::Relaxed) > 0 {
+            std::thread::yield_now();
+        }
+        assert_eq!(run(18), None, "there is room again");
+    }
+}

@@ -94,3 +94,39 @@ impl<B: Backing> Ahead<B> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::sim::{DurabilityModel, SimBacking, SimOptions};
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn what_has_grown_and_what_was_slow_takes_long() {
+        let backing = Arc::new(SimBacking::new(SimOptions::new(DurabilityModel::Ext4Ordered, 1)));
+        let key = backing.root().expect("a root").key;
+        let pace = Arc::default();
+        let file = |bytes| Ahead::new(&backing, key, &pace, bytes);
+        let (usual, ms) = (Some(Duration::from_millis(1)), Duration::from_millis);
+        assert!(!file(MIB).takes_long());
+        assert!(file(MIB + 1).takes_long(), "all of it is new");
+        file(5 * MIB).synced(ms(4), usual);
+        assert!(!file(6 * MIB).takes_long() && !file(4 * MIB).takes_long());
+        assert!(file(6 * MIB + 1).takes_long());
+
+        // Overwritten, and that took a hundred times what groups take.
+        file(5 * MIB).synced(ms(100), usual);
+        for _ in 0..SLOW_SYNCS {
+            assert!(file(5 * MIB).takes_long());
+            // Nothing is dirty here.
+            assert_eq!(file(5 * MIB).write(), Ok(()));
+            file(5 * MIB).synced(ms(1), usual);
+        }
+        assert!(!file(5 * MIB).takes_long(), "it was quick often enough");
+        file(5 * MIB).synced(ms(100), Some(ms(30)));
+        assert!(!file(5 * MIB).takes_long(), "everything takes long here");
+        file(MIB).synced(ms(100), usual);
+        assert!(!file(MIB).takes_long(), "a small file that others held up");
+    }
+}

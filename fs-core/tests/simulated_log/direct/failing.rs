@@ -33,17 +33,17 @@ fn a_commit_that_fails_is_told_and_the_log_is_not_given_up() {
     let lab = Lab::new();
     let (_, file) = lab.create("a");
     // More than a group is good for.
-    lab.write(file, 0, &[1; 2 << 20]);
+    lab.write(file, 0, &[1; 1 << 20]);
     lab.backing.fail_commit(1);
     assert_eq!(lab.sync(file), Err(Errno::IO));
     let log = || lab.engine.status().log.expect("a log");
     assert_eq!((log().failure, log().groups, log().commits), (None, 0, 0));
 
     assert_eq!(lab.sync(file), Ok(()));
-    lab.write(file, 2 << 20, &[2; 10]);
+    lab.write(file, 1 << 20, &[2; 10]);
     assert_eq!(lab.sync(file), Ok(()));
     assert_eq!((log().failure, log().groups, log().commits), (None, 1, 1));
-    let mut expected = vec![1; 2 << 20];
+    let mut expected = vec![1; 1 << 20];
     expected.extend([2; 10]);
     lab.all(|disk| assert!(content(disk, "a").as_ref() == Some(&expected)));
 }
@@ -57,7 +57,7 @@ fn what_a_failed_group_was_to_have_is_in_the_next() {
     lab.write(old, 0, &[1; 5000]);
     assert_eq!(lab.sync(old), Ok(()));
     let (_, new) = lab.create("b");
-    let content_of_new = vec![2; 2 << 20];
+    let content_of_new = vec![2; 1 << 20];
     lab.write(new, 0, &content_of_new);
     lab.rename("b", "a", RenameMode::default());
     lab.backing.fail_commit(1);

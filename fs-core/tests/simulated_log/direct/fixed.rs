@@ -34,7 +34,7 @@ fn a_length_that_was_cut_within_a_fence_is_not_committed() {
         (lab.create("a"), lab.create("b"), lab.create("c"));
     lab.write(file, 0, &[1; 20_000]);
     // More than a group is good for.
-    lab.write(other, 0, &[1; 2 << 20]);
+    lab.write(other, 0, &[1; 1 << 20]);
     lab.write(first, 0, &[1; 10]);
     let (tree, written_back) = (Arc::clone(&lab.tree), AtomicU32::new(0));
     lab.backing.on_fence(Some(Arc::new(move |point| match point {

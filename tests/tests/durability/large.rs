@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -89,7 +90,13 @@ fn renames_of_large_files_hold_nobody_up() {
 #[test]
 fn closing_large_rewritten_files_holds_nobody_up() {
     let stage = stage();
+    let rewritten = |number: usize| {
+        let mut file = File::create(old(stage.root(), number)).expect("it can be cut");
+        file.write_all(&vec![2; FILE_BYTES]).expect("write");
+        Mutex::new(Some(file))
+    };
+    let files: Vec<_> = (0..FILES).map(rewritten).collect();
     others_are_answered(&stage, |number| {
-        fs::write(old(stage.root(), number), vec![2; FILE_BYTES]).expect("a rewrite");
+        drop(files[number].lock().expect("no panic").take());
     });
 }

@@ -348,6 +348,11 @@ pub trait Backing: Send + Sync + Sized + 'static {
     }
     /// Attributes of an open file.
     fn file_attr(&self, file: &Self::File) -> Result<Attr>;
+    /// Length of an open file as far as it is known here, in bytes: no other machine is asked. 0 if it
+    /// is not known.
+    fn known_bytes(&self, file: &Self::File) -> u64 {
+        self.file_attr(file).map_or(0, |attr| attr.size)
+    }
     /// Starts to write a file's dirty pages to where they belong, without waiting.
     fn start_write_back(&self, file: &Self::File) -> Result<()>;
     /// Writes a file's dirty pages and waits until the device has them all, those

@@ -443,6 +443,10 @@ impl Backing for LinuxBacking {
         Ok(attr::stat_fd(file.as_fd())?.0)
     }
 
+    fn known_bytes(&self, file: &Self::File) -> u64 {
+        attr::known_bytes(file.as_fd())
+    }
+
     fn start_write_back(&self, file: &Self::File) -> Result<()> {
         fence::start_write_back(file.as_fd())
     }

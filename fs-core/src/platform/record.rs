@@ -590,6 +590,10 @@ impl<B: Backing> Backing for Recorder<B> {
         self.inner.file_attr(&file.inner)
     }
 
+    fn known_bytes(&self, file: &File<B>) -> u64 {
+        self.inner.known_bytes(&file.inner)
+    }
+
     fn start_write_back(&self, file: &File<B>) -> Result<()> {
         self.inner.start_write_back(&file.inner)
     }

@@ -203,8 +203,7 @@ impl<B: Backing> Tree<B> {
     pub fn release_takes_long(&self, file: FileId) -> bool {
         self.release_may_wait(file)
             && self.files.get(file.0).is_ok_and(|open| {
-                let bytes = open.file.get().and_then(|file| self.backing.file_attr(file).ok());
-                bytes.is_some_and(|attr| attr.size > AHEAD_BYTES_MIN)
+                open.file.get().is_some_and(|file| self.backing.known_bytes(file) > AHEAD_BYTES_MIN)
             })
     }
 
@@ -426,7 +425,7 @@ impl<B: Backing> Tree<B> {
             Some(log) => Some(tracked(log, &open, reader.is_none())?),
             None => None,
         };
-        let bytes = self.backing.file_attr(&file).map_or(0, |attr| attr.size);
+        let bytes = self.backing.known_bytes(&file);
         let ahead = Ahead::new(&self.backing, open.node.key(), &open.node.pace, bytes);
         let target = Some(SyncTarget::File(file, kind));
         let (ahead, keeps_others_out) = (Some(Arc::new(ahead)), open.node.synced_by(caller));

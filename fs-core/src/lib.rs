@@ -31,4 +31,5 @@ pub mod log;
 #[allow(unsafe_code)]
 pub mod platform;
 mod sync;
+pub mod thread;
 pub mod types;

@@ -1,13 +1,13 @@
 //! Files that would hold up everybody in their group are written by threads of their own before.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use super::policy::WriterId;
 use super::{Completion, Lanes};
 use crate::fence::SyncRequest;
 use crate::platform::Backing;
-use crate::sync::Mutex;
+use crate::thread;
 
 /// Threads that do so at the same time; more requests go to their group as they are.
 const AHEAD_THREADS_MAX: usize = 16;
@@ -32,10 +32,8 @@ impl<B: Backing> Lanes<B> {
         if !self.begin_ahead() {
             return Some((request, done));
         }
-        let order = Arc::new(Mutex::new(Some((request, done))));
-        let (lanes, its) = (Arc::clone(self), Arc::clone(&order));
-        let work = move || {
-            let Some((request, done)) = take(&its) else { return };
+        let lanes = Arc::clone(self);
+        let carry = move |(request, done): (SyncRequest<B>, Completion)| {
             // A panic must not keep it from its group.
             if catch_unwind(AssertUnwindSafe(|| request.write_ahead())).is_err() {
                 tracing::error!("writing a file ahead of its group panicked");
@@ -45,12 +43,8 @@ impl<B: Backing> Lanes<B> {
             lanes.end_ahead();
             duty.into_iter().for_each(|duty| lanes.see_to(duty));
         };
-        let thread = std::thread::Builder::new().name("lanefs-ahead".into());
-        thread.spawn(work).err().and_then(|error| {
-            tracing::warn!(%error, "no thread to write a large file ahead of its group");
-            self.end_ahead();
-            take(&order)
-        })
+        let left = thread::hand_over("lanefs-ahead", (request, done), carry);
+        left.inspect(|_| self.end_ahead())
     }
 
     fn begin_ahead(&self) -> bool {
@@ -65,8 +59,4 @@ impl<B: Backing> Lanes<B> {
         self.lock().ahead -= 1;
         self.empty.notify_all();
     }
-}
-
-fn take<T>(order: &Mutex<Option<T>>) -> Option<T> {
-    order.lock().unwrap_or_else(PoisonError::into_inner).take()
 }

@@ -4,8 +4,10 @@
 //! another, or is closed after it was rewritten) would hold one of them up for as long as the disk takes, and
 //! a few of those all others: six renames over 200 MiB each kept `stat` waiting for 570 ms (seen).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+
+use fs_core::thread;
 
 /// Threads at the same time; more requests wait with their workers.
 const THREADS_MAX: usize = 16;
@@ -31,18 +33,9 @@ impl Apart {
         carry: impl FnOnce(W) + Send + 'static,
     ) -> Option<W> {
         let Some(place) = self.place() else { return Some(work) };
-        let work = Arc::new(Mutex::new(Some(work)));
-        let its = Arc::clone(&work);
-        let run = move || {
+        thread::hand_over("lanefs-apart", work, move |work| {
             let _place = place;
-            if let Some(work) = take(&its) {
-                carry(work);
-            }
-        };
-        let thread = std::thread::Builder::new().name("lanefs-apart".into());
-        thread.spawn(run).err().and_then(|error| {
-            tracing::warn!(%error, "no thread for a request that takes long");
-            take(&work)
+            carry(work);
         })
     }
 
@@ -53,12 +46,9 @@ impl Apart {
     }
 }
 
-fn take<T>(work: &Mutex<Option<T>>) -> Option<T> {
-    work.lock().unwrap_or_else(PoisonError::into_inner).take()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
     use std::sync::mpsc::channel;
 
     use super::*;

@@ -28,7 +28,7 @@ use super::{BackingFence, FenceOutcome, GroupFence, SyncRequest, Way};
 use crate::engine::Lsn;
 use crate::error::{Errno, Result};
 use crate::log::format::GroupBuilder;
-use crate::log::tracked::{Before, Collected, Need, Tracked};
+use crate::log::tracked::{Before, Collected, Memory, Need, Tracked};
 use crate::log::{Log, Tail, WriteError, Writer, device_error};
 use crate::platform::{Backing, LogStore};
 use crate::types::Attr;
@@ -330,6 +330,7 @@ impl<B: Backing> LogFence<B> {
     ) -> Result<Content> {
         let parts_max = self.log.file_parts_max();
         let mut in_parts = false;
+        let mut memory = Memory::default();
         for file in files.iter_mut() {
             // The length at this point of the stream.
             file.attr = self.backing.file_attr(&file.reader)?;
@@ -359,7 +360,8 @@ impl<B: Backing> LogFence<B> {
             let start = Instant::now();
             let GroupFile { file: tracked, reader, attr, lsn, .. } = file;
             let (bugs, source) = (self.log.bugs(), (&*self.backing, &**reader));
-            file.collected = tracked.collect(source, attr, &need, *lsn, builder, bugs)?;
+            let into = (&mut *builder, &mut memory);
+            file.collected = tracked.collect(source, attr, &need, *lsn, into, bugs)?;
             if need.live_pages > 0 {
                 file.comparing = start.elapsed();
                 self.log.count_compared(need.live_pages);

@@ -37,7 +37,7 @@ mod files;
 mod parts;
 mod rewriting;
 
-pub(crate) use self::collect::{Collected, Need};
+pub(crate) use self::collect::{Collected, Memory, Need};
 pub(crate) use self::files::{Closed, TrackedFiles};
 
 /// Unit in which content is compared and logged.

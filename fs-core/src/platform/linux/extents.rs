@@ -17,8 +17,8 @@ use crate::platform::WHOLE_FILE;
 /// Extents looked at before the rest of a file is left out.
 const EXTENTS_MAX: usize = 4096;
 
-/// Extents asked for in one call.
-const EXTENTS_PER_CALL: usize = 256;
+/// Extents asked for in one call: most files have few, and room for each costs time.
+const EXTENTS_PER_CALL: usize = 64;
 
 // Flags of the kernel's `fiemap.h`.
 const EXTENT_LAST: u32 = 0x0001;

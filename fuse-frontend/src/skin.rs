@@ -42,7 +42,7 @@ use self::reply::Channel;
 use self::slow::SlowSyncs;
 use self::wire::Listing;
 
-mod apart;
+pub(crate) mod apart;
 mod backing;
 mod classic;
 pub(crate) mod convert;

@@ -86,7 +86,7 @@ impl<B: Backing> Log<B> {
         if attr.kind != FileKind::Regular || attr.size == 0 || self.config.bugs.no_undo {
             return None;
         }
-        if attr.size > self.config.rewrite_bytes_max {
+        if attr.size > self.rewrite_bytes_max() {
             counts.too_large.fetch_add(1, Ordering::Relaxed);
             return None;
         }
@@ -110,6 +110,11 @@ impl<B: Backing> Log<B> {
                 counts.failed.fetch_add(1, Ordering::Relaxed);
             })
             .ok()
+    }
+
+    /// Longest file that is copied when it is cut to nothing, in bytes.
+    pub(crate) const fn rewrite_bytes_max(&self) -> u64 {
+        self.config.rewrite_bytes_max
     }
 
     /// Makes the copy that of truncation `lsn`, which comes next; gives its name. `None`
@@ -237,7 +242,7 @@ impl<B: Backing> Log<B> {
             unseen: count(&self.rewrites.unseen),
             failed: count(&self.rewrites.failed),
             stayed_open: count(&self.rewrites.stayed_open),
-            bytes_max: self.config.rewrite_bytes_max,
+            bytes_max: self.rewrite_bytes_max(),
         }
     }
 }

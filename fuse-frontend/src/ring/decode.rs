@@ -254,6 +254,14 @@ impl Request<'_> {
             | Self::ReadDir { .. }
             | Self::ReadDirPlus { .. } => true,
             Self::SetAttr { change, .. } => change.size.is_some(),
+            request => request.cuts(),
+        }
+    }
+
+    /// Whether it cuts a file to nothing, without making one.
+    pub(super) fn cuts(&self) -> bool {
+        match self {
+            Self::SetAttr { change, .. } => change.size == Some(0),
             Self::Open { flags } => flags & libc::O_TRUNC != 0,
             _ => false,
         }

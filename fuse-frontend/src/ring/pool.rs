@@ -16,6 +16,7 @@ use fs_core::platform::linux::LinuxBacking;
 use super::queue::{Queue, Ticket, may_this_thread_wait, tell_by_groups};
 use super::serve::serve_waiting;
 use crate::skin::Skin;
+use crate::skin::apart::Apart;
 
 type LinuxDuty = Duty<LinuxBacking>;
 
@@ -39,13 +40,15 @@ impl Pool {
         size: usize,
     ) -> std::io::Result<Self> {
         let (jobs, received) = unbounded::<Job>();
+        let apart = Apart::default();
         let mut threads = Vec::with_capacity(size);
         for number in 0..size {
-            let (skin, received) = (Arc::clone(skin), received.clone());
+            let (skin, apart) = (Arc::clone(skin), apart.clone());
+            let received = received.clone();
             let work = move || {
                 while let Ok(job) = received.recv() {
                     match job {
-                        Job::Serve(ticket) => serve_waiting(&skin, ticket),
+                        Job::Serve(ticket) => serve_waiting(&skin, &apart, ticket),
                         Job::Sync(duty) => duty.run(&mut || {}),
                         Job::End => return,
                     }

@@ -3,16 +3,19 @@
 //! `allow_other` is not judged here: the kernel does not let anybody else in
 //! (`fuse_permissible_uidgid`).
 
+use std::ffi::OsStr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use fs_core::engine::{Deed, DirId, Entry, FileId, NodeId, Owed};
+use fs_core::engine::{Deed, DirId, Entry, FileId, NodeId, Owed, Tree};
 use fs_core::error::{Errno, Result};
+use fs_core::platform::RenameMode;
 use fs_core::platform::linux::LinuxBacking;
 use fs_core::types::Caller;
 
 use super::decode::{Request, decode};
 use super::queue::Ticket;
+use crate::skin::apart::Apart;
 use crate::skin::wire::Body;
 use crate::skin::{Fitted, Skin, convert, fit};
 
@@ -36,26 +39,50 @@ pub(super) fn serve(skin: &Arc<Skin>, ticket: Ticket) -> Option<Ticket> {
         if waits {
             return Some(ticket);
         }
-        if let Request::Rename { name, new_parent, new_name, flags } = request {
-            let (source, target) = ((ticket.node(), name), (new_parent, new_name));
-            let renamed = convert::rename_mode(flags)
-                .and_then(|mode| skin.tree.rename_without_waiting(source, target, mode));
-            if renamed == Ok(false) {
-                return Some(ticket);
-            }
-            let deed = Deed::Moved(source, target);
-            let owed = renamed.and_then(|_| skin.tree.owed(ticket.caller(), &deed));
-            settle(skin, ticket, owed, Answer::of(Body::default()));
-            return None;
-        }
-        handle(skin, ticket);
-        None
+        try_handle(skin, ticket, Tree::rename_without_waiting)
     })
 }
 
-/// Answers a request that may wait for the disk.
-pub(super) fn serve_waiting(skin: &Arc<Skin>, ticket: Ticket) {
-    fenced(ticket, |ticket| handle(skin, ticket));
+/// Answers a request that may wait for the disk, by a thread of its own if it waits for a
+/// large file: others wait for the pool.
+pub(super) fn serve_waiting(skin: &Arc<Skin>, apart: &Apart, ticket: Ticket) {
+    let takes_long = fenced(ticket, |ticket| {
+        let takes_long = match decode(ticket.opcode(), ticket.op_in(), ticket.payload()) {
+            Ok(Request::Release { file }) => skin.tree.release_takes_long(file),
+            Ok(request) => request.cuts() && skin.tree.cut_takes_long(ticket.node()),
+            Err(_) => false,
+        };
+        if takes_long { Some(ticket) } else { try_handle(skin, ticket, Tree::rename_if_quick) }
+    });
+    let Some(ticket) = takes_long else { return };
+    let its = Arc::clone(skin);
+    let left = apart.run(ticket, move |ticket| fenced(ticket, |ticket| handle(&its, ticket)));
+    if let Some(ticket) = left {
+        fenced(ticket, |ticket| handle(skin, ticket));
+    }
+}
+
+/// A rename that does nothing and says false where it would take too long.
+type TryRename =
+    fn(&Tree<LinuxBacking>, (NodeId, &OsStr), (NodeId, &OsStr), RenameMode) -> Result<bool>;
+
+/// Answers a request, or gives back a rename that would take too long.
+fn try_handle(skin: &Arc<Skin>, ticket: Ticket, try_rename: TryRename) -> Option<Ticket> {
+    let request = decode(ticket.opcode(), ticket.op_in(), ticket.payload());
+    let Ok(Request::Rename { name, new_parent, new_name, flags }) = request else {
+        handle(skin, ticket);
+        return None;
+    };
+    let (source, target) = ((ticket.node(), name), (new_parent, new_name));
+    let renamed =
+        convert::rename_mode(flags).and_then(|mode| try_rename(&skin.tree, source, target, mode));
+    if renamed == Ok(false) {
+        return Some(ticket);
+    }
+    let deed = Deed::Moved(source, target);
+    let owed = renamed.and_then(|_| skin.tree.owed(ticket.caller(), &deed));
+    settle(skin, ticket, owed, Answer::of(Body::default()));
+    None
 }
 
 /// A panic fails this request (its ticket, dropped unanswered, answers EIO) and not the

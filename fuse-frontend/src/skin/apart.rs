@@ -14,7 +14,7 @@ const THREADS_MAX: usize = 16;
 
 /// Counts them.
 #[derive(Clone, Default)]
-pub(super) struct Apart(Arc<AtomicUsize>);
+pub(crate) struct Apart(Arc<AtomicUsize>);
 
 /// One of them.
 struct Place(Arc<AtomicUsize>);
@@ -27,7 +27,7 @@ impl Drop for Place {
 
 impl Apart {
     /// Has a thread of its own `carry` work out; gives the work back if there can be none.
-    pub(super) fn run<W: Send + 'static>(
+    pub(crate) fn run<W: Send + 'static>(
         &self,
         work: W,
         carry: impl FnOnce(W) + Send + 'static,

@@ -64,13 +64,33 @@ impl<B: Served> Classic<B> {
 
     /// Goes on with a request of which nothing was done yet, on a thread of its own. So it passes the
     /// gate again.
-    fn go_on_apart<W: FnOnce(&Arc<Skin<B>>) + Send + 'static>(&self, op: Op, handler: W) {
+    fn go_on_apart<W: FnOnce(&Arc<Skin<B>>) + Send + 'static>(
+        &self,
+        visitor: Visitor,
+        op: Op,
+        handler: W,
+    ) {
         let skin = Arc::clone(&self.skin);
         let carry = move |handler: W| {
-            let _passage = skin.gate.enter(Visitor::Plain);
+            let _passage = skin.gate.enter_apart(visitor);
             fenced(op, || handler(&skin));
         };
         if let Some(handler) = self.apart.run(handler, carry) {
+            handler(&self.skin);
+        }
+    }
+
+    /// Goes on here, or apart if it takes long.
+    fn go_on<W: FnOnce(&Arc<Skin<B>>) + Send + 'static>(
+        &self,
+        takes_long: bool,
+        visitor: Visitor,
+        op: Op,
+        handler: W,
+    ) {
+        if takes_long {
+            self.go_on_apart(visitor, op, handler);
+        } else {
             handler(&self.skin);
         }
     }
@@ -126,16 +146,17 @@ impl<B: Served> Classic<B> {
 
     /// An open file, and its name if it was made with it, when it is as durable as is promised.
     fn opened(
-        &self,
-        req: &Request,
+        skin: &Arc<Skin<B>>,
+        caller: Caller,
         id: NodeId,
         opened: Opened,
         body: Body,
         answer: impl FnOnce(&Skin<B>, Result<&Body>) -> bool + Send + 'static,
     ) {
-        let skin = Arc::clone(&self.skin);
+        let its = Arc::clone(skin);
         let file = opened.file;
-        self.skin.settle(caller(req), &Deed::Opened(file), move |settled| {
+        skin.settle(caller, &Deed::Opened(file), move |settled| {
+            let skin = its;
             if !answer(&skin, settled.map(|()| &body)) {
                 skin.release(id, file);
             }
@@ -237,19 +258,25 @@ impl<B: Served> Filesystem for Classic<B> {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.handle_cutting(size == Some(0), Op::SetAttr, || {
+        let cuts = size == Some(0);
+        self.handle_cutting(cuts, Op::SetAttr, || {
             let perm = mode.map(|mode| mode & 0o7777);
             let (atime, mtime) = (atime.map(time), mtime.map(time));
             let change = SetAttr { perm, uid, gid, size, atime, mtime };
             let (id, file) = (node(ino), fh.map(|fh| FileId(fh.0)));
-            let attr = match self.skin.tree.set_attr(caller(req), id, file, &change) {
-                Ok(attr) => attr,
-                Err(error) => return reply.error(errno(error)),
+            let caller = caller(req);
+            let set = move |skin: &Arc<Skin<B>>| {
+                let attr = match skin.tree.set_attr(caller, id, file, &change) {
+                    Ok(attr) => attr,
+                    Err(error) => return reply.error(errno(error)),
+                };
+                let (its, deed) = (Arc::clone(skin), attributes_set(id, file, &change));
+                skin.settle(caller, &deed, move |settled| {
+                    Self::attr(&its, reply, settled.map(|()| attr));
+                });
             };
-            let (skin, deed) = (Arc::clone(&self.skin), attributes_set(id, file, &change));
-            self.skin.settle(caller(req), &deed, move |settled| {
-                Self::attr(&skin, reply, settled.map(|()| attr));
-            });
+            let takes_long = cuts && self.skin.tree.cut_takes_long(id);
+            self.go_on(takes_long, Visitor::Cuts, Op::SetAttr, set);
         });
     }
 
@@ -338,7 +365,7 @@ impl<B: Served> Filesystem for Classic<B> {
             let quick = mode.and_then(|mode| self.skin.tree.rename_if_quick(source, target, mode));
             if let (Ok(mode), Ok(false)) = (mode, quick) {
                 let (caller, names) = (caller(req), (name.to_owned(), newname.to_owned()));
-                return self.go_on_apart(Op::Rename, move |skin| {
+                return self.go_on_apart(Visitor::Plain, Op::Rename, move |skin| {
                     let (source, target) = ((source.0, &*names.0), (target.0, &*names.1));
                     let result = acting(caller, || skin.tree.rename(source, target, mode));
                     Self::settled(skin, caller, reply, &Deed::Moved(source, target), result);
@@ -363,16 +390,21 @@ impl<B: Served> Filesystem for Classic<B> {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.handle_cutting(flags.0 & libc::O_TRUNC != 0, Op::Open, || {
-            let (id, unique) = (node(ino), req.unique());
-            let opened = match self.skin.open(caller(req), id, flags.0) {
-                Ok(opened) => opened,
-                Err(error) => return reply.error(errno(error)),
+        let cuts = flags.0 & libc::O_TRUNC != 0;
+        self.handle_cutting(cuts, Op::Open, || {
+            let (id, caller, unique) = (node(ino), caller(req), req.unique());
+            let open = move |skin: &Arc<Skin<B>>| {
+                let opened = match skin.open(caller, id, flags.0) {
+                    Ok(opened) => opened,
+                    Err(error) => return reply.error(errno(error)),
+                };
+                let body = Body::opened(&opened);
+                Self::opened(skin, caller, id, opened, body, move |skin, body| {
+                    Self::send(skin, (unique, reply), body, ReplyOpen::error)
+                });
             };
-            let body = Body::opened(&opened);
-            self.opened(req, id, opened, body, move |skin, body| {
-                Self::send(skin, (unique, reply), body, ReplyOpen::error)
-            });
+            let takes_long = cuts && self.skin.tree.cut_takes_long(id);
+            self.go_on(takes_long, Visitor::Cuts, Op::Open, open);
         });
     }
 
@@ -394,7 +426,8 @@ impl<B: Served> Filesystem for Classic<B> {
                 Err(error) => return reply.error(errno(error)),
             };
             let body = Body::created(&entry, &opened, &self.skin.options);
-            self.opened(req, entry.id, opened, body, move |skin, body| {
+            let skin = &self.skin;
+            Self::opened(skin, caller(req), entry.id, opened, body, move |skin, body| {
                 let sent = Self::send(skin, (unique, reply), body, ReplyCreate::error);
                 if !sent {
                     skin.tree.forget(entry.id, 1);
@@ -482,11 +515,8 @@ impl<B: Served> Filesystem for Classic<B> {
                 skin.release(id, file);
                 reply.ok();
             };
-            if self.skin.tree.release_takes_long(file) {
-                self.go_on_apart(Op::Release, release);
-            } else {
-                release(&self.skin);
-            }
+            let takes_long = self.skin.tree.release_takes_long(file);
+            self.go_on(takes_long, Visitor::Plain, Op::Release, release);
         });
     }
 

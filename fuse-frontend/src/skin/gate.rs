@@ -22,7 +22,7 @@ pub(crate) struct Gate {
     /// Handlers under way, and those of them that cut.
     inside: AtomicUsize,
     cutting: AtomicUsize,
-    /// Requests at the closed gate.
+    /// Workers at the closed gate.
     waiting: Mutex<usize>,
     opened: Condvar,
 }
@@ -62,8 +62,18 @@ impl Drop for Passage<'_> {
 }
 
 impl Gate {
-    /// Waits while the gate keeps this visitor out.
+    /// Waits while the gate keeps this visitor out, for a worker.
     pub(crate) fn enter(&self, visitor: Visitor) -> Passage<'_> {
+        self.enter_as(visitor, 1)
+    }
+
+    /// The same for a thread that is no worker, and does not count among those that
+    /// [wait](Self::waiting).
+    pub(crate) fn enter_apart(&self, visitor: Visitor) -> Passage<'_> {
+        self.enter_as(visitor, 0)
+    }
+
+    fn enter_as(&self, visitor: Visitor, workers: usize) -> Passage<'_> {
         loop {
             // Counted first, looked second; who closes does it the other way round.
             self.count(visitor, usize::wrapping_add);
@@ -73,11 +83,11 @@ impl Gate {
             }
             drop(passage);
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            *waiting += 1;
+            *waiting += workers;
             while !visitor.passes(self.width.load(Ordering::SeqCst)) {
                 waiting = self.opened.wait(waiting).unwrap_or_else(PoisonError::into_inner);
             }
-            *waiting -= 1;
+            *waiting -= workers;
         }
     }
 
@@ -119,7 +129,7 @@ impl Gate {
         true
     }
 
-    /// Requests that wait.
+    /// Workers that wait.
     pub(crate) fn waiting(&self) -> usize {
         *self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -189,6 +189,13 @@ impl<B: Backing> Tree<B> {
         Ok(call(&self.backing, &self.nodes.get(id)?.object))
     }
 
+    /// Whether cutting a file to nothing takes long: a copy of much is made and written first.
+    pub fn cut_takes_long(&self, id: NodeId) -> bool {
+        let Some(log) = &self.engine.log else { return false };
+        let attr = self.nodes.get(id).and_then(|node| self.backing.attr(&node.object));
+        attr.is_ok_and(|attr| (AHEAD_BYTES_MIN + 1..=log.rewrite_bytes_max()).contains(&attr.size))
+    }
+
     /// Whether closing the file waits for the disk: one that was cut to nothing and
     /// written again is written in place then.
     pub fn release_may_wait(&self, file: FileId) -> bool {

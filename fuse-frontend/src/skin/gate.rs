@@ -169,6 +169,22 @@ mod tests {
         assert!(gate.close(SOON), "nobody is inside");
     }
 
+    /// A request that waits for a large file stood at the gate by a thread of its own, and counted as a
+    /// worker: a restart then took a worker that was still reading for one that stood there.
+    #[test]
+    fn who_waits_apart_is_no_worker() {
+        let gate = Gate::default();
+        assert!(gate.close(SOON));
+        std::thread::scope(|scope| {
+            let apart = scope.spawn(|| drop(gate.enter_apart(Visitor::Plain)));
+            std::thread::sleep(SOON);
+            assert_eq!(gate.waiting(), 0);
+            assert!(!apart.is_finished());
+            gate.open();
+            apart.join().expect("it goes on");
+        });
+    }
+
     #[test]
     fn a_narrow_gate_keeps_those_out_that_cut() {
         let gate = Gate::default();

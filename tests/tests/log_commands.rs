@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tests::filesystem::{Filesystem, Making};
 use tests::loopfs::{LoopFs, Recipe};
-use tests::mounted::Mounted;
+use tests::mounted::{DEFAULT_OPTIONS, Mounted};
 use tests::run::{self, Outcome};
 use tests::scratch::Scratch;
 use tests::subject::is_bare;
@@ -65,6 +65,21 @@ fn expect_files(backing: &Path) {
         let content = fs::read(backing.join(format!("file{index}"))).expect("a synced file");
         assert_eq!(content, SYNCED);
     }
+}
+
+/// A disk whose flush took less than 40 us had no log, "a log would gain nothing": a lone writer gains a
+/// third there, too (decision 0030), and without a log no file that is rewritten keeps what it held.
+#[test]
+fn a_log_is_kept_however_fast_the_disk_flushes() {
+    if !can_run() {
+        return;
+    }
+    let filesystem = LoopFs::ext4_in_memory(FILESYSTEM_MIB);
+    let backing = filesystem.path().join("backing");
+    fs::create_dir(&backing).expect("mkdir");
+    let mount = Mounted::new(&backing, DEFAULT_OPTIONS);
+    let status = mount.status();
+    assert_eq!(status["log"], "in use", "{status}");
 }
 
 #[test]

@@ -12,7 +12,6 @@ use serde_json::json;
 use super::ProbeArgs;
 use super::table::{print, row, table};
 use crate::failure::Failure;
-use crate::mount::engine::FLUSH_WORTH_A_LOG;
 
 /// Size of the file that is written and removed again.
 const PROBE_BYTES: u64 = 8 << 20;
@@ -24,7 +23,7 @@ pub(super) fn run(args: &ProbeArgs) -> Result<(), Failure> {
         .map_err(|error| Failure::new(error.to_string()))?;
     let figures = measure(&backing)
         .map_err(|error| Failure::new(format!("cannot measure {shown}: {error}")))?;
-    let choice = choice(&backing, &figures);
+    let choice = choice(&backing);
     // A segment of the default log.
     let inline = inline_bytes_for(&figures, 4 << 20);
     let us = |time: Duration| (time.as_secs_f64() * 1e7).round() / 10.0;
@@ -63,12 +62,9 @@ pub(super) fn run(args: &ProbeArgs) -> Result<(), Failure> {
     ))
 }
 
-fn choice(backing: &LinuxBacking, figures: &ProbeFigures) -> (&'static str, String) {
+fn choice(backing: &LinuxBacking) -> (&'static str, String) {
     if let Some(obstacle) = backing.log_obstacle() {
         return ("backing", obstacle);
-    }
-    if figures.flush < FLUSH_WORTH_A_LOG {
-        return ("backing", "a flush is so fast that a log would gain nothing".to_owned());
     }
     ("log", "it saves one of two flushes, and joins those of all programs".to_owned())
 }

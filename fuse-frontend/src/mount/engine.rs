@@ -1,4 +1,4 @@
-//! The engine of a mount: with a log where that is safe and pays, else without.
+//! The engine of a mount: with a log where that is safe, else without.
 //!
 //! `fence=auto` keeps a log unless there is a reason not to, and that reason is
 //! shown by `lanefs status`. Whatever the choice: a log that is not empty is
@@ -6,7 +6,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use fs_core::engine::{Engine, EngineConfig};
 use fs_core::log::recovery::{self, RecoveryReport};
@@ -18,10 +17,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::MountPlan;
 use super::options::{FenceChoice, MountOptions};
 use crate::failure::Failure;
-
-/// With a flush faster than two round trips through /dev/fuse there is nothing to
-/// gain by a log: the device keeps what it has without power, or is memory.
-pub const FLUSH_WORTH_A_LOG: Duration = Duration::from_micros(40);
 
 /// An engine, and why it is as it is.
 pub struct MountEngine {
@@ -78,19 +73,6 @@ pub fn start(backing: &Arc<LinuxBacking>, plan: &MountPlan) -> Result<MountEngin
     };
     if let Some(report) = report.filter(|report| !report.is_nothing()) {
         tracing::info!("recovered: {}", sentence(&report));
-    }
-    let flush = engine.log().and_then(|log| log.figures()).map(|figures| figures.flush);
-    if let Some(flush) = flush
-        && options.fence == FenceChoice::Auto
-        && options.log.is_none()
-        && flush < FLUSH_WORTH_A_LOG
-    {
-        engine.close(Duration::from_secs(30)).map_err(|error| {
-            Failure::new(format!("cannot end the log of {}: {error}", path.display()))
-        })?;
-        let reason =
-            format!("a flush takes {} us only: a log would gain nothing", flush.as_micros());
-        return Ok(MountEngine { engine: Engine::new(backing, config()), no_log: Some(reason) });
     }
     Ok(MountEngine { engine, no_log: None })
 }

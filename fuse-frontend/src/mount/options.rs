@@ -168,8 +168,8 @@ Options for -o (several: comma-separated, or -o again):
                          10ms to 3600s, 0 for never (default 1s)
   config=FILE            settings of mounts, in place of /etc/lanefs.toml
   fence=auto|log|backing what makes a group durable: one write to the log (where the
-                         backing filesystem allows it and it pays), or syncing the
-                         backing directory (default auto)
+                         backing filesystem allows it), or syncing the backing
+                         directory (default auto)
   log=PATH               a log in a file or on a device outside of BACKING, made by
                          `lanefs log format` (default: in BACKING/.lanefs)
   log_size=SIZE          size of a log in BACKING, from 4M (default 64M)

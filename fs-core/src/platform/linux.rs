@@ -65,6 +65,7 @@ pub struct LinuxBacking {
     handles: bool,
     options: BackingOptions,
     magic: u64,
+    xfs: Option<extents::XfsTrees>,
     device: u64,
     device_flush: DeviceFlush,
     exact_times: OnceLock<bool>,
@@ -464,7 +465,7 @@ impl Backing for LinuxBacking {
         file: &Self::File,
         within: std::ops::Range<u64>,
     ) -> Result<Vec<std::ops::Range<u64>>> {
-        extents::settled(file, self.magic, within)
+        extents::settled(file, self.magic, self.xfs.as_ref(), within)
     }
 
     fn allocated(&self, file: &Self::File) -> Result<Vec<std::ops::Range<u64>>> {

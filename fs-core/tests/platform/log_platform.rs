@@ -229,6 +229,36 @@ fn shared_blocks_are_not_settled() {
     assert_eq!(ground.settled(&other), [0..8 * KIB]);
 }
 
+/// A file with more extents than its inode has room for has blocks for a tree of them. Those looked like
+/// room that is reserved for copies, so that nothing of it was settled: its syncs never used the log.
+/// Still, no block of that room may be taken for one of the tree.
+#[test]
+#[ignore = "needs a filesystem of its own: cargo test -p tests --test log_platform"]
+fn a_tree_of_extents_hides_no_room_for_copies() {
+    const PIECES: u64 = 60;
+    let ground = Ground::new("trees");
+    let (file, copy) = (ground.create("file"), ground.create("copy"));
+    let piece = |number: u64| number * 128 * KIB..number * 128 * KIB + 64 * KIB;
+    for number in 0..PIECES {
+        ground.write(&file, piece(number));
+    }
+    ground.sync(&file);
+    assert_eq!(ground.settled(&file).len() as u64, PIECES);
+    if !ground.is_xfs() {
+        return;
+    }
+    // One block in the middle was shared, and has been copied: room for its neighbours' copies stays.
+    let shared = piece(PIECES / 2);
+    let copied =
+        ground.backing.copy_range(ME, (&file, shared.start + 8 * KIB), (&copy, 0), 4 * KIB);
+    assert_eq!(copied, Ok(4 * KIB));
+    ground.sync(&copy);
+    assert_eq!(ground.settled(&file), []);
+    ground.write(&file, shared.start + 8 * KIB..shared.start + 12 * KIB);
+    ground.sync(&file);
+    assert_eq!(ground.settled(&file), [], "its neighbours are going to move");
+}
+
 /// Very many extents: as many as are looked at, and no error.
 #[test]
 #[ignore = "needs a filesystem of its own: cargo test -p tests --test log_platform"]
@@ -246,8 +276,9 @@ fn a_file_in_many_pieces() {
         let settled = ground.settled(&file);
         println!("{} pieces: {:?}", pieces.end, start.elapsed());
         if ground.is_xfs() {
-            // Whatever has blocks for its extent tree may hide a reservation.
-            assert_eq!(settled, []);
+            // Leaves of its extent tree that are not full may hide a reservation.
+            assert!(settled.is_empty() || settled.len() as u64 == pieces.end, "{}", settled.len());
+            assert!(settled.is_empty() || !cut_off);
         } else {
             let expected = if cut_off { 4096 } else { pieces.end };
             assert_eq!(settled.len() as u64, expected);

@@ -1,6 +1,6 @@
 //! Opening a backing directory, and what is known of it from then on.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -8,6 +8,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::caller::Privileges;
 use super::device_flush::DeviceFlush;
+use super::extents::XfsTrees;
 use super::object::{self, FdCache};
 use super::{FenceMechanism, Inherited, LinuxBacking, OpenError, fence, mount_clone};
 use crate::error::Errno;
@@ -96,6 +97,10 @@ impl LinuxBacking {
         let stat = rustix::fs::fstatfs(&root).map_err(|e| io(e.into()))?;
         let device = rustix::fs::fstat(&root).map_err(|e| io(e.into()))?.st_dev;
         let handles = !options.pin_objects && object::handles_work(&root);
+        // The type of f_type differs between targets; the bits do not.
+        let magic = stat.f_type as u64;
+        let is_xfs = magic == fence::XFS_MAGIC;
+        let xfs = is_xfs.then(|| XfsTrees::of(root.as_fd())).flatten();
         Ok(Self {
             root: Arc::new(root),
             original,
@@ -103,8 +108,8 @@ impl LinuxBacking {
             privileges,
             handles,
             options,
-            // The type of f_type differs between targets; the bits do not.
-            magic: stat.f_type as u64,
+            magic,
+            xfs,
             device,
             device_flush: DeviceFlush::default(),
             exact_times: OnceLock::new(),

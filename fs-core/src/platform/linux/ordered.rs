@@ -276,17 +276,32 @@ fn xfs_commits_in_order(directory: BorrowedFd<'_>) -> Verdict {
 
 /// `struct xfs_fsop_geom_v4` of the kernel's `xfs_fs.h`.
 #[repr(C)]
-struct XfsGeometry {
-    _sizes: [u32; 8],
+pub(super) struct XfsGeometry {
+    pub(super) block_bytes: u32,
+    _sizes: [u32; 5],
+    pub(super) inode_bytes: u32,
+    _imax_percent: u32,
     _data_blocks: u64,
     realtime_blocks: u64,
     _realtime_extents: u64,
     log_start: u64,
     _uuid: [u8; 16],
-    _rest: [u32; 8],
+    _stripes: [u32; 2],
+    _version: i32,
+    flags: u32,
+    _rest: [u32; 4],
 }
 
-fn xfs_geometry(directory: BorrowedFd<'_>) -> Result<XfsGeometry> {
+impl XfsGeometry {
+    /// Whether it has the format with checksums, whose inodes have longer heads.
+    pub(super) const fn has_checksums(&self) -> bool {
+        /// `XFS_FSOP_GEOM_FLAGS_V5SB`.
+        const V5: u32 = 1 << 15;
+        self.flags & V5 != 0
+    }
+}
+
+pub(super) fn xfs_geometry(directory: BorrowedFd<'_>) -> Result<XfsGeometry> {
     /// `XFS_IOC_FSGEOMETRY_V4`.
     const OPCODE: rustix::ioctl::Opcode = rustix::ioctl::opcode::read::<XfsGeometry>(b'X', 124);
     // SAFETY: the opcode carries the size of the structure, which is what XFS

@@ -8,7 +8,8 @@
 //! by a journal commit for all.
 //!
 //! The same goes for a large file of which it cannot be told what the journal knows: one that shares
-//! blocks, and on XFS one with more extents than its inode holds.
+//! blocks, and on XFS one with extended attributes in blocks of their own, or with so many extents that the leaves of
+//! their tree are not full (`platform/linux/extents.rs`).
 
 use std::ops::Range;
 

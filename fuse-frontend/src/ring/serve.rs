@@ -39,7 +39,8 @@ pub(super) fn serve(skin: &Arc<Skin>, ticket: Ticket) -> Option<Ticket> {
         if waits {
             return Some(ticket);
         }
-        try_handle(skin, ticket, Tree::rename_without_waiting)
+        let renamed = try_rename(skin, &ticket, &request, Tree::rename_without_waiting);
+        finish(skin, ticket, renamed)
     })
 }
 
@@ -47,12 +48,22 @@ pub(super) fn serve(skin: &Arc<Skin>, ticket: Ticket) -> Option<Ticket> {
 /// large file: others wait for the pool.
 pub(super) fn serve_waiting(skin: &Arc<Skin>, apart: &Apart, ticket: Ticket) {
     let takes_long = fenced(ticket, |ticket| {
-        let takes_long = match decode(ticket.opcode(), ticket.op_in(), ticket.payload()) {
-            Ok(Request::Release { file }) => skin.tree.release_takes_long(file),
-            Ok(request) => request.cuts() && skin.tree.cut_takes_long(ticket.node()),
-            Err(_) => false,
+        let request = match decode(ticket.opcode(), ticket.op_in(), ticket.payload()) {
+            Ok(request) => request,
+            Err(error) => {
+                ticket.answer(Err(error));
+                return None;
+            }
         };
-        if takes_long { Some(ticket) } else { try_handle(skin, ticket, Tree::rename_if_quick) }
+        let takes_long = match request {
+            Request::Release { file } => skin.tree.release_takes_long(file),
+            ref request => request.cuts() && skin.tree.cut_takes_long(ticket.node()),
+        };
+        if takes_long {
+            return Some(ticket);
+        }
+        let renamed = try_rename(skin, &ticket, &request, Tree::rename_if_quick);
+        finish(skin, ticket, renamed)
     });
     let Some(ticket) = takes_long else { return };
     let its = Arc::clone(skin);
@@ -66,22 +77,35 @@ pub(super) fn serve_waiting(skin: &Arc<Skin>, apart: &Apart, ticket: Ticket) {
 type TryRename =
     fn(&Tree<LinuxBacking>, (NodeId, &OsStr), (NodeId, &OsStr), RenameMode) -> Result<bool>;
 
-/// Answers a request, or gives back a rename that would take too long.
-fn try_handle(skin: &Arc<Skin>, ticket: Ticket, try_rename: TryRename) -> Option<Ticket> {
-    let request = decode(ticket.opcode(), ticket.op_in(), ticket.payload());
-    let Ok(Request::Rename { name, new_parent, new_name, flags }) = request else {
-        handle(skin, ticket);
-        return None;
+/// What came of trying.
+enum Tried {
+    /// The request is no rename.
+    Other,
+    TooLong,
+    Renamed(Result<Owed<LinuxBacking>>),
+}
+
+fn try_rename(skin: &Skin, ticket: &Ticket, request: &Request<'_>, how: TryRename) -> Tried {
+    let Request::Rename { name, new_parent, new_name, flags } = *request else {
+        return Tried::Other;
     };
     let (source, target) = ((ticket.node(), name), (new_parent, new_name));
     let renamed =
-        convert::rename_mode(flags).and_then(|mode| try_rename(&skin.tree, source, target, mode));
+        convert::rename_mode(flags).and_then(|mode| how(&skin.tree, source, target, mode));
     if renamed == Ok(false) {
-        return Some(ticket);
+        return Tried::TooLong;
     }
     let deed = Deed::Moved(source, target);
-    let owed = renamed.and_then(|_| skin.tree.owed(ticket.caller(), &deed));
-    settle(skin, ticket, owed, Answer::of(Body::default()));
+    Tried::Renamed(renamed.and_then(|_| skin.tree.owed(ticket.caller(), &deed)))
+}
+
+/// Answers a request, or gives back a rename that would take too long.
+fn finish(skin: &Arc<Skin>, ticket: Ticket, tried: Tried) -> Option<Ticket> {
+    match tried {
+        Tried::Other => handle(skin, ticket),
+        Tried::TooLong => return Some(ticket),
+        Tried::Renamed(owed) => settle(skin, ticket, owed, Answer::of(Body::default())),
+    }
     None
 }
 

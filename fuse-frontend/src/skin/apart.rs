@@ -1,8 +1,8 @@
 //! Requests that take long, on threads of their own.
 //!
-//! The classic transport has a few workers. What a large file makes wait (it is written in place when it replaces
-//! another, or is closed after it was rewritten) would hold one of them up for as long as the disk takes, and
-//! a few of those all others: six renames over 200 MiB each kept `stat` waiting for 570 ms (seen).
+//! The classic transport has a few workers, the rings a pool of as many threads. What a large file makes wait (it is
+//! written in place when it replaces another, or is closed after it was rewritten, and copied before it is cut to
+//! nothing) would hold one of them up for as long as the disk takes, and a few of those all others: six renames over 200 MiB each kept `stat` waiting for 570 ms (seen).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -169,6 +169,7 @@ impl XfsTrees {
 
 /// `struct xfs_bulkstat_req` with room for one `struct xfs_bulkstat`.
 #[repr(C)]
+#[derive(Default)]
 struct Bulkstat {
     /// The number to begin with.
     inode: u64,
@@ -194,9 +195,7 @@ struct Bulkstat {
 fn xfs_inode(file: &OwnedFd, inode: u64) -> Option<XfsInode> {
     /// `XFS_IOC_BULKSTAT`: `_IOR('X', 127, struct xfs_bulkstat_req)`, the size without inodes.
     const OPCODE: rustix::ioctl::Opcode = rustix::ioctl::opcode::read::<[u64; 8]>(b'X', 127);
-    // SAFETY: integers only, for which zero is a value.
-    let mut request: Bulkstat = unsafe { std::mem::zeroed() };
-    (request.inode, request.room) = (inode, 1);
+    let mut request = Bulkstat { inode, room: 1, ..Bulkstat::default() };
     // SAFETY: `Bulkstat` has the layout of the request followed by room for as many
     // inodes as it says, and the opcode takes a pointer to that.
     let asked = unsafe {

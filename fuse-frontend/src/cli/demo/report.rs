@@ -194,7 +194,7 @@ impl Report {
         }
         format!(
             "The mount was slower: the flushes that it saved, of {us:.0} us each, did not make up \
-             for the {:.0} requests through /dev/fuse that a replace costs. ",
+             for the {:.0} requests through /dev/fuse that a replace costs.",
             self.requests_per_replace
         )
     }

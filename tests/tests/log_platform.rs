@@ -5,6 +5,7 @@
 //! that no program shows; this test makes the filesystems and devices for them and runs them.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -145,6 +146,25 @@ fn obstacles_of_xfs() {
     mount("xfs", &options, filesystem.device(), filesystem.path());
     expect_obstacle(filesystem.path(), "device of its own");
     unmount(filesystem.path());
+}
+
+/// An XFS that was full when the power was cut: the mount, which would have recovered its log, was refused,
+/// because there was no room for an inode to try something with that XFS always does.
+#[test]
+fn a_full_xfs_is_no_obstacle() {
+    if !require::mount_support() {
+        return;
+    }
+    let filesystem = LoopFs::xfs(XFS_MIB);
+    let place = filesystem.path();
+    let fill = File::create(place.join("fill")).expect("a new filesystem has room");
+    let is_full =
+        |step: u64| (0..).any(|n| fill.write_all_at(&vec![1; step as usize], n * step).is_err());
+    // Whatever is left is too little for inodes, which come by 64.
+    assert!(is_full(1 << 20) && (fill.metadata().is_ok_and(|made| made.len() > 100 << 20)));
+    let room = (0..1 << 16).find(|n| File::create(place.join(format!("file{n}"))).is_err());
+    assert!(room.is_some(), "it never is full");
+    expect_obstacle(place, "");
 }
 
 #[test]

@@ -6,14 +6,15 @@
 //! in place already is small: names, attributes, lengths, where new blocks belong.
 //! The log says that in one write. So a group costs one flush:
 //!
-//! 1. The dirty pages of the group's files are written in place, and waited for.
+//! 1. The dirty pages of the group's files are written in place, and waited for; but not
+//!    those that have no block yet, of files that are synced again and again.
 //! 2. One *group* goes into the log: every operation since the last one (the
 //!    [`stream`]), and of the group's files those bytes whose blocks no durable
 //!    journal commit covers ([`tracked`]).
 //! 3. One flush makes both durable; then all are answered.
 //!
-//! In the background a *checkpoint* makes one journal commit, after which that part
-//! of the log is free and those blocks are committed. After a power cut *recovery*
+//! In the background a *checkpoint* writes in place what was left out, and makes one
+//! journal commit, after which that part of the log is free and those blocks are committed. After a power cut *recovery*
 //! redoes what the backing journal did not keep and fills the files where they have
 //! no block ([`recovery`]). How far the journal got is told by the *marker*, a file
 //! whose time of change is set after each operation, in the same journal.
@@ -25,6 +26,7 @@
 //! | `stream` | operations that wait for a group |
 //! | [`tracked`] | per file: which bytes are committed, which are live in the log |
 //! | `marks` | what must not be taken from the log any more |
+//! | `waiting` | content that only the log has, written in place before the log is free |
 //! | `rewrites`, `undo` | files rewritten in place are old or new after a power cut |
 //! | `together` | batches that a power cut leaves all or none of |
 //! | `home` | the directory `.lanefs` |
@@ -36,7 +38,8 @@
 //!
 //! Why replay never puts old bytes over new ones: a record is used only where the
 //! file has no committed block, and a block was written in place, at least as new as
-//! the record, before the flush that made the record durable. Nothing that makes
+//! the record, before the flush that made the record durable, or has been allocated since, for
+//! content that is. Nothing that makes
 //! data durable in place (`sync(2)`, `msync(2)`, a write-back by the kernel) can
 //! therefore be rolled back.
 
@@ -56,6 +59,7 @@ use self::record::Change;
 use self::rewrites::RewriteCounts;
 use self::stream::Stream;
 use self::tracked::{Before, Start, Tracked, TrackedFiles};
+use self::waiting::Waiting;
 use crate::engine::Lsn;
 use crate::error::{Errno, Result};
 use crate::fence::BackingFence;
@@ -76,6 +80,7 @@ mod stream;
 pub(crate) mod together;
 pub mod tracked;
 mod undo;
+mod waiting;
 mod writer;
 
 pub use self::home::HOME_NAME;
@@ -115,6 +120,7 @@ pub struct Log<B: Backing> {
     inline_bytes_max: u64,
     counts: Counts,
     rewrites: RewriteCounts,
+    waiting: Waiting,
     /// Why the log is not used any more.
     failure: Mutex<Option<String>>,
 }
@@ -431,13 +437,19 @@ impl<B: Backing> Log<B> {
     }
 
     /// A journal commit has made everything up to `through` durable. If the log is
-    /// full, that is a checkpoint.
-    pub(crate) fn committed(&self, writer: &mut Writer<B::Log>, through: Lsn, is_full: bool) {
+    /// full, that is a checkpoint, provided that all it has was `placed`.
+    pub(crate) fn committed(
+        &self,
+        writer: &mut Writer<B::Log>,
+        through: Lsn,
+        is_full: bool,
+        placed: bool,
+    ) {
         self.counts.commits.fetch_add(1, Ordering::Relaxed);
-        if !is_full {
+        self.counts.full.fetch_add(u64::from(is_full), Ordering::Relaxed);
+        if !is_full || !placed {
             return;
         }
-        self.counts.full.fetch_add(1, Ordering::Relaxed);
         self.files.all().iter().for_each(|file| file.checkpointed(through));
         let freed = writer.checkpointed(writer.last_lsn()).and_then(|()| writer.flush());
         if let Err(error) = freed {
@@ -459,7 +471,10 @@ impl<B: Backing> Log<B> {
         let last = self.lock_stream().last();
         let files = self.files.all();
         let closed = self.files.closed_files();
+        let placed = self.place_waiting();
         self.backing.sync_all()?;
+        // Else all but what the log has is durable, and the log is kept.
+        placed?;
         files.iter().for_each(|file| file.checkpointed(last));
         if self.failure().is_some() {
             // Whatever is in the log is in the backing directory too.

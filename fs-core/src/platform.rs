@@ -361,6 +361,15 @@ pub trait Backing: Send + Sync + Sized + 'static {
     /// in the filesystem's journal at most. Tells a failed write-back once to
     /// every open file, as a sync does.
     fn finish_write_back(&self, file: &Self::File) -> Result<()>;
+    /// As [`Self::start_write_back`], those that meet `within`; others may be among them.
+    fn start_write_back_within(&self, file: &Self::File, _within: Range<u64>) -> Result<()> {
+        self.start_write_back(file)
+    }
+    /// As [`Self::finish_write_back`], of those that meet `within`; others may be among them. Tells of a
+    /// failed write-back also if there are none.
+    fn finish_write_back_within(&self, file: &Self::File, _within: Range<u64>) -> Result<()> {
+        self.finish_write_back(file)
+    }
     /// Bytes of a file in memory that have not been written to where they belong, or are
     /// being written, in whole pages. 0 where that is not known.
     fn unwritten_bytes(&self, _file: &Self::File) -> Result<u64> {
@@ -373,10 +382,20 @@ pub trait Backing: Send + Sync + Sized + 'static {
     /// of very many those at the end, some may be missing. Ranges may reach past the end
     /// of `within` and of the file.
     fn settled(&self, file: &Self::File, within: Range<u64>) -> Result<Vec<Range<u64>>>;
-    /// Byte ranges of a file, all of them and in order, that have blocks with data in
-    /// them, shared or not: as [`Self::settled`] otherwise.
-    fn allocated(&self, file: &Self::File) -> Result<Vec<Range<u64>>> {
-        self.settled(file, WHOLE_FILE)
+    /// Byte ranges of a file that have blocks with data in them, shared or not, all of those that
+    /// meet `within`: as [`Self::settled`] otherwise.
+    fn allocated(&self, file: &Self::File, within: Range<u64>) -> Result<Vec<Range<u64>>> {
+        self.settled(file, within)
+    }
+    /// Whether a block that the filesystem allocates late ([`Self::delayed`]) is seen with what the page
+    /// cache holds from then on, or as a hole: never with something older, nor after a write that failed.
+    fn delays_allocation(&self) -> bool {
+        false
+    }
+    /// Byte ranges of a file, of those that meet `within`, that wait for allocation: none of their
+    /// content has left the page cache. None where that cannot be told.
+    fn delayed(&self, _file: &Self::File, _within: Range<u64>) -> Result<Vec<Range<u64>>> {
+        Ok(Vec::new())
     }
     /// Notes in the times of a file of ours that the stream was applied up to
     /// `lsn`: a metadata change like any other, unsynced, in the same order.

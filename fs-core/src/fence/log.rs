@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | nothing: no file has changed since it was last durable, no operation waits | all are answered |
 //! | data whose blocks are committed (overwrites) | written in place; one flush |
-//! | operations, new blocks | written in place; one log group; one flush |
+//! | operations, new blocks | written in place, or left to the log where it has no block yet; one log group; one flush |
 //! | files in more parts than the log is good for; one file alone with more new bytes | each synced as its program asked |
 //! | the same among others; no room in the log; a failed log | written in place; one journal commit |
 //!
@@ -14,6 +14,11 @@
 //! what has one keeps what was there before. (Where it ends a rewrite, or takes another file's name,
 //! recovery takes all of it: a part of the new content would be neither old nor new.) A file that is cut meanwhile loses pages before
 //! they are written: then a journal commit follows, which has the cut.
+//!
+//! What a file that is synced again and again has added since, and what has no block yet when the group
+//! is written, is not written in place at all: the log has it until the next checkpoint
+//! ([`crate::log::tracked`]). Whatever then is no log group, a journal commit or a sync of each file,
+//! has all of the group's files written in place first.
 //!
 //! Nothing is answered before its flush or commit has succeeded. A file whose data
 //! could not be written in place tells its error to those who asked for that file.
@@ -44,6 +49,8 @@ pub struct LogFence<B: Backing> {
     log: Arc<Log<B>>,
     backing: Arc<B>,
     fence: Arc<BackingFence<B>>,
+    /// What waits for its blocks may be left to the log.
+    may_leave: bool,
     /// Running mean of what a write and a flush of the log take.
     flush_ns: AtomicU64,
 }
@@ -56,6 +63,9 @@ struct GroupFile<B: Backing> {
     /// When its number had been taken.
     attr: Attr,
     lsn: Lsn,
+    /// Content from here on is left to the log if it waits for its blocks.
+    left_from: u64,
+    need: Need,
     collected: Collected,
     /// Time that comparing its live pages took.
     comparing: Duration,
@@ -79,7 +89,8 @@ enum Content {
 impl<B: Backing> LogFence<B> {
     /// A fence that uses `log`, and `fence` where the log is no use.
     pub fn new(log: Arc<Log<B>>, backing: Arc<B>, fence: Arc<BackingFence<B>>) -> Self {
-        Self { log, backing, fence, flush_ns: AtomicU64::new(0) }
+        let may_leave = backing.delays_allocation();
+        Self { log, backing, fence, may_leave, flush_ns: AtomicU64::new(0) }
     }
 
     fn make_durable(&self, group: &[SyncRequest<B>], results: &mut [Result<()>]) -> Way {
@@ -145,10 +156,10 @@ impl<B: Backing> LogFence<B> {
         };
         // Also where the log was not or could not be written.
         in_place.finish(&*self.backing);
-        let failures = in_place.failures();
-        for file in files.iter_mut() {
-            file.has_failed = failures.contains(&Arc::as_ptr(&file.file));
+        if !matches!(written, Some(Ok(_))) && !self.log.bugs().commit_delayed {
+            in_place.finish_left(&*self.backing, None);
         }
+        note_failures(files, in_place);
         match written {
             Some(Ok(way)) => Ok(self.commit_cut(files, in_place, writer, tail.through, way)),
             Some(Err(WriteError::Full)) => self.commit(files, writer, tail.through, true),
@@ -199,7 +210,11 @@ impl<B: Backing> LogFence<B> {
         for (request, result) in group.iter().zip(results) {
             let Some(file) = &request.file else { continue };
             let outcome = places.entry(Arc::as_ptr(file)).or_insert_with(|| {
-                files.extend(self.group_file(file, request.reader.clone())?);
+                let mut found = self.group_file(file, request.reader.clone())?;
+                if let Some(found) = found.as_mut().filter(|_| self.may_leave) {
+                    found.left_from = found.file.may_wait_from();
+                }
+                files.extend(found);
                 Ok(())
             });
             *result = *outcome;
@@ -229,6 +244,8 @@ impl<B: Backing> LogFence<B> {
             attr: before.attr,
             before,
             lsn: 0,
+            left_from: u64::MAX,
+            need: Need::default(),
             collected: Collected::default(),
             comparing: Duration::ZERO,
             has_failed: false,
@@ -366,6 +383,7 @@ impl<B: Backing> LogFence<B> {
                 file.comparing = start.elapsed();
                 self.log.count_compared(need.live_pages);
             }
+            file.need = need;
         }
         if in_parts {
             return Ok(if builder.is_empty() { Content::InParts } else { Content::TooMuch });
@@ -427,12 +445,22 @@ impl<B: Backing> LogFence<B> {
         Ok(way)
     }
 
-    /// Waits until all data is in place, and asks what got blocks by it.
+    /// Waits until all data is in place or known to wait for its blocks, and asks what has got some.
+    /// All of it was read for the log before.
     fn settle(&self, files: &mut [GroupFile<B>], in_place: &mut InPlace<'_, B>) {
         in_place.finish(&*self.backing);
         for file in files {
-            let GroupFile { file, reader, before, collected, .. } = file;
-            file.settle(&*self.backing, reader, before, collected);
+            let GroupFile { file, reader, before, lsn, left_from, need, collected, .. } = file;
+            let source = (&*self.backing, &**reader);
+            if *left_from < u64::MAX {
+                if file.leave(source, (need, *left_from), collected, *lsn, self.log.bugs()) {
+                    self.log.note_waiting();
+                } else {
+                    in_place.finish_left(&*self.backing, Some(file));
+                    *left_from = u64::MAX;
+                }
+            }
+            file.settle(source, before, *left_from, collected);
         }
     }
 }
@@ -451,6 +479,13 @@ impl<B: Backing> GroupFence<B> for LogFence<B> {
 
     fn mechanism(&self) -> &'static str {
         if self.log.failure().is_none() { "log" } else { self.fence.mechanism() }
+    }
+}
+
+fn note_failures<B: Backing>(files: &mut [GroupFile<B>], in_place: &InPlace<'_, B>) {
+    let failures = in_place.failures();
+    for file in files {
+        file.has_failed = failures.contains(&Arc::as_ptr(&file.file));
     }
 }
 

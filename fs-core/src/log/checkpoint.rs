@@ -1,9 +1,10 @@
 //! Checkpoints: one journal commit of the backing filesystem, after which the log
 //! up to there is not needed.
 //!
-//! All data of durable groups is in place already, so a checkpoint writes no data:
-//! it is a commit of what the journal has anyhow, two flushes. (The backing
-//! filesystem makes the same commit by itself every few seconds, unseen by us.)
+//! Data of durable groups is in place already, but for what waits for its blocks
+//! (`waiting`), which is written first. The rest is a commit of what the journal has
+//! anyhow, two flushes. (The backing filesystem makes the same commit by itself every
+//! few seconds, unseen by us.)
 //! It is made when the log is half full, when comparing live pages has cost as much
 //! as a commit would, and some seconds after the first group.
 //!
@@ -35,6 +36,8 @@ struct State {
     stopped: bool,
     /// Time spent on comparing live pages since the last checkpoint.
     comparing: Duration,
+    /// Time that the last checkpoint took to write in place what had been left out.
+    placing: Duration,
 }
 
 impl Checkpointer {
@@ -81,7 +84,9 @@ impl Checkpointer {
 
 impl<B: Backing> Log<B> {
     /// Notes a group and what it cost; sees to it that a checkpoint follows.
-    /// `commit` is what a journal commit is expected to take.
+    /// `commit` is twice what a journal commit is expected to take, for fewer flushes. Comparing
+    /// grows with the square of the groups since the last checkpoint: the sum of both is least
+    /// when it has taken as long as a checkpoint does.
     pub(crate) fn note_group(
         self: &Arc<Self>,
         comparing: Duration,
@@ -90,7 +95,7 @@ impl<B: Backing> Log<B> {
     ) {
         let mut state = self.checkpointer.lock();
         state.comparing += comparing;
-        let urgent = used_ratio > 0.5 || state.comparing > commit;
+        let urgent = used_ratio > 0.5 || state.comparing > commit.max(commit / 2 + state.placing);
         if !self.config.background {
             return;
         }
@@ -147,8 +152,8 @@ impl<B: Backing> Log<B> {
     /// The commit's, or the log device's: the log keeps what it has.
     pub fn checkpoint(&self) -> Result<()> {
         let start = Instant::now();
-        // Data of groups up to here has been written in place; a group under way
-        // is left out.
+        // Data of groups up to here has been written in place, or waits for its blocks; a group
+        // under way is left out.
         let through = self.lock_writer().last_lsn();
         let files = self.files.all();
         let closed = self.files.closed_files();
@@ -156,7 +161,10 @@ impl<B: Backing> Log<B> {
         if !sync_all && self.lock_writer().is_checkpointed() {
             return self.settle_tail(&closed);
         }
-        let committed = if sync_all { self.backing.sync_all() } else { self.fence.commit() };
+        let commit = || if sync_all { self.backing.sync_all() } else { self.fence.commit() };
+        let placed = self.place_waiting();
+        self.checkpointer.lock().placing = start.elapsed();
+        let committed = placed.and_then(|()| commit());
         if let Err(error) = committed {
             self.counts.checkpoint_errors.fetch_add(1, Ordering::Relaxed);
             if !self.config.bugs.free_after_failed_checkpoint {

@@ -14,6 +14,7 @@ use super::recovery::{self, RecoveryError, RecoveryReport};
 use super::rewrites::RewriteCounts;
 use super::stream::Stream;
 use super::tracked::TrackedFiles;
+use super::waiting::Waiting;
 use super::writer::Writer;
 use super::{Counts, Log};
 use crate::error::Errno;
@@ -96,6 +97,12 @@ pub struct PlantedBugs {
     pub no_compare: bool,
     /// The other device is not flushed when the log has its own.
     pub no_device_flush: bool,
+    /// Content is left to the log although it has blocks.
+    pub leave_placed: bool,
+    /// A journal commit instead of the log covers a group whose content was left to the log.
+    pub commit_delayed: bool,
+    /// What waits for its blocks is not written before the log is free.
+    pub free_delayed: bool,
     /// Batches are not written down before they are applied.
     pub no_batch_marks: bool,
 }
@@ -253,6 +260,7 @@ impl<B: Backing> Log<B> {
             checkpointer: Checkpointer::new(),
             counts: Counts::default(),
             rewrites: RewriteCounts::default(),
+            waiting: Waiting::default(),
             failure: Mutex::default(),
             elsewhere: is_elsewhere,
             figures,

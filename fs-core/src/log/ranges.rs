@@ -22,6 +22,12 @@ impl RangeSet {
         self.ranges.len()
     }
 
+    /// Number of bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.iter().map(|range| range.end - range.start).sum()
+    }
+
     /// Whether there is no byte in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -70,6 +76,14 @@ impl RangeSet {
                 self.ranges.insert(range.end, last);
             }
         }
+    }
+
+    /// From its first byte to its last; `None` if it is empty.
+    #[must_use]
+    pub fn span(&self) -> Option<Range<u64>> {
+        let (&start, _) = self.ranges.first_key_value()?;
+        let (_, &end) = self.ranges.last_key_value()?;
+        Some(start..end)
     }
 
     /// The first byte that is not in it.
@@ -133,6 +147,11 @@ mod tests {
                 prop_assert_eq!(bytes_of(&missing), inverse);
                 let first = model.iter().position(|there| !there).unwrap_or(BYTES as usize);
                 prop_assert_eq!(set.first_missing(), first as u64);
+                let (start, end) = (model.iter().position(|there| *there), model.iter().rposition(|there| *there));
+                let span = start.zip(end).map(|(start, end)| start as u64..end as u64 + 1);
+                prop_assert_eq!(set.span(), span);
+                let bytes = model.iter().filter(|there| **there).count();
+                prop_assert_eq!(set.bytes(), bytes as u64);
                 let (a, b) = (a.min(b), a.max(b));
                 let within = set.missing(a..b);
                 let expected = missing.iter().map(|part| part.start.max(a)..part.end.min(b));

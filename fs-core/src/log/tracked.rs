@@ -4,7 +4,9 @@
 //! all for bytes whose blocks are *committed*: the backing journal, durable, says
 //! where they are. The other bytes are in place too, but after a power cut the
 //! backing filesystem may not know it: their content goes into the log, and is
-//! *live* there until a journal commit that began later has succeeded.
+//! *live* there until a journal commit that began later has succeeded. (Of those, what
+//! the filesystem has not even given a block is not written in place before the next
+//! checkpoint: `tracked/delayed.rs`.)
 //!
 //! So for every byte of a file below its length one of these holds after a sync:
 //! its block is committed; or a live record of the log has it; or it is in a hole.
@@ -33,11 +35,13 @@ use crate::platform::{Backing, ObjectKey};
 use crate::types::{Attr, Time};
 
 mod collect;
+mod delayed;
 mod files;
 mod parts;
 mod rewriting;
 
 pub(crate) use self::collect::{Collected, Memory, Need};
+pub(crate) use self::delayed::Blocks;
 pub(crate) use self::files::{Closed, TrackedFiles};
 
 /// Unit in which content is compared and logged.
@@ -56,6 +60,8 @@ struct FileState<B: Backing> {
     committed: RangeSet,
     /// Pages in live records, by page number.
     live: BTreeMap<u64, LivePage>,
+    /// What waits for its blocks.
+    delayed: delayed::Delayed,
     /// The length that the last record or journal commit has made durable, where no
     /// operation has set it since.
     durable_size: Option<u64>,
@@ -176,6 +182,7 @@ impl<B: Backing> Tracked<B> {
                 reader: None,
                 committed,
                 live: BTreeMap::new(),
+                delayed: delayed::Delayed::default(),
                 durable_size: None,
                 logged: None,
                 cut_at: 0,
@@ -243,6 +250,8 @@ impl<B: Backing> Tracked<B> {
         // The page that `size` is in too: what is beyond `size` in it is zero now.
         state.committed.remove(&(first * PAGE_BYTES..u64::MAX));
         state.live.split_off(&first);
+        // Of the page that `size` is in, what is left waits still.
+        state.delayed.remove(&(size..u64::MAX));
         state.durable_size = None;
         state.synced = None;
         state.emptied |= size == 0;
@@ -261,6 +270,7 @@ impl<B: Backing> Tracked<B> {
         let bytes = pages.start * PAGE_BYTES..pages.end.saturating_mul(PAGE_BYTES);
         state.committed.remove(&bytes);
         state.live.retain(|page, _| !pages.contains(page));
+        state.delayed.remove(range);
         state.durable_size = None;
         state.synced = None;
     }
@@ -376,6 +386,7 @@ impl<B: Backing> Tracked<B> {
             }
             !done
         });
+        state.delayed.checkpointed();
     }
 
     fn lock(&self) -> MutexGuard<'_, FileState<B>> {

@@ -116,7 +116,8 @@ impl<L: LogStore> Writer<L> {
         let Some(oldest) = self.groups.front() else { return 0.0 };
         let (area_start, area) = (self.superblock.segment_start(0), self.area_bytes());
         let place = |offset: u64| offset - area_start;
-        let used = (place(self.position) + area - place(oldest.offset)) % area;
+        // Where it begins anew it is full, not empty.
+        let used = (place(self.position) + area - place(oldest.offset) - 1) % area + 1;
         used as f64 / area as f64
     }
 

@@ -12,6 +12,7 @@
 //! kernel since 6.9.
 
 use std::ffi::OsStr;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
@@ -69,6 +70,7 @@ pub struct LinuxBacking {
     device: u64,
     device_flush: DeviceFlush,
     exact_times: OnceLock<bool>,
+    delays_allocation: OnceLock<bool>,
     /// What a predecessor has left and nobody has asked for yet.
     inherited: Option<Inherited>,
 }
@@ -460,16 +462,30 @@ impl Backing for LinuxBacking {
         fence::finish_write_back(file.as_fd())
     }
 
-    fn settled(
-        &self,
-        file: &Self::File,
-        within: std::ops::Range<u64>,
-    ) -> Result<Vec<std::ops::Range<u64>>> {
+    fn start_write_back_within(&self, file: &Self::File, within: Range<u64>) -> Result<()> {
+        fence::start_write_back_within(file.as_fd(), within)
+    }
+
+    fn finish_write_back_within(&self, file: &Self::File, within: Range<u64>) -> Result<()> {
+        fence::finish_write_back_within(file.as_fd(), within)
+    }
+
+    fn delays_allocation(&self) -> bool {
+        *self
+            .delays_allocation
+            .get_or_init(|| ordered::delays_allocation(self.root.as_fd(), self.magic))
+    }
+
+    fn delayed(&self, file: &Self::File, within: Range<u64>) -> Result<Vec<Range<u64>>> {
+        extents::delayed(file, self.magic, within)
+    }
+
+    fn settled(&self, file: &Self::File, within: Range<u64>) -> Result<Vec<Range<u64>>> {
         extents::settled(file, self.magic, self.xfs.as_ref(), within)
     }
 
-    fn allocated(&self, file: &Self::File) -> Result<Vec<std::ops::Range<u64>>> {
-        extents::allocated(file)
+    fn allocated(&self, file: &Self::File, within: Range<u64>) -> Result<Vec<Range<u64>>> {
+        extents::allocated(file, within)
     }
 
     fn set_marker(&self, file: &Self::File, lsn: u64) -> Result<()> {

@@ -602,6 +602,22 @@ impl<B: Backing> Backing for Recorder<B> {
         self.inner.finish_write_back(&file.inner)
     }
 
+    fn start_write_back_within(&self, file: &File<B>, within: Range<u64>) -> Result<()> {
+        self.inner.start_write_back_within(&file.inner, within)
+    }
+
+    fn finish_write_back_within(&self, file: &File<B>, within: Range<u64>) -> Result<()> {
+        self.inner.finish_write_back_within(&file.inner, within)
+    }
+
+    fn delays_allocation(&self) -> bool {
+        self.inner.delays_allocation()
+    }
+
+    fn delayed(&self, file: &File<B>, within: Range<u64>) -> Result<Vec<Range<u64>>> {
+        self.inner.delayed(&file.inner, within)
+    }
+
     fn settled(&self, file: &File<B>, within: Range<u64>) -> Result<Vec<Range<u64>>> {
         self.inner.settled(&file.inner, within)
     }

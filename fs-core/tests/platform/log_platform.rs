@@ -174,6 +174,38 @@ fn settled_are_blocks_with_data() {
 
 #[test]
 #[ignore = "needs a filesystem of its own: cargo test -p tests --test log_platform"]
+fn what_waits_for_its_blocks_is_told() {
+    let ground = Ground::new("delayed");
+    let file = ground.create("file");
+    let delayed = || ground.backing.delayed(&file, WHOLE_FILE).expect("extents are told");
+    let unwritten = || ground.backing.unwritten_bytes(&file).expect("pages are told");
+    println!("late blocks begin unwritten: {}", ground.backing.delays_allocation());
+    // What is written at once is one folio of the page cache, which is written back whole.
+    (0..16).for_each(|page| ground.write(&file, page * 4 * KIB..(page + 1) * 4 * KIB));
+    assert_eq!(delayed(), [0..64 * KIB]);
+    // Of nothing nothing is written.
+    ground.backing.start_write_back_within(&file, 0..0).expect("there is no error");
+    ground.backing.finish_write_back_within(&file, 0..0).expect("there is no error");
+    assert_eq!((delayed(), unwritten()), (vec![0..64 * KIB], 64 * KIB));
+    // A part.
+    ground.backing.start_write_back_within(&file, 0..16 * KIB).expect("it starts");
+    ground.backing.finish_write_back_within(&file, 0..16 * KIB).expect("it ends");
+    assert_eq!(unwritten(), 48 * KIB);
+    let allocated = ground.backing.allocated(&file, 0..16 * KIB).expect("extents are told");
+    assert!(matches!(&allocated[..], [one] if one.start == 0 && one.end >= 16 * KIB));
+    // XFS allocates the rest with it: unwritten, and waiting for nothing.
+    let expected = if ground.is_xfs() { vec![] } else { vec![16 * KIB..64 * KIB] };
+    assert_eq!(delayed(), expected);
+    // What was allocated before, and what is overwritten.
+    ground.sync(&file);
+    ground.backing.allocate(ME, &file, 0, 64 * KIB, 64 * KIB).expect("room");
+    ground.write(&file, 64 * KIB..128 * KIB);
+    ground.write(&file, 0..4 * KIB);
+    assert_eq!(delayed(), []);
+}
+
+#[test]
+#[ignore = "needs a filesystem of its own: cargo test -p tests --test log_platform"]
 fn write_back_settles_without_a_commit() {
     let ground = Ground::new("write_back");
     let file = ground.create("file");
@@ -209,8 +241,8 @@ fn shared_blocks_are_not_settled() {
     assert_eq!(ground.settled(&source), []);
     assert_eq!(ground.settled(&target), []);
     // They have data all the same.
-    assert_eq!(ground.backing.allocated(&source), Ok(vec![0..256 * KIB]));
-    assert_eq!(ground.backing.allocated(&target), Ok(vec![0..4 * KIB]));
+    assert_eq!(ground.backing.allocated(&source, WHOLE_FILE), Ok(vec![0..256 * KIB]));
+    assert_eq!(ground.backing.allocated(&target, WHOLE_FILE), Ok(vec![0..4 * KIB]));
     // Written, it is no longer shared; the room for its neighbours' copies stays.
     ground.write(&source, 64 * KIB..68 * KIB);
     ground.sync(&source);
@@ -270,7 +302,7 @@ fn a_file_in_many_pieces() {
             ground.write(&file, piece * 8 * KIB..piece * 8 * KIB + 100);
         }
         ground.sync(&file);
-        let all = ground.backing.allocated(&file).expect("extents are told");
+        let all = ground.backing.allocated(&file, WHOLE_FILE).expect("extents are told");
         assert_eq!(all.len() as u64, pieces.end);
         let start = Instant::now();
         let settled = ground.settled(&file);
@@ -311,7 +343,7 @@ fn journaled_data_is_not_settled() {
     ground.write(&file, 0..64 * KIB);
     ground.sync(&file);
     assert_eq!(ground.settled(&file), []);
-    assert_eq!(ground.backing.allocated(&file), Ok(vec![0..64 * KIB]));
+    assert_eq!(ground.backing.allocated(&file, WHOLE_FILE), Ok(vec![0..64 * KIB]));
 }
 
 #[test]

@@ -23,6 +23,7 @@ use crate::shape::{NOBODY, Walk};
 
 mod ahead;
 mod damage;
+mod delayed;
 mod failing;
 mod fixed;
 mod parts;

@@ -171,6 +171,10 @@ struct World {
     steps_left: usize,
     /// Somebody holds the log outside of a group: a sync would wait for him for ever.
     log_is_held: bool,
+    /// But for that of a commit.
+    is_committing: bool,
+    /// Such syncs, until nobody does.
+    held: Vec<Sync>,
     /// Next byte to write: never zero, so that a hole is told from data.
     byte: u8,
     outcome: Outcome,
@@ -231,6 +235,8 @@ fn live(plan: &Plan, backing: &SimBacking, before: Option<&Facts>, seed: u64) ->
         syncing: [None; PROGRAMS],
         steps_left: plan.steps,
         log_is_held: false,
+        is_committing: false,
+        held: Vec::new(),
         byte: 1,
         outcome,
     };
@@ -266,13 +272,21 @@ impl Run {
         let Some(engine) = engine else { return };
         match pause {
             Pause::Nothing => {}
-            Pause::Sync(sync) => self.submit(sync),
+            Pause::Sync(sync) => {
+                let mut world = self.world();
+                if world.log_is_held && !world.is_committing {
+                    return world.held.push(sync);
+                }
+                drop(world);
+                self.submit(sync);
+            }
             Pause::Checkpoint => {
                 let log = engine.log().expect("there is a log");
                 self.world().log_is_held = true;
                 let result = log.checkpoint();
                 self.world().log_is_held = false;
                 self.world().facts.tell(|| format!("checkpoint {result:?}"));
+                self.let_go();
             }
             Pause::Flush => {
                 let promise = self.world().facts.promise_all();
@@ -285,12 +299,20 @@ impl Run {
                     Ok(()) => world.facts.kept_all(&promise),
                     Err(_) => world.facts.all_broken(),
                 }
+                drop(world);
+                self.let_go();
             }
             Pause::Kill => {
                 drop(engine);
                 self.kill();
             }
         }
+    }
+
+    /// Nobody holds the log any more.
+    fn let_go(self: &Arc<Self>) {
+        let held = std::mem::take(&mut self.world().held);
+        held.into_iter().for_each(|sync| self.submit(sync));
     }
 
     fn submit(self: &Arc<Self>, sync: Sync) {
@@ -327,18 +349,20 @@ impl Run {
     fn within_fence(self: &Arc<Self>, point: FencePoint) {
         // A hook within an operation of a program: nobody acts.
         let Ok(mut world) = self.world.try_lock() else { return };
-        let steps = if world.log_is_held && point != FencePoint::Commit {
-            0
-        } else {
-            world.random.below(3)
-        };
+        // A checkpoint keeps no lock while it writes files in place or commits.
+        let is_open = matches!(point, FencePoint::Commit | FencePoint::WriteBack);
+        let steps = if world.log_is_held && !is_open { 0 } else { world.random.below(3) };
+        let was_committing =
+            std::mem::replace(&mut world.is_committing, point == FencePoint::Commit);
         drop(world);
         for _ in 0..steps {
             if self.world().goes_on() {
                 self.step(false);
             }
         }
-        self.world().maybe_crash();
+        let mut world = self.world();
+        world.is_committing = was_committing;
+        world.maybe_crash();
     }
 
     /// The daemon is killed and started again; the kernel lives on. Nothing that is

@@ -269,7 +269,7 @@ fn what_is_settled() {
     disk.write_out(&file);
     let ranges = [0..2 * PAGE, 3 * PAGE..4 * PAGE, 5 * PAGE..6 * PAGE];
     assert_eq!(disk.0.settled(&file, WHOLE_FILE).unwrap(), ranges[..2]);
-    assert_eq!(disk.0.allocated(&file).unwrap(), ranges);
+    assert_eq!(disk.0.allocated(&file, WHOLE_FILE).unwrap(), ranges);
 }
 
 /// A page whose write-back failed has no data of its own on the disk.

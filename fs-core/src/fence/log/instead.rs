@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::in_place::InPlace;
-use super::{Content, GroupFile, LogFence};
+use super::{Content, GroupFile, LogFence, note_failures};
 use crate::engine::Lsn;
 use crate::error::Result;
 use crate::fence::{FenceOutcome, Way};
@@ -58,7 +58,8 @@ impl<B: Backing> LogFence<B> {
         self.backing.settled(&file.reader, file.file.to_settle()?).ok()
     }
 
-    /// A journal commit instead of the log: all data is in place already.
+    /// A journal commit instead of the log: all data of the group is in place already. Where it makes
+    /// free what the log has, or nothing can rely on the log any more, the data of others is put in place, too.
     pub(super) fn commit(
         &self,
         files: &[GroupFile<B>],
@@ -66,12 +67,14 @@ impl<B: Backing> LogFence<B> {
         through: Lsn,
         is_full: bool,
     ) -> Result<Way> {
+        let frees = is_full || self.log.failure().is_some();
+        let placed = if frees { self.log.place_waiting() } else { Ok(()) };
         let settled: Vec<_> = files.iter().map(|file| self.settled(file)).collect();
         self.fence.commit()?;
         for (file, settled) in files.iter().zip(settled).filter(|(file, _)| !file.has_failed) {
             file.file.committed(settled, &file.before);
         }
-        self.log.committed(writer, through, is_full);
+        self.log.committed(writer, through, is_full, placed.is_ok());
         Ok(Way::Backing(FenceMethod::SharedCommit))
     }
 
@@ -79,16 +82,20 @@ impl<B: Backing> LogFence<B> {
     /// in place: the cut becomes durable instead. The rest of the group is durable already.
     pub(super) fn commit_cut(
         &self,
-        files: &[GroupFile<B>],
+        files: &mut [GroupFile<B>],
         in_place: &mut InPlace<'_, B>,
         writer: &mut Writer<B::Log>,
         through: Lsn,
         way: Way,
     ) -> Way {
-        let mut cut = files.iter().filter(|file| file.file.is_cut_since(file.lsn)).peekable();
-        if cut.peek().is_none() {
+        let is_cut = |file: &&GroupFile<B>| file.file.is_cut_since(file.lsn);
+        if !files.iter().any(|file| is_cut(&file)) {
             return way;
         }
+        in_place.finish_left(&*self.backing, None);
+        note_failures(files, in_place);
+        let files = &*files;
+        let cut = files.iter().filter(is_cut);
         self.commit(files, writer, through, false).unwrap_or_else(|error| {
             cut.for_each(|file| in_place.failed(&file.file, error));
             way

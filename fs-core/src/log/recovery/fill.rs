@@ -12,7 +12,7 @@ use crate::log::open::Progress;
 use crate::log::ranges::RangeSet;
 use crate::log::tracked::PAGE_BYTES;
 use crate::log::undo::write_all;
-use crate::platform::{Backing, OpenMode};
+use crate::platform::{Backing, OpenMode, WHOLE_FILE};
 use crate::types::{SetAttr, SetTime};
 
 const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, no_atime: true };
@@ -157,7 +157,7 @@ impl Run<'_> {
 fn blocks_of<B: Backing>(backing: &B, file: &B::File) -> Result<RangeSet> {
     let size = backing.file_attr(file)?.size;
     let clip = |range: Range<u64>| range.start..range.end.min(size);
-    Ok(backing.allocated(file)?.into_iter().map(clip).collect())
+    Ok(backing.allocated(file, WHOLE_FILE)?.into_iter().map(clip).collect())
 }
 
 /// The parts of a piece that have no block, or whose block says nothing.

@@ -50,6 +50,11 @@ impl Need {
         self.ranges.is_empty() && !self.length
     }
 
+    /// The bytes below the file's end that have no committed block, in pages.
+    pub(super) fn ranges(&self) -> impl Iterator<Item = &Range<u64>> {
+        self.ranges.iter()
+    }
+
     /// Longest record that can come of it, in bytes.
     pub(crate) fn bytes_max(&self) -> u64 {
         /// Head of a record, and of each page if every other one is logged.
@@ -67,6 +72,16 @@ pub(crate) struct Collected {
     end: u64,
     /// The length, if there is a record.
     length: Option<u64>,
+}
+
+impl Collected {
+    /// The bytes logged, page by page.
+    pub(super) fn ranges(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.pages.iter().map(|(page, entry)| {
+            let start = page * PAGE_BYTES;
+            start..start + u64::from(entry.bytes)
+        })
+    }
 }
 
 impl<B: Backing> Tracked<B> {
@@ -156,33 +171,37 @@ impl<B: Backing> Tracked<B> {
         Ok(collected)
     }
 
-    /// Asks, after everything was written in place, which of what was collected has blocks
-    /// now: a commit that begins later covers those. `before` is the file before that. What
-    /// was written after the write-back may have none yet, and a page may be a hole in part
-    /// where blocks are smaller.
+    /// Asks, after everything up to byte `in_place` was written there, which of what was collected, and
+    /// of what waits since earlier, has blocks now: a commit that begins later covers those. `before` is the
+    /// file before that. What was written after the write-back may have none yet, and a page may be a hole
+    /// in part where blocks are smaller.
     pub(crate) fn settle(
         &self,
-        backing: &B,
-        reader: &B::File,
+        (backing, reader): (&B, &B::File),
         before: &Before,
+        in_place: u64,
         collected: &mut Collected,
     ) {
-        if collected.pages.is_empty() {
+        let mut state = self.lock();
+        let placed = collected.ranges().take_while(|range| range.start < in_place);
+        let waiting = state.waiting_span().filter(|_| in_place == u64::MAX);
+        let Some(span) =
+            placed.chain(waiting).reduce(|a, b| a.start.min(b.start)..a.end.max(b.end))
+        else {
             return;
-        }
-        let (first, last) = collected
-            .pages
-            .iter()
-            .fold((u64::MAX, 0), |(first, last), (page, _)| (first.min(*page), last.max(*page)));
-        let state = self.lock();
-        let written = if state.cut_at == before.cut_at { before.attr.size } else { 0 };
-        let settled = backing.settled(reader, first * PAGE_BYTES..(last + 1) * PAGE_BYTES);
-        let settled: RangeSet = settled.unwrap_or_default().into_iter().collect();
+        };
+        let settled: RangeSet =
+            backing.settled(reader, span).unwrap_or_default().into_iter().collect();
+        let is_uncut = state.cut_at == before.cut_at;
+        let written = if is_uncut { before.attr.size } else { 0 };
         for (page, entry) in &mut collected.pages {
             let start = *page * PAGE_BYTES;
             let end = start + u64::from(entry.bytes);
             // Nor is the length in the journal that was reached since.
             entry.placed = end <= written && settled.contains(&(start..end));
+        }
+        if is_uncut {
+            state.has_got(&settled);
         }
     }
 
@@ -228,6 +247,7 @@ impl<B: Backing> Tracked<B> {
             if let Some(settled) = settled {
                 let settled = if state.moves { Vec::new() } else { settled };
                 for range in settled {
+                    state.delayed.remove(&range);
                     state.committed.insert(range.start..range.end.min(attr.size));
                 }
                 state.blocks.are_unknown = attr.size > 0 && state.committed.is_empty();

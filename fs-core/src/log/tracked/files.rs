@@ -94,7 +94,7 @@ impl<B: Backing> TrackedFiles<B> {
             // Without a copy, and synced, a rewrite has ended durably.
             let rewrite = state.rewrite.as_ref();
             let rewriting = rewrite.is_some_and(|rewrite| rewrite.copy.is_some() || !synced);
-            let idle = state.writers == 0 && !rewriting;
+            let idle = state.writers == 0 && !rewriting && state.delayed.is_nothing();
             if idle && durable && state.live.is_empty() && !in_log {
                 drop(state);
                 shard.remove(&file.key);

@@ -23,6 +23,8 @@ const EXTENTS_PER_CALL: usize = 64;
 // Flags of the kernel's `fiemap.h`.
 const EXTENT_LAST: u32 = 0x0001;
 const EXTENT_SHARED: u32 = 0x2000;
+/// Waits for allocation.
+const EXTENT_DELAYED: u32 = 0x0004;
 /// No blocks, none yet, none with data, or bytes that are elsewhere or look
 /// different: unknown, delayed, encoded, encrypted, not aligned, inline, tail,
 /// unwritten.
@@ -65,7 +67,7 @@ pub(super) fn settled(
     xfs: Option<&XfsTrees>,
     within: Range<u64>,
 ) -> Result<Vec<Range<u64>>> {
-    let without = EXTENT_WITHOUT_DATA | EXTENT_SHARED;
+    let is_settled = |flags: u32| flags & (EXTENT_WITHOUT_DATA | EXTENT_SHARED) == 0;
     match filesystem_magic {
         EXT4_MAGIC if ext4_journals_data(file)? => Ok(Vec::new()),
         // XFS copies a shared block elsewhere when it is written, and reserves room
@@ -74,18 +76,33 @@ pub(super) fn settled(
         // looks into the copy-on-write fork first, Linux 6.18). The reservation
         // shows in no extent, and outlives the sharing: all of the file is looked at.
         XFS_MAGIC => {
-            let found = walk(file, WHOLE_FILE, without, EXTENTS_MAX)?;
+            let found = walk(file, WHOLE_FILE, is_settled, EXTENTS_MAX)?;
             let may_move =
                 found.shared || found.cut_off || has_more_blocks(file, xfs, found.bytes)?;
             Ok(if may_move { Vec::new() } else { found.ranges })
         }
-        _ => Ok(walk(file, within, without, EXTENTS_MAX)?.ranges),
+        _ => Ok(walk(file, within, is_settled, EXTENTS_MAX)?.ranges),
     }
 }
 
 /// All ranges with data in blocks, shared or not.
-pub(super) fn allocated(file: &OwnedFd) -> Result<Vec<Range<u64>>> {
-    Ok(walk(file, WHOLE_FILE, EXTENT_WITHOUT_DATA, usize::MAX)?.ranges)
+pub(super) fn allocated(file: &OwnedFd, within: Range<u64>) -> Result<Vec<Range<u64>>> {
+    let is_allocated = |flags: u32| flags & EXTENT_WITHOUT_DATA == 0;
+    Ok(walk(file, within, is_allocated, usize::MAX)?.ranges)
+}
+
+/// The ranges that wait for allocation. Not unwritten extents: they may be under way to the device,
+/// with older content than the page cache has.
+pub(super) fn delayed(
+    file: &OwnedFd,
+    filesystem_magic: u64,
+    within: Range<u64>,
+) -> Result<Vec<Range<u64>>> {
+    if filesystem_magic == EXT4_MAGIC && !ext4_has_extents(file)? {
+        return Ok(Vec::new());
+    }
+    let is_delayed = |flags: u32| flags & EXTENT_DELAYED != 0;
+    Ok(walk(file, within, is_delayed, EXTENTS_MAX)?.ranges)
 }
 
 /// Whether a file has blocks besides those of its extents and of their tree. On XFS a reservation for
@@ -217,8 +234,13 @@ struct Found {
     cut_off: bool,
 }
 
-/// Reads the extents that meet `within` and keeps those with none of the flags `without`.
-fn walk(file: &OwnedFd, within: Range<u64>, without: u32, extents_max: usize) -> Result<Found> {
+/// Reads the extents that meet `within`, and keeps those whose flags are `wanted`.
+fn walk(
+    file: &OwnedFd,
+    within: Range<u64>,
+    wanted: impl Fn(u32) -> bool,
+    extents_max: usize,
+) -> Result<Found> {
     let mut found = Found { ranges: Vec::new(), bytes: 0, shared: false, cut_off: false };
     let mut request = Request {
         start: 0,
@@ -242,7 +264,7 @@ fn walk(file: &OwnedFd, within: Range<u64>, without: u32, extents_max: usize) ->
             next = extent.logical.saturating_add(extent.length);
             found.bytes = found.bytes.saturating_add(extent.length);
             found.shared |= extent.flags & EXTENT_SHARED != 0;
-            if extent.flags & without == 0 {
+            if wanted(extent.flags) {
                 push(&mut found.ranges, extent.logical..next);
             }
             if extent.flags & EXTENT_LAST != 0 {
@@ -284,6 +306,13 @@ fn fiemap(file: &OwnedFd, request: &mut Request) -> Result<()> {
 /// Whether a file's bytes go through the journal (`chattr +j`).
 fn ext4_journals_data(file: &OwnedFd) -> Result<bool> {
     Ok(rustix::fs::ioctl_getflags(file)?.contains(rustix::fs::IFlags::JOURNALING))
+}
+
+/// Whether a file's blocks can be unwritten: not as ext3 keeps them.
+fn ext4_has_extents(file: &OwnedFd) -> Result<bool> {
+    /// `FS_EXTENT_FL`.
+    const EXTENTS: rustix::fs::IFlags = rustix::fs::IFlags::from_bits_retain(0x0008_0000);
+    Ok(rustix::fs::ioctl_getflags(file)?.contains(EXTENTS))
 }
 
 #[cfg(test)]

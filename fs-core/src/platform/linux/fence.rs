@@ -241,7 +241,24 @@ pub(super) fn finish_write_back(file: BorrowedFd<'_>) -> Result<()> {
     write_back_range(file, WHOLE_FILE)
 }
 
-/// The same for the pages of a range.
+/// Queues the dirty pages of a range.
+pub(super) fn start_write_back_within(file: BorrowedFd<'_>, range: Range<u64>) -> Result<()> {
+    if range.is_empty() {
+        return Ok(());
+    }
+    sync_file_range(file, range, libc::SYNC_FILE_RANGE_WRITE)
+}
+
+/// Writes the dirty pages of a range, which may be empty, and waits for them.
+pub(super) fn finish_write_back_within(file: BorrowedFd<'_>, range: Range<u64>) -> Result<()> {
+    if range.is_empty() {
+        // Any page: it tells the error.
+        return sync_file_range(file, 0..1, libc::SYNC_FILE_RANGE_WAIT_BEFORE);
+    }
+    write_back_range(file, range)
+}
+
+/// The same for the pages of a range that is not empty.
 pub(super) fn write_back_range(file: BorrowedFd<'_>, range: Range<u64>) -> Result<()> {
     let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
         | libc::SYNC_FILE_RANGE_WRITE

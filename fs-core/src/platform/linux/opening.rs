@@ -113,6 +113,7 @@ impl LinuxBacking {
             device,
             device_flush: DeviceFlush::default(),
             exact_times: OnceLock::new(),
+            delays_allocation: OnceLock::new(),
             inherited,
         })
     }

@@ -188,11 +188,30 @@ fn ext4_writes_in_place(device: &Device) -> Verdict {
     if superblock.has(Feature::Encrypt) {
         return Err("this ext4 has the feature encrypt: recovery has no keys".to_owned());
     }
-    // Unlike /proc/self/mountinfo this shows options that are the default, which
-    // tune2fs may have chosen (`ext4_seq_options_show`).
+    ext4_options_allow(&ext4_options(&name)?)
+}
+
+/// Unlike /proc/self/mountinfo this shows options that are the default, which
+/// tune2fs may have chosen (`ext4_seq_options_show`).
+fn ext4_options(name: &str) -> std::result::Result<String, String> {
     let path = format!("/proc/fs/ext4/{name}/options");
-    let options = std::fs::read_to_string(&path).map_err(|e| format!("cannot read {path}: {e}"))?;
-    ext4_options_allow(&options)
+    std::fs::read_to_string(&path).map_err(|e| format!("cannot read {path}: {e}"))
+}
+
+/// Whether blocks that are allocated late begin as unwritten extents, which become written ones when
+/// the data is there: XFS does so, and ext4 unless it is mounted with `dioread_lock`. (A remount may
+/// change that unseen; it takes a failing disk as well to lose something by it.)
+pub(super) fn delays_allocation(directory: BorrowedFd<'_>, magic: u64) -> bool {
+    let ext4 = || ext4_options(&Device::of(directory)?.name()?);
+    match magic {
+        XFS_MAGIC => true,
+        EXT4_MAGIC => ext4().is_ok_and(|options| ext4_delays_allocation(&options)),
+        _ => false,
+    }
+}
+
+fn ext4_delays_allocation(options: &str) -> bool {
+    ["delalloc", "dioread_nolock"].iter().all(|wanted| options.lines().any(|line| line == *wanted))
 }
 
 fn ext4_options_allow(options: &str) -> Verdict {
@@ -396,6 +415,15 @@ mod tests {
             ("nojournal_checksum", "journal_async_commit"),
         ] {
             assert!(ext4_options_allow(&good.replace(from, to)).is_err(), "{to}");
+        }
+    }
+
+    #[test]
+    fn options_under_which_ext4_delays_allocation() {
+        let good = "rw\nbarrier\ndelalloc\ndioread_nolock\ndata=ordered\n";
+        assert!(ext4_delays_allocation(good));
+        for (from, to) in [("dioread_nolock", "dioread_lock"), ("delalloc", "nodelalloc")] {
+            assert!(!ext4_delays_allocation(&good.replace(from, to)), "{to}");
         }
     }
 

@@ -221,7 +221,7 @@ impl Backing for SimBacking {
         }
         let changer = Changer { keeps_bits: true, gid: 0 };
         let written = self.disk.state().write(changer, file.writable()?, &data[..whole], offset)?;
-        file.write_out()?;
+        file.write_out(&WHOLE_FILE)?;
         Ok(written)
     }
 
@@ -351,12 +351,29 @@ impl Backing for SimBacking {
 
     /// Now and then nothing, else some of the pages: the kernel only begins.
     fn start_write_back(&self, file: &SimFile) -> Result<()> {
-        self.disk.state().start_write_back(file.id())
+        self.disk.state().start_write_back(file.id(), &WHOLE_FILE)
     }
 
     fn finish_write_back(&self, file: &SimFile) -> Result<()> {
         self.disk.at(FencePoint::WriteBack);
-        file.write_out()
+        file.write_out(&WHOLE_FILE)
+    }
+
+    fn start_write_back_within(&self, file: &SimFile, within: Range<u64>) -> Result<()> {
+        self.disk.state().start_write_back(file.id(), &within)
+    }
+
+    fn finish_write_back_within(&self, file: &SimFile, within: Range<u64>) -> Result<()> {
+        self.disk.at(FencePoint::WriteBack);
+        file.write_out(&within)
+    }
+
+    fn delays_allocation(&self) -> bool {
+        self.disk.state().options.model.delays_allocation()
+    }
+
+    fn delayed(&self, file: &SimFile, within: Range<u64>) -> Result<Vec<Range<u64>>> {
+        self.disk.state().delayed(file.id(), &within)
     }
 
     fn unwritten_bytes(&self, file: &SimFile) -> Result<u64> {
@@ -368,8 +385,8 @@ impl Backing for SimBacking {
         state.settled(file.id(), within, state.options.settled_ranges_max)
     }
 
-    fn allocated(&self, file: &SimFile) -> Result<Vec<Range<u64>>> {
-        self.disk.state().settled(file.id(), WHOLE_FILE, usize::MAX)
+    fn allocated(&self, file: &SimFile, within: Range<u64>) -> Result<Vec<Range<u64>>> {
+        self.disk.state().settled(file.id(), within, usize::MAX)
     }
 
     fn set_marker(&self, file: &SimFile, lsn: u64) -> Result<()> {

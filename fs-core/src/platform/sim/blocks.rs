@@ -107,6 +107,12 @@ impl Block {
         self.given
     }
 
+    /// Nobody has been given any version of it: earlier ones than the latest never arrive.
+    pub(super) fn is_in_memory(&mut self) {
+        let latest = self.latest().serial;
+        self.versions.retain(|version| [UNWRITTEN, latest].contains(&version.serial));
+    }
+
     /// Whether the device was ever given a content of this block.
     pub(super) const fn is_written(&self) -> bool {
         self.given != UNWRITTEN

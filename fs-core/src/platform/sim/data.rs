@@ -109,6 +109,25 @@ impl State {
         Ok(ranges)
     }
 
+    /// Ranges of whole pages that wait for allocation, and that write-back would allocate; only those
+    /// that meet `within`. What is told so has not left the memory; just before somebody may have had
+    /// some of it written.
+    pub(super) fn delayed(&mut self, id: Id, within: &Range<u64>) -> Result<Vec<Range<u64>>> {
+        self.file(id)?;
+        if !self.aborted && self.random.one_in(8) {
+            self.write_some(id);
+        }
+        let dirty = self.dirty_within(id, within);
+        let waiting: Vec<u64> = self.running(id).delayed.intersection(&dirty).copied().collect();
+        for page in &waiting {
+            let block = self.live.get(id).and_then(|node| node.blocks()?.get(page).copied());
+            let block = block.and_then(|block| self.blocks.get_mut(&block));
+            block.expect("a delayed page is mapped").is_in_memory();
+        }
+        let range = |page: u64| page * PAGE_BYTES..(page + 1) * PAGE_BYTES;
+        Ok(waiting.into_iter().map(range).collect())
+    }
+
     // ---- writing ----
 
     /// Writes all of `data`, as much as fits below the largest length.
@@ -334,6 +353,11 @@ impl State {
 
     fn zero_range(&mut self, id: Id, offset: u64, end: u64) {
         let size = self.live.get(id).map_or(0, |node| node.attrs.size);
+        if end >= size && self.options.model.delays_allocation() {
+            // What waits there would have told the length: ext4 notes it itself
+            // (`ext4_update_disksize_before_punch`), XFS writes what waits (`xfs_flush_unmap_range`).
+            self.running(id).logged_size = size;
+        }
         // The last page goes whole if nothing of the file is left in it.
         let end = if end >= size { end.next_multiple_of(PAGE_BYTES) } else { end };
         let (first, last) = (offset.div_ceil(PAGE_BYTES), end / PAGE_BYTES);

@@ -6,9 +6,12 @@
 
 use std::collections::BTreeSet;
 
+use std::ops::Range;
+
 use super::image::{BlockId, Id, PAGE_BYTES};
 use super::state::State;
 use crate::error::Result;
+use crate::platform::WHOLE_FILE;
 
 /// A block whose newest content the device was given.
 #[derive(Debug, Clone, Copy)]
@@ -138,11 +141,17 @@ impl State {
         self.running.get(&id).map_or(0, |running| running.dirty.len() as u64 * PAGE_BYTES)
     }
 
-    /// Begins to write a file's dirty pages.
-    pub(super) fn start_write_back(&mut self, id: Id) -> Result<()> {
+    /// Begins to write a file's dirty pages within a range.
+    pub(super) fn start_write_back(&mut self, id: Id, within: &Range<u64>) -> Result<()> {
         self.node(id)?;
-        if !self.aborted && self.random.one_in(2) {
+        if self.aborted || within.is_empty() || !self.random.one_in(2) {
+            return Ok(());
+        }
+        if *within == WHOLE_FILE {
             self.write_some(id);
+        } else {
+            let pages = self.dirty_within(id, within);
+            self.write_out_some(id, &pages);
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Disk, SimBacking};
 use crate::error::Result;
-use crate::platform::{FenceMethod, Fencer, SyncTarget};
+use crate::platform::{FenceMethod, Fencer, SyncTarget, WHOLE_FILE};
 
 /// A moment within a fence at which others may act, see [`SimBacking::on_fence`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl SimFencer {
             let target = &targets[index];
             match target {
                 target if self.lies_about(target) => lies += 1,
-                SyncTarget::File(file, _) => results[index] = file.write_out(),
+                SyncTarget::File(file, _) => results[index] = file.write_out(&WHOLE_FILE),
                 SyncTarget::Dir(_) => {}
             }
         }

@@ -1,6 +1,7 @@
 //! References to objects, open files and open directories. Each keeps the disk,
 //! and lets go of its inode when it is dropped.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -84,8 +85,8 @@ impl SimFile {
     }
 
     /// Data written and waited for, nothing committed.
-    pub(super) fn write_out(&self) -> Result<()> {
-        self.telling(|state, told| state.write_file(self.id, told))
+    pub(super) fn write_out(&self, within: &Range<u64>) -> Result<()> {
+        self.telling(|state, told| state.write_file(self.id, within, told))
     }
 
     /// An error that this open file has not been told yet.

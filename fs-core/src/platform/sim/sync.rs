@@ -4,10 +4,12 @@
 //! (`device`). A journal commit flushes first, then writes its record.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use super::image::{Change, Id, Node, PAGE_BYTES};
 use super::state::State;
 use crate::error::{Errno, Result};
+use crate::platform::WHOLE_FILE;
 use crate::types::SyncKind;
 
 impl State {
@@ -21,7 +23,7 @@ impl State {
     /// failed sync makes nothing durable, and the pages that it should have
     /// written count as clean.
     pub(super) fn sync_file(&mut self, id: Id, kind: SyncKind, told: &mut u64) -> Result<()> {
-        self.write_file(id, told)?;
+        self.write_file(id, &WHOLE_FILE, told)?;
         let running = self.running(id);
         let position = match kind {
             SyncKind::Full => running.changed,
@@ -31,22 +33,34 @@ impl State {
         Ok(())
     }
 
-    /// Writes a file's data out and waits for it, as `sync_file_range(2)` with all
+    /// Writes a file's data within a range out and waits for it, as `sync_file_range(2)` with all
     /// flags: the data is in the device's cache then, blocks and length are in
-    /// the journal, not committed.
+    /// the journal, not committed. Part of a file that has nothing to write is no sync.
     ///
     /// # Errors
     /// As [`Self::sync_file`].
-    pub(super) fn write_file(&mut self, id: Id, told: &mut u64) -> Result<()> {
+    pub(super) fn write_file(&mut self, id: Id, within: &Range<u64>, told: &mut u64) -> Result<()> {
         self.node(id)?;
-        let outcome = self.start_sync();
+        let is_whole = *within == WHOLE_FILE;
+        let pages = self.dirty_within(id, within);
+        let outcome = if is_whole || !pages.is_empty() { self.start_sync() } else { Ok(()) };
         if outcome.is_err() && !self.aborted {
-            self.lose_data(id);
+            self.lose_data(id, &pages);
         }
         let known = self.running(id).errors.check(told);
         outcome.and(known)?;
-        self.write_out(id);
+        if is_whole {
+            self.write_out(id);
+        } else {
+            self.write_out_some(id, &pages);
+        }
         Ok(())
+    }
+
+    /// The dirty pages of a file that meet a range.
+    pub(super) fn dirty_within(&mut self, id: Id, within: &Range<u64>) -> BTreeSet<u64> {
+        let pages = within.start / PAGE_BYTES..within.end.div_ceil(PAGE_BYTES);
+        self.running(id).dirty.range(pages).copied().collect()
     }
 
     /// Changes an inode that only the fencer knows, and syncs it: that commits
@@ -91,7 +105,10 @@ impl State {
         if outcome.is_err() && !self.aborted {
             let dirty = self.running.iter().filter(|(_, running)| !running.dirty.is_empty());
             let dirty: Vec<Id> = dirty.map(|(&id, _)| id).collect();
-            dirty.into_iter().for_each(|id| self.lose_data(id));
+            for id in dirty {
+                let pages = self.dirty_within(id, &WHOLE_FILE);
+                self.lose_data(id, &pages);
+            }
         }
         outcome?;
         self.sync_everything();
@@ -191,9 +208,9 @@ impl State {
     }
 
     /// Write-back failed: the pages count as clean, whatever the disk holds.
-    fn lose_data(&mut self, id: Id) {
+    fn lose_data(&mut self, id: Id, pages: &BTreeSet<u64>) {
         let running = self.running(id);
-        running.dirty = BTreeSet::new();
+        running.dirty.retain(|page| !pages.contains(page));
         running.errors.report();
     }
 

@@ -57,6 +57,12 @@ planted! {
     };
     /// Way 3: a durable log covers itself only.
     no_write_back_is_found: no_write_back, as_it_is;
+    /// Way 1: a block with older content than the log, which was left to be written later.
+    leave_placed_is_found: leave_placed, as_it_is;
+    /// Way 3: a commit that says nothing of what has no block.
+    commit_delayed_is_found: commit_delayed, |plan| plan.fail_one_in = 12;
+    /// Way 2: log space that is used again before what only the log has is in place.
+    free_delayed_is_found: free_delayed, |plan| plan.checkpoint_one_in = 8;
     /// Way 3, with two devices.
     no_device_flush_is_found: no_device_flush, elsewhere;
     /// Way 4: answered before it is durable.

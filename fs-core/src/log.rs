@@ -14,8 +14,8 @@
 //! 3. One flush makes both durable; then all are answered.
 //!
 //! In the background a *checkpoint* writes in place what was left out, and makes one
-//! journal commit, after which that part of the log is free and those blocks are committed. After a power cut *recovery*
-//! redoes what the backing journal did not keep and fills the files where they have
+//! journal commit, after which that part of the log is free and those blocks are
+//! committed. After a power cut *recovery* redoes what the backing journal did not keep and fills the files where they have
 //! no block ([`recovery`]). How far the journal got is told by the *marker*, a file
 //! whose time of change is set after each operation, in the same journal.
 //!

@@ -36,7 +36,8 @@ struct State {
     stopped: bool,
     /// Time spent on comparing live pages since the last checkpoint.
     comparing: Duration,
-    /// Time that the last checkpoint took to write in place what had been left out.
+    /// Time that the last checkpoint took until what had been left out was in place; the wait for
+    /// a group that was under way is in it.
     placing: Duration,
 }
 

@@ -147,7 +147,8 @@ mod tests {
                 prop_assert_eq!(bytes_of(&missing), inverse);
                 let first = model.iter().position(|there| !there).unwrap_or(BYTES as usize);
                 prop_assert_eq!(set.first_missing(), first as u64);
-                let (start, end) = (model.iter().position(|there| *there), model.iter().rposition(|there| *there));
+                let start = model.iter().position(|there| *there);
+                let end = model.iter().rposition(|there| *there);
                 let span = start.zip(end).map(|(start, end)| start as u64..end as u64 + 1);
                 prop_assert_eq!(set.span(), span);
                 let bytes = model.iter().filter(|there| **there).count();

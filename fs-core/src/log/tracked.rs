@@ -108,6 +108,14 @@ pub(crate) struct LivePage {
     pub(crate) placed: bool,
 }
 
+impl LivePage {
+    /// Its bytes in the file, of which it is this page.
+    fn range(&self, page: u64) -> Range<u64> {
+        let start = page * PAGE_BYTES;
+        start..start + u64::from(self.bytes)
+    }
+}
+
 /// A rewrite that nothing durable has ended.
 #[derive(Debug)]
 struct Rewriting {
@@ -381,8 +389,7 @@ impl<B: Backing> Tracked<B> {
         live.retain(|&page, entry| {
             let done = entry.lsn <= through;
             if done && entry.placed && !*moves {
-                let start = page * PAGE_BYTES;
-                committed.insert(start..start + u64::from(entry.bytes));
+                committed.insert(entry.range(page));
             }
             !done
         });

@@ -77,10 +77,7 @@ pub(crate) struct Collected {
 impl Collected {
     /// The bytes logged, page by page.
     pub(super) fn ranges(&self) -> impl Iterator<Item = Range<u64>> + '_ {
-        self.pages.iter().map(|(page, entry)| {
-            let start = page * PAGE_BYTES;
-            start..start + u64::from(entry.bytes)
-        })
+        self.pages.iter().map(|(page, entry)| entry.range(*page))
     }
 }
 
@@ -195,10 +192,9 @@ impl<B: Backing> Tracked<B> {
         let is_uncut = state.cut_at == before.cut_at;
         let written = if is_uncut { before.attr.size } else { 0 };
         for (page, entry) in &mut collected.pages {
-            let start = *page * PAGE_BYTES;
-            let end = start + u64::from(entry.bytes);
+            let range = entry.range(*page);
             // Nor is the length in the journal that was reached since.
-            entry.placed = end <= written && settled.contains(&(start..end));
+            entry.placed = range.end <= written && settled.contains(&range);
         }
         if is_uncut {
             state.has_got(&settled);
@@ -255,10 +251,7 @@ impl<B: Backing> Tracked<B> {
             state.durable_size = Some(attr.size);
             let FileState { live, committed, .. } = &mut *state;
             // Live records of what is committed now are of no more use.
-            live.retain(|&page, entry| {
-                let start = page * PAGE_BYTES;
-                !committed.contains(&(start..start + u64::from(entry.bytes)))
-            });
+            live.retain(|&page, entry| !committed.contains(&entry.range(page)));
             state.synced = Some(Synced::from(attr));
             state.durable_at = Instant::now();
             state.emptied = false;

@@ -81,8 +81,7 @@ impl<B: Backing> FileState<B> {
         for range in waited.iter() {
             let pages = range.start / PAGE_BYTES..range.end.div_ceil(PAGE_BYTES);
             for (page, entry) in self.live.range_mut(pages) {
-                let start = page * PAGE_BYTES;
-                entry.placed |= blocks.contains(&(start..start + u64::from(entry.bytes)));
+                entry.placed |= blocks.contains(&entry.range(*page));
             }
             blocks.missing(range).into_iter().for_each(|range| self.delayed.bytes.insert(range));
         }
